@@ -1,0 +1,20 @@
+"""Data sets that are there without a network, split into train and test in a fixed way.
+
+Importing this costs nothing; each loader imports the library that holds its data.
+"""
+
+from deep_learning_recipes.data.images import load
+from deep_learning_recipes.data.labels import class_names
+from deep_learning_recipes.data.series import load_series
+from deep_learning_recipes.data.tables import feature_names, load_table
+from deep_learning_recipes.data.text import load_names, load_text
+
+__all__ = [
+    "class_names",
+    "feature_names",
+    "load",
+    "load_names",
+    "load_series",
+    "load_table",
+    "load_text",
+]
