@@ -1,0 +1,65 @@
+"""What all tests share: two workers on two cores, a folder of one's own, and a recipe's real run."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Each of the two workers gets one core; set before TensorFlow is imported.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test works in an empty folder: nothing is written into the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@dataclass
+class Finished:
+    """What a recipe's command line left behind."""
+
+    code: int
+    folder: Path
+    exports: list[tuple[Any, Any]]
+    """of each export: the example and the outputs of the model for it"""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+
+def run_in_process(name: str, folder: Path, *arguments: str) -> Finished:
+    """`python -m recipes.NAME --out FOLDER ...` in this process, which has TensorFlow already."""
+    import recipes  # noqa: F401 (quiets TensorFlow before it is imported)
+    from deep_learning_recipes.run import Run
+
+    exports = []
+    export = Run.export
+
+    def remember(run, model, example):
+        exports.append((example, model(example, training=False)))
+        export(run, model, example)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "export", remember)
+        patch.setattr(sys, "argv", [name, "--out", str(folder), *arguments])
+        with pytest.raises(SystemExit) as exit_request:
+            runpy.run_module(f"recipes.{name}", run_name="__main__", alter_sys=True)
+    return Finished(exit_request.value.code or 0, folder, exports)
+
+
+def command(*arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess:
+    """`python ARGUMENTS` in a process of its own, with its output as text."""
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, **options
+    )
