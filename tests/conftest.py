@@ -1,4 +1,4 @@
-"""What all tests share: two workers on two cores, a folder of one's own, and a recipe's real run."""
+"""What all tests share: one core for each worker, a folder of one's own, a recipe's real run."""
 
 import json
 import os

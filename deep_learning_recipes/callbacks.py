@@ -1,0 +1,159 @@
+"""What a run keeps of each training: checkpoints, TensorBoard curves, a line of progress."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deep_learning_recipes import UsageError
+
+SECONDS_BETWEEN_SAVES = 1.0
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps each training of a run in files, and shows its progress in one line.
+
+    One recorder serves all the trainings of a run, numbered in their order. In `folder` it writes
+    checkpoints/NN-MODEL.npz (weights, optimizer, random state, history; replaced as a whole, after
+    each epoch but at most once a second) and logs/NN-MODEL (TensorBoard).
+
+    With `resume=True` a training goes on after the last epoch that its checkpoint holds, and one
+    that had ended is not repeated: `training.fit` asks `restore` for the number of epochs done.
+    List callbacks that change the weights when training ends (EarlyStopping) before this one.
+    """
+
+    shows_progress = True
+
+    def __init__(self, folder: Path, *, resume: bool = False, console: Console | None = None):
+        super().__init__()
+        self.folder = folder
+        self.resume = resume
+        self.console = console or Console()
+        self.trainings = 0
+        self.epochs_done = 0
+        # Its own record: Keras's History comes after this callback and lacks the current epoch.
+        self.history: dict[str, list[float]] = {}
+        self.progress: Progress | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.trainings + 1:02d}-{self.model.name}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / f"{self.name}.npz"
+
+    def on_train_begin(self, logs=None):
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = tf.summary.create_file_writer(str(self.folder / "logs" / self.name))
+        self.started = self.saved = self.printed = time.monotonic()
+        self.progress = Progress(
+            TextColumn(f"{self.model.name:<14}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(
+            "", total=self.params["epochs"], completed=self.epochs_done, values="compiling"
+        )
+        self.progress.start()
+
+    def restore(self, model: keras.Model) -> int:
+        """Puts `model` and its optimizers into the state of the checkpoint, if there is one to
+        resume from, and returns the number of epochs that need not be trained again."""
+        if not self.resume or not self.checkpoint.exists():
+            return 0
+        with np.load(self.checkpoint) as saved:
+            arrays = [saved[f"array_{index}"] for index in range(len(saved.files) - 1)]
+            record = json.loads(str(saved["record"]))
+        variables = state_variables(model)
+        if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
+            raise UsageError(
+                f"{self.checkpoint} holds another network than {model.name!r}: the recipe has "
+                "changed since; start again without --resume"
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        self.history = record["history"]
+        model.history.history = {name: list(values) for name, values in self.history.items()}
+        self.epochs_done = record["epochs_done"]
+        return self.params["epochs"] if record["ended"] else self.epochs_done
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.epochs_done = epoch + 1
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        with self.writer.as_default(step=epoch + 1):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+        values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
+        self.progress.update(self.task, completed=epoch + 1, values=values)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.printed > SECONDS_BETWEEN_LINES:
+            self.printed = now
+            self._print_line(values)
+        # Epochs of milliseconds would spend their time on writing files.
+        if now - self.saved > SECONDS_BETWEEN_SAVES:
+            self._save(ended=False)
+
+    def on_train_end(self, logs=None):
+        self.progress.stop()
+        self.writer.close()
+        if not self.console.is_terminal:
+            last = {name: values[-1] for name, values in self.history.items()}
+            self._print_line("  ".join(f"{name} {value:.4g}" for name, value in last.items()))
+        self._save(ended=True)
+        self.trainings += 1
+        self.epochs_done, self.history = 0, {}
+
+    def close(self) -> None:
+        """Gives the terminal back when a training was interrupted."""
+        if self.progress is not None:
+            self.progress.stop()
+
+    def _print_line(self, values: str) -> None:
+        seconds = time.monotonic() - self.started
+        epochs = f"{self.epochs_done}/{self.params['epochs']} epochs"
+        print(f"{self.model.name:<14} {epochs}  {seconds:.1f} s  {values}", flush=True)
+
+    def _save(self, *, ended: bool) -> None:
+        record = {
+            "epochs_done": self.epochs_done,
+            "ended": ended,
+            "history": self.history,
+        }
+        contents: dict[str, Any] = {
+            f"array_{index}": np.array(variable)
+            for index, variable in enumerate(state_variables(self.model))
+        }
+        contents["record"] = np.array(json.dumps(record))
+        beside = self.checkpoint.with_suffix(".tmp")
+        with beside.open("wb") as file:
+            np.savez(file, **contents)
+        beside.replace(self.checkpoint)
+        self.saved = time.monotonic()
+
+
+def state_variables(model: keras.Model) -> list[keras.Variable]:
+    """Everything that training changes: weights, random states, and the variables of every
+    optimizer that the model holds (a GAN has two)."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    variables = [variable for variable in model.variables if id(variable) not in metrics]
+    optimizers = {
+        id(value): value
+        for value in (model.optimizer, *vars(model).values())
+        if isinstance(value, keras.optimizers.Optimizer)
+    }
+    return variables + [v for optimizer in optimizers.values() for v in optimizer.variables]

@@ -1,0 +1,89 @@
+"""The few plots that many recipes draw, and one style for all figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out: it is too
+# pale for a line on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def use_style() -> None:
+    """Sets the style of all figures drawn from now on; they go to files, never to a window."""
+    matplotlib.use("Agg")
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": matplotlib.rcsetup.cycler(color=COLORS),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "image.cmap": "cividis",
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+            "figure.max_open_warning": 0,
+            "savefig.dpi": 130,
+        }
+    )
+
+
+def curves(
+    lines: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    ylabel: str,
+    xlabel: str = "epoch",
+    yscale: str = "linear",
+) -> Figure:
+    """One line for each name over 1, 2, 3, ...: losses or accuracies by epoch."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name, values in lines.items():
+        axes.plot(np.arange(1, len(values) + 1), values, label=name)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale=yscale)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.legend()
+    return figure
+
+
+def image_grid(
+    images: np.ndarray, *, title: str, captions: Sequence[str] = (), columns: int = 10
+) -> Figure:
+    """Images in [0, 1] of shape (n, height, width, 1 or 3), row by row, each with its caption."""
+    rows = math.ceil(len(images) / columns)
+    height = 1.2 if captions else 1.0
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(columns, rows * height + 0.5), squeeze=False
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image in zip(grid.flat, images, strict=False):
+        axes.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
+    for axes, caption in zip(grid.flat, captions, strict=False):
+        axes.set_title(caption, fontsize=9, pad=3)
+    figure.suptitle(title)
+    return figure
+
+
+def image_rows(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10) -> Figure:
+    """A named row of images in [0, 1] for each entry, which may be (n, height, width, 1 or 3) or
+    flat (n, pixels) of square grey images; the first `columns` of each are shown."""
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
+    )
+    for (name, images), line in zip(rows.items(), grid, strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axes, image in zip(line, np.asarray(images), strict=False):
+            side = math.isqrt(image.size)
+            picture = image.reshape(side, side) if image.ndim == 1 else np.squeeze(image)
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+    figure.suptitle(title)
+    return figure

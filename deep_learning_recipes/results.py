@@ -1,0 +1,175 @@
+"""Measures recipes over seeds and keeps what was found: results/NAME.json and small pictures."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from deep_learning_recipes import UsageError, catalogue
+from deep_learning_recipes.catalogue import Recipe
+
+PICTURE_BYTES = 150_000
+TABLE_BEGINS = "<!-- table of recipes: written by `python -m recipes table` -->"
+TABLE_ENDS = "<!-- end of the table of recipes -->"
+
+
+def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int:
+    """Runs each recipe once for each seed 0, 1, ... and writes `out`/NAME.json with pictures.
+
+    A seed that a former, interrupted call finished is not run again, unless the recipe's file or
+    the preset has changed. Returns 0, or 1 if a run failed or a claim fell.
+    """
+    code = 0
+    for recipe in recipes:
+        records = []
+        for seed in range(seeds):
+            print(f"{recipe.name}: seed {seed} ({seed + 1} of {seeds})", flush=True)
+            record = _run(recipe, seed, preset)
+            if record is None:
+                return 1
+            records.append(record)
+            fell = [claim["text"] for claim in record["claims"] if not claim["holds"]]
+            code = 1 if fell else code
+            for text in fell:
+                print(f"  FELL: {text}")
+        folder = _folder(recipe, 0, preset)
+        pictures = [keep_picture(folder / name, out, recipe.name) for name in records[0]["figures"]]
+        summary = {**summarise(records, preset), "figures": pictures}
+        out.mkdir(parents=True, exist_ok=True)
+        beside = out / f"{recipe.name}.tmp"
+        beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        beside.replace(out / f"{recipe.name}.json")
+        print(f"{recipe.name}: {out / recipe.name}.json")
+    return code
+
+
+def _folder(recipe: Recipe, seed: int, preset: str) -> Path:
+    return Path("runs", "results", recipe.name, f"{preset}-{seed}")
+
+
+def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
+    """The record of one finished run; None if it failed."""
+    folder = _folder(recipe, seed, preset)
+    source = folder / "recipe.py"
+    if source.exists() and source.read_bytes() == recipe.path.read_bytes():
+        return json.loads((folder / "metrics.json").read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", f"recipes.{recipe.name}", "--preset", preset]
+    command += ["--seed", str(seed), "--out", str(folder)]
+    started = time.monotonic()
+    # Its output goes to the terminal: that is the progress. Its errors are shown if it fails.
+    finished = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    print(f"  {time.monotonic() - started:.0f} s", flush=True)
+    if finished.returncode not in (0, 1) or not (folder / "metrics.json").exists():
+        print(finished.stderr[-4000:], file=sys.stderr)
+        return None
+    record = json.loads((folder / "metrics.json").read_text())
+    if not record["finished"]:
+        print(finished.stderr[-2000:], file=sys.stderr)
+        return None
+    shutil.copy(recipe.path, source)
+    return record
+
+
+def summarise(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
+    """One record from those of all seeds: each metric's values, mean and sample standard
+    deviation; each claim with how often it held."""
+    first = records[0]
+    metrics = {}
+    for name, metric in first["metrics"].items():
+        values = [record["metrics"][name]["value"] for record in records]
+        metrics[name] = {
+            "values": values,
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "unit": metric["unit"],
+        }
+    claims = [
+        {
+            "text": claim["text"],
+            "held": sum(record["claims"][index]["holds"] for record in records),
+            "of": len(records),
+            "measured": [record["claims"][index]["measured"] for record in records],
+        }
+        for index, claim in enumerate(first["claims"])
+    ]
+    return {
+        "recipe": first["recipe"],
+        "preset": preset,
+        "seeds": [record["seed"] for record in records],
+        "command": f"python -m recipes results {first['recipe']} --seeds {len(records)}"
+        + ("" if preset == "default" else f" --preset {preset}"),
+        "seconds": [record["seconds"] for record in records],
+        "config": first["config"],
+        "metrics": metrics,
+        "claims": claims,
+        "hardware": first["hardware"],
+        "versions": first["versions"],
+    }
+
+
+def keep_picture(source: Path, out: Path, recipe: str) -> str:
+    """Saves a figure as a small picture (under 150 kB) beside the results; returns its name."""
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / f"{recipe}-{source.stem}.png"
+    picture = Image.open(source).convert("RGB")
+    width = 1000
+    while True:
+        height = round(picture.height * width / picture.width)
+        small = picture if picture.width <= width else picture.resize((width, height))
+        small.quantize(colors=128).save(target, optimize=True)
+        if target.stat().st_size < PICTURE_BYTES:
+            return target.name
+        width = round(min(width, picture.width) * 0.85)
+
+
+def recipes_table(results: Path) -> str:
+    """The table of all recipes by theme, with what `results` holds for each."""
+    recipes = catalogue.find_recipes()
+    lines = []
+    for theme, about in catalogue.THEMES.items():
+        shelf = [recipe for recipe in recipes if recipe.theme == theme]
+        if not shelf:
+            continue
+        lines += [f"**{theme}**: {about}", ""]
+        lines += ["| recipe | | measured (mean ± std over seeds) | claims held | seconds |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for recipe in shelf:
+            path = recipe.path.relative_to(catalogue.package_folder().parent).as_posix()
+            cells = _result_cells(results / f"{recipe.name}.json")
+            lines.append(f"| [`{recipe.name}`]({path}) | {recipe.title} | {cells} |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def _result_cells(path: Path) -> str:
+    if not path.exists():
+        return " | | "
+    result = json.loads(path.read_text())
+    name, metric = next(iter(result["metrics"].items()))
+    value = f"{metric['mean']:.4g} ± {metric['std']:.2g} {metric['unit']}".strip()
+    held = sum(claim["held"] for claim in result["claims"])
+    of = sum(claim["of"] for claim in result["claims"])
+    seconds = statistics.fmean(result["seconds"])
+    return f"{name.replace('_', ' ')} {value} | {held} of {of} | {seconds:.0f}"
+
+
+def update_readme(readme: Path, results: Path, *, write: bool) -> bool:
+    """Puts the table of recipes between its marks in the README; True if it was stale."""
+    if not readme.exists():
+        raise UsageError(f"{readme} is not here; run this in the project's folder")
+    text = readme.read_text(encoding="utf-8")
+    if TABLE_BEGINS not in text or TABLE_ENDS not in text:
+        raise UsageError(f"{readme}: the marks {TABLE_BEGINS!r} and {TABLE_ENDS!r} are not in it")
+    before, _, rest = text.partition(TABLE_BEGINS)
+    _, _, after = rest.partition(TABLE_ENDS)
+    fresh = f"{before}{TABLE_BEGINS}\n\n{recipes_table(results)}\n\n{TABLE_ENDS}{after}"
+    if write and fresh != text:
+        readme.write_text(fresh, encoding="utf-8")
+    return fresh != text

@@ -1,0 +1,227 @@
+"""A multilayer perceptron: from one neuron to a network that reads digits.
+
+A neuron weighs its inputs and squashes the sum, h(x) = g(w·x + b), so alone it can only split its
+inputs by a straight line. A layer is many neurons side by side, and layers stack,
+hˡ = g(Wˡ hˡ⁻¹ + bˡ), so the network bends that line. The last layer's softmax turns scores into
+probabilities; mini-batch gradient descent lowers the cross-entropy −log p(right class).
+Look at how far one hidden layer gets, how little more depth adds on a small data set, and which of
+the simpler methods does just as well: try those first.
+
+Lectures: N18 1.1 Basics, 1.2 Training; SEL DL basics; ICME Network depth and width; CS Classifiers
+Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating errors, 1986
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+from matplotlib import pyplot as plt
+from sklearn.datasets import make_moons
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+
+from deep_learning_recipes import data, figures, serving, training
+from deep_learning_recipes.run import Run, cli
+
+
+@dataclass
+class Config:
+    data: str = "digits"
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    shapes: tuple[str, ...] = ("linear", "4", "16", "128", "128-128", "128-128-128")
+    """networks to compare, each by the widths of its hidden layers; linear has none"""
+    restarts: int = 3
+    """random starts of each network; accuracies are their means"""
+    epochs: int = 60
+    """passes over the training images"""
+    batch_size: int = 32
+    """examples a gradient is averaged over"""
+    learning_rate: float = 0.05
+    """of stochastic gradient descent"""
+    momentum: float = 0.9
+    """share of the last step that is kept"""
+
+
+QUICK = Config(shapes=("linear", "4", "128", "128-128"), restarts=2, epochs=40)
+FULL = Config(data="mnist", shapes=("linear", "4", "128", "128-128", "512-512"), epochs=30)
+
+
+def build_mlp(inputs: int, widths: tuple[int, ...] = (128,), classes: int = 10) -> keras.Model:
+    """A multilayer perceptron. Input: (batch, inputs) floats. Output: (batch, classes) logits."""
+    x = hidden = keras.Input((inputs,), name="x")
+    for index, width in enumerate(widths, start=1):
+        # He's initialisation keeps the variance of ReLU layers from layer to layer.
+        hidden = layers.Dense(
+            width, activation="relu", kernel_initializer="he_normal", name=f"hidden_{index}"
+        )(hidden)
+    logits = layers.Dense(classes, name="logits")(hidden)
+    return keras.Model(x, logits, name="-".join(map(str, widths)) or "linear")
+
+
+def forward(weights: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """The same network in NumPy. weights: W¹, b¹, W², b², ...; x: (batch, inputs). Returns
+    probabilities (batch, classes)."""
+    hidden = x
+    for index in range(0, len(weights) - 2, 2):
+        hidden = np.maximum(0, hidden @ weights[index] + weights[index + 1])
+    logits = hidden @ weights[-2] + weights[-1]
+    # Softmax does not change when all logits move alike; this way exp cannot overflow.
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(probabilities: np.ndarray, y: np.ndarray) -> float:
+    """Mean of −log p(right class), in nats."""
+    return float(-np.log(probabilities[np.arange(len(y)), y]).mean())
+
+
+def compile_for_sgd(model: keras.Model, learning_rate: float, momentum: float) -> keras.Model:
+    model.compile(
+        optimizer=keras.optimizers.SGD(learning_rate, momentum=momentum),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def simpler_methods(x_train, y_train, x_test, y_test) -> dict[str, float]:
+    """Test accuracy of scikit-learn's classics on the same pixels."""
+    methods = {
+        "logistic regression": LogisticRegression(max_iter=2000),
+        "kernel machine (SVC)": SVC(C=10),
+        "decision tree": DecisionTreeClassifier(random_state=0),
+        "random forest": RandomForestClassifier(300, random_state=0),
+        "3 nearest neighbours": KNeighborsClassifier(3),
+    }
+    return {name: m.fit(x_train, y_train).score(x_test, y_test) for name, m in methods.items()}
+
+
+def plot_regions(models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray) -> plt.Figure:
+    """Where each two-class network says which class, under the points it is asked about."""
+    horizontal, vertical = np.meshgrid(np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200))
+    grid = np.stack([horizontal.ravel(), vertical.ravel()], axis=1).astype("float32")
+    figure, panels = plt.subplots(1, len(models), figsize=(9, 3.6), sharey=True)
+    for axes, (title, model) in zip(panels, models.items(), strict=True):
+        share = forward(model.get_weights(), grid)[:, 1].reshape(horizontal.shape)
+        filled = axes.contourf(
+            horizontal, vertical, share, 20, cmap="PuOr", vmin=0, vmax=1, alpha=0.7
+        )
+        axes.contour(horizontal, vertical, share, [0.5], colors="black")
+        axes.scatter(*x[y == 0].T, s=12, c="#E69F00", edgecolors="black", linewidths=0.4)
+        axes.scatter(*x[y == 1].T, s=12, c="#0072B2", edgecolors="black", linewidths=0.4)
+        axes.set(title=title, xlabel="first input")
+    panels[0].set_ylabel("second input")
+    figure.colorbar(filled, ax=panels, label="probability of the blue class")
+    return figure
+
+
+def plot_accuracies(networks: dict[str, list[float]], others: dict[str, float]) -> plt.Figure:
+    """Networks' accuracies (each start a point, the mean a bar) beside the other methods'."""
+    names = [*others, *networks]
+    values = [*others.values(), *(np.mean(starts) for starts in networks.values())]
+    colors = ["#999999"] * len(others) + ["#0072B2"] * len(networks)
+    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    axes.barh(names, values, color=colors)
+    for name, starts in networks.items():
+        axes.plot(starts, [name] * len(starts), "k.", markersize=4)
+    for row, value in enumerate(values):
+        axes.text(1.003, row, f"{100 * value:.1f} %", va="center", fontsize=9)
+    axes.set(xlim=(0.7, 1), xlabel="accuracy on held-out digits (bars start at 0.7)")
+    figure.suptitle("Networks by hidden widths (blue; dots: starts), simpler methods (grey)")
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def main(config: Config, run: Run) -> None:
+    # One neuron a class against a hidden layer, where a straight line cannot be right.
+    x, y = make_moons(1000, noise=0.15, random_state=0)
+    x = x.astype("float32")
+    moons = {}
+    for title, widths in {"no hidden layer": (), "16 hidden neurons": (16,)}.items():
+        model = compile_for_sgd(build_mlp(2, widths, classes=2), 0.1, config.momentum)
+        training.fit(model, x[:500], y[:500], epochs=60, callbacks=run.callbacks)
+        moons[title] = model
+    straight, bent = (
+        float(np.mean(forward(model.get_weights(), x[500:]).argmax(axis=1) == y[500:]))
+        for model in moons.values()
+    )
+    run.figure("regions", plot_regions(moons, x[500:], y[500:]))
+    run.claim(
+        "A neuron alone splits the plane by a straight line; a hidden layer bends it",
+        holds=bent > straight + 0.05,
+        measured=f"interleaved moons: accuracy {straight:.3f} without, {bent:.3f} with 16 neurons",
+    )
+
+    # The same on handwritten digits, by width and depth.
+    (x_train, y_train), (x_test, y_test) = data.load(config.data)
+    x_train = x_train.reshape(len(x_train), -1)
+    x_test = x_test.reshape(len(x_test), -1)
+    accuracies: dict[str, list[float]] = {}
+    losses = {}
+    for shape in config.shapes:
+        widths = () if shape == "linear" else tuple(map(int, shape.split("-")))
+        accuracies[shape] = []
+        for _ in range(config.restarts):
+            model = build_mlp(x_train.shape[1], widths)
+            compile_for_sgd(model, config.learning_rate, config.momentum)
+            history = training.fit(
+                model,
+                x_train,
+                y_train,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                validation_data=(x_test, y_test),
+                callbacks=run.callbacks,
+            ).history
+            accuracies[shape].append(history["val_accuracy"][-1])
+        losses[shape] = history["val_loss"]
+    mean = {shape: float(np.mean(starts)) for shape, starts in accuracies.items()}
+    best = max(mean, key=mean.__getitem__)
+    others = simpler_methods(x_train, y_train, x_test, y_test)
+    strongest = max(others, key=others.__getitem__)
+    run.metric("test_accuracy", mean[best])
+    run.metric("linear_test_accuracy", mean["linear"])
+    run.metric("simpler_method_test_accuracy", others[strongest])
+    run.figure("accuracies", plot_accuracies(accuracies, others))
+    run.figure(
+        "losses",
+        figures.curves(losses, title="Held-out loss of the last start", ylabel="cross-entropy"),
+    )
+    run.claim(
+        "One hidden layer beats the linear classifier",
+        holds=mean["128"] > mean["linear"] + 0.005,
+        measured=f"test accuracy {mean['128']:.4f} with 128 neurons, {mean['linear']:.4f} linear",
+    )
+    run.claim(
+        "Too narrow a layer loses what the classes need: width is capacity",
+        holds=mean["128"] > mean["4"] + 0.03,
+        measured=f"test accuracy {mean['4']:.4f} with 4 neurons, {mean['128']:.4f} with 128",
+    )
+    run.claim(
+        f"A second hidden layer hardly matters with {len(x_train):,} images",
+        holds=abs(mean["128-128"] - mean["128"]) < 0.015,
+        measured=f"test accuracy {mean['128-128']:.4f} with two, {mean['128']:.4f} with one",
+    )
+    run.claim(
+        "Try other methods first: a simpler one comes within half a point or wins",
+        holds=others[strongest] > mean[best] - 0.005,
+        measured=f"{strongest} {others[strongest]:.4f}, best network ({best}) {mean[best]:.4f}",
+    )
+
+    # All that the last network does fits in four lines of NumPy.
+    probabilities = forward(model.get_weights(), x_test)
+    ours, keras_loss = cross_entropy(probabilities, y_test), losses[shape][-1]
+    run.claim(
+        "Matrix products, max(0, ·) and −log p are all there is: NumPy finds Keras's loss",
+        holds=abs(ours - keras_loss) < 1e-4,
+        measured=f"cross-entropy {ours:.6f} in NumPy, {keras_loss:.6f} in Keras",
+    )
+    run.export(serving.classifier(model), example=x_test[:3])
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)

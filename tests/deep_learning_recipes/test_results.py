@@ -1,0 +1,122 @@
+"""Results over seeds, their pictures, and the README's table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from deep_learning_recipes import UsageError, catalogue, results
+
+RECORDS = [
+    {
+        "recipe": "toy",
+        "seed": seed,
+        "seconds": 10.0 + seed,
+        "metrics": {"accuracy": {"value": value, "unit": "", "timing": False}},
+        "claims": [{"text": "It wins", "holds": holds, "measured": f"{value} against 0.5"}],
+        "figures": ["curve.png"],
+        "config": {"epochs": 3},
+        "hardware": {"cores": 2},
+        "versions": {"keras": "3"},
+    }
+    for seed, value, holds in [(0, 0.5, True), (1, 0.6, False), (2, 0.7, True)]
+]
+
+
+def test_a_summary_has_mean_standard_deviation_and_how_often_claims_held():
+    summary = results.summarise(RECORDS, "default")
+    accuracy = summary["metrics"]["accuracy"]
+    assert accuracy["values"] == [0.5, 0.6, 0.7]
+    assert accuracy["mean"] == pytest.approx(0.6)
+    assert accuracy["std"] == pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1))
+    (claim,) = summary["claims"]
+    assert (claim["held"], claim["of"]) == (2, 3)
+    assert claim["measured"] == ["0.5 against 0.5", "0.6 against 0.5", "0.7 against 0.5"]
+    assert summary["seeds"] == [0, 1, 2]
+    assert summary["seconds"] == [10.0, 11.0, 12.0]
+
+
+def test_pictures_are_kept_small():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1300, 3), "uint8")
+    Image.fromarray(noise).save("noise.png")
+    name = results.keep_picture(Path("noise.png"), Path("out"), "toy")
+    assert name == "toy-noise.png"
+    assert Path("out", name).stat().st_size < 150_000
+
+
+def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
+    recipe = catalogue.find_recipe("lenet")
+    ran = []
+
+    def run(command, **options):
+        arguments = dict(zip(command[3::2], command[4::2], strict=True))
+        seed, folder = int(arguments["--seed"]), Path(arguments["--out"])
+        ran.append(seed)
+        if seed == 1 and len(ran) == 2:
+            raise KeyboardInterrupt
+        folder.mkdir(parents=True)
+        Image.new("RGB", (50, 50)).save(folder / "curve.png")
+        record = {**RECORDS[seed], "finished": True}
+        (folder / "metrics.json").write_text(json.dumps(record))
+        return type("Finished", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr(results.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        results.measure([recipe], seeds=3, preset="default", out=Path("results"))
+    assert ran == [0, 1]
+    code = results.measure([recipe], seeds=3, preset="default", out=Path("results"))
+    assert ran == [0, 1, 1, 2]
+    assert code == 1  # the claim of seed 1 fell
+    assert "FELL: It wins" in capsys.readouterr().out
+    kept = json.loads(Path("results/lenet.json").read_text())
+    assert kept["metrics"]["accuracy"]["values"] == [0.5, 0.6, 0.7]
+    assert kept["figures"] == ["lenet-curve.png"]
+    assert Path("results/lenet-curve.png").exists()
+
+
+def test_a_run_that_fails_is_shown_and_writes_no_results(monkeypatch, capsys):
+    failed = type("Finished", (), {"returncode": 2, "stderr": "error: no such thing"})
+    monkeypatch.setattr(results.subprocess, "run", lambda *a, **k: failed)
+    recipe = catalogue.find_recipe("lenet")
+    assert results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    assert "error: no such thing" in capsys.readouterr().err
+    assert not Path("results").exists()
+
+
+def test_the_readme_table_is_fresh():
+    assert not results.update_readme(ROOT / "README.md", ROOT / "results", write=False), (
+        "run `python -m recipes table`"
+    )
+
+
+def test_a_stale_table_is_rewritten():
+    readme = Path("README.md")
+    readme.write_text(f"before\n{results.TABLE_BEGINS}\nold\n{results.TABLE_ENDS}\nafter\n")
+    assert results.update_readme(readme, Path("none"), write=True)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    for recipe in catalogue.find_recipes():
+        assert f"[`{recipe.name}`]" in text
+    assert not results.update_readme(readme, Path("none"), write=True)
+    readme.write_text("no marks")
+    with pytest.raises(UsageError, match="README.md: the marks"):
+        results.update_readme(readme, Path("none"), write=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_committed_results_fit_the_recipes(path):
+    result = json.loads(path.read_text())
+    recipe = catalogue.find_recipe(path.stem)
+    assert result["recipe"] == recipe.name
+    assert len(result["seeds"]) >= 3
+    assert all(claim["held"] == claim["of"] for claim in result["claims"])
+    source = recipe.path.read_text()
+    for name in result["config"]:
+        assert f"    {name}: " in source, "the recipe has changed: measure it again"
+    for picture in result["figures"]:
+        assert (path.parent / picture).stat().st_size < results.PICTURE_BYTES

@@ -1,0 +1,313 @@
+"""A run from the command line: flags, bad input, what it leaves, going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import command
+from matplotlib import pyplot as plt
+
+from deep_learning_recipes import UsageError, run, training
+from deep_learning_recipes.run import Run, cli
+
+TOY = '''
+"""A toy.
+
+Learns a sum
+of numbers.
+
+Lectures: SEL DL basics
+Paper: None, 2000
+"""
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deep_learning_recipes import training
+from deep_learning_recipes.run import Run, cli
+
+
+@dataclass
+class Config:
+    epochs: int = 150
+    """passes over the data"""
+
+
+def main(config, run):
+    x = np.random.default_rng(0).normal(size=(4_000, 8)).astype("float32")
+    for name in ("first", "second"):
+        inputs = hidden = keras.Input((8,))
+        for _ in range(2):
+            hidden = keras.layers.Dense(64, activation="relu")(hidden)
+            hidden = keras.layers.Dropout(0.2)(hidden)
+        model = keras.Model(inputs, keras.layers.Dense(1)(hidden), name=name)
+        model.compile("adam", "mse")
+        history = training.fit(
+            model, x, x.sum(axis=1), epochs=config.epochs, callbacks=run.callbacks
+        ).history
+        run.metric(f"{name}_epochs", len(history["loss"]))
+    run.metric("loss", history["loss"][-1])
+    run.claim("It learns", holds=history["loss"][-1] < 100, measured=str(history["loss"][-1]))
+
+
+if __name__ == "__main__":
+    cli(main, quick=Config(epochs=1), full=Config(epochs=100))
+'''
+
+
+@dataclass
+class Config:
+    epochs: int = 20
+    """passes over the training data"""
+    learning_rate: float = 1e-3
+    """of Adam"""
+    warm_up: int = 0
+    """steps; may be none"""
+    data: str = "digits"
+    """the data"""
+
+
+def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
+    """The exit code of a recipe's command line whose `main` is given."""
+    monkeypatch.setattr(sys, "argv", ["toy", *arguments])
+    with pytest.raises(SystemExit) as exit_request:
+        cli(main, quick=Config(epochs=2), full=Config(epochs=50))
+    return exit_request.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--preset", "big"], "--preset big: choose one of quick, default, full"),
+        (["--epochs", "0"], "--epochs 0: it must be at least 1, such as 20"),
+        (["--epochs", "-3"], "--epochs -3: it must be at least 1, such as 20"),
+        (["--epochs", "ten"], "Error parsing --epochs: invalid literal"),
+        (["--warm-up", "-1"], "--warm-up -1: it must be at least 0, such as 0"),
+        (["--learning-rate", "nan"], "--learning-rate nan: it must be a finite number"),
+        (["--learning-rate", "inf"], "--learning-rate inf: it must be a finite number"),
+        (["--learning-rate", "-1"], "--learning-rate -1.0: a learning rate must be above 0"),
+        (["--learningrate", "1"], "Unrecognized options: --learningrate, 1; did you mean --learn"),
+        (["--precision", "float8"], "invalid choice 'float8' for argument '--precision'"),
+        (["--strategy", "gpu"], "--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu"),
+        (
+            ["--strategy", "mirrored"],
+            "--strategy mirrored: TensorFlow sees no GPU here; mirrored:2",
+        ),
+        (["--strategy", "mirrored:x"], "--strategy mirrored:x: N must be a whole number"),
+        (["--strategy", "tpu"], "--strategy tpu: no TPU is attached and TPU_NAME is not set"),
+        (["--strategy", "abacus"], "--strategy abacus: choose one of auto, cpu"),
+        (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
+        (["--out", "taken"], "--out taken: not empty; name a new folder"),
+        (["--resume"], "--resume: no interrupted run in runs/"),
+        (["--resume", "--out", "missing"], "--resume: missing holds no run"),
+        (["--out"], "Missing value"),
+    ],
+)
+def test_bad_input_gets_one_line_and_code_2(monkeypatch, capsys, arguments, line):
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    assert run_cli(monkeypatch, *arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: {line}")
+    assert text.count("\n") == 1
+    assert not Path("runs").exists(), "nothing half-made is left behind"
+
+
+def test_bad_input_found_while_running_leaves_nothing_behind(monkeypatch, capsys):
+    from deep_learning_recipes import data
+
+    def main(config, run):
+        data.load(config.data)
+
+    assert run_cli(monkeypatch, "--data", "digit", "--out", "here", main=main) == 2
+    assert "error: unknown data set 'digit'; did you mean" in capsys.readouterr().err
+    assert not Path("here").exists()
+
+
+def test_a_bug_is_a_traceback_not_bad_input(monkeypatch):
+    def main(config, run):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["toy", "--out", "here"])
+    with pytest.raises(ValueError, match="a bug"):
+        cli(main, quick=Config(), full=Config())
+
+
+@pytest.mark.parametrize(("holds", "code"), [(True, 0), (np.True_, 0), (False, 1)])
+def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
+    def main(config, run):
+        run.metric("accuracy", np.float32(0.5), unit="points")
+        run.metric("speed", float("nan"), timing=True)
+        # Written at once, so that an interrupted run keeps its evidence.
+        assert json.loads((run.folder / "metrics.json").read_text())["metrics"]["accuracy"]
+        run.claim("One beats the other", holds=holds, measured="1 against 2")
+        figure, axes = plt.subplots()
+        axes.plot([1, 2])
+        run.figure("line", figure)
+        assert not plt.get_fignums()
+
+    arguments = ("--preset", "quick", "--seed", "3", "--learning-rate", "0.1", "--out", "here")
+    assert run_cli(monkeypatch, *arguments, main=main) == code
+    record = json.loads(Path("here/metrics.json").read_text())
+    assert record["metrics"]["accuracy"] == {"value": 0.5, "unit": "points", "timing": False}
+    assert record["metrics"]["speed"]["value"] is None
+    assert record["claims"] == [
+        {"text": "One beats the other", "holds": bool(holds), "measured": "1 against 2"}
+    ]
+    assert record["figures"] == ["line.png"]
+    assert record["finished"]
+    assert (record["preset"], record["seed"]) == ("quick", 3)
+    assert record["config"]["epochs"] == 2
+    assert record["config"]["learning_rate"] == 0.1
+    assert {"python", "tensorflow", "keras", "deep_learning_recipes"} <= set(record["versions"])
+    assert Path("here/line.png").exists()
+    assert sorted(p.name for p in Path("here").iterdir()) == [
+        "config.json",
+        "line.png",
+        "metrics.json",
+    ]
+    text = capsys.readouterr().out
+    assert ("holds" if holds else "FELL") in text
+    assert "1 against 2" in text
+    assert "here" in text
+
+
+def test_the_seed_and_the_precision_are_set(monkeypatch):
+    drawn = []
+
+    def main(config, run):
+        drawn.append(float(keras.random.normal(())))
+        drawn.append(float(np.random.default_rng(run.seed).normal()))
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+    for seed in (1, 1, 2):
+        run_cli(monkeypatch, "--precision", "mixed_bfloat16", "--seed", str(seed),
+                "--out", f"out-{len(drawn)}", main=main)  # fmt: skip
+    keras.config.set_dtype_policy("float32")
+    assert drawn[0:2] == drawn[2:4]
+    assert drawn[0] != drawn[4]
+    assert drawn[1] != drawn[5]
+
+
+def test_export_alone_means_saved_models():
+    assert run.fill_in_export(["--export"]) == ["--export", "saved_models"]
+    assert run.fill_in_export(["--export", "--seed", "1"]) == [
+        "--export", "saved_models", "--seed", "1",
+    ]  # fmt: skip
+    assert run.fill_in_export(["--export", "there"]) == ["--export", "there"]
+    assert run.fill_in_export([]) == []
+
+
+def test_tensorboard_logs_and_checkpoints_are_written(monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def main(config, run):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="small")
+        model.compile("adam", "mse")
+        x = np.ones((8, 2), "float32")
+        losses.extend(
+            training.fit(model, x, x[:, :1], epochs=3, callbacks=run.callbacks).history["loss"]
+        )
+
+    losses = []
+    assert run_cli(monkeypatch, "--out", "here", main=main) == 0
+    events = EventAccumulator("here/logs/01-small")
+    events.Reload()
+    assert events.Tags()["tensors"] == ["loss"]
+    assert [event.step for event in events.Tensors("loss")] == [1, 2, 3]
+    assert Path("here/checkpoints/01-small.npz").exists()
+
+
+def start_toy(*arguments):
+    Path("toy.py").write_text(TOY.strip() + "\n")
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(
+        [sys.executable, "toy.py", "--deterministic", "--seed", "5", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not Path(path).exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("checkpoint", ["01-first", "02-second"])
+def test_after_kill_9_resume_ends_with_the_same_weights(checkpoint):
+    whole = start_toy("--out", "whole")
+    out, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out + err
+
+    killed = start_toy("--out", "killed")
+    wait_for(f"killed/checkpoints/{checkpoint}.npz", killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    resumed = start_toy("--out", "killed", "--resume")
+    out, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, out + err
+    for name in ("01-first", "02-second"):
+        expected = np.load(f"whole/checkpoints/{name}.npz")
+        found = np.load(f"killed/checkpoints/{name}.npz")
+        assert set(expected.files) == set(found.files)
+        for key in expected.files:
+            np.testing.assert_array_equal(expected[key], found[key])
+    records = [json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert records[1]["metrics"]["second_epochs"]["value"] == 150
+
+    again = command("toy.py", "--out", "killed", "--resume")
+    assert again.returncode == 2
+    assert "error: --resume: the run in killed is finished" in again.stderr
+
+
+def test_ctrl_c_says_how_to_go_on_and_flags_may_not_change_then():
+    process = start_toy()
+    deadline = time.monotonic() + 120
+    while not list(Path("runs").glob("toy/*/checkpoints/*.npz")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[-1] == "interrupted; go on: python -m recipes.toy --resume"
+
+    changed = command("toy.py", "--resume", "--epochs", "151")
+    assert changed.returncode == 2
+    assert "--epochs 151: the run in runs/toy/" in changed.stderr
+    assert "was started with 150" in changed.stderr
+
+
+def test_a_changed_network_cannot_take_up_a_checkpoint():
+    from deep_learning_recipes.callbacks import Recorder
+
+    def fit(units, resume):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)], name="small")
+        model.compile("adam", "mse")
+        x = np.ones((8, 2), "float32")
+        recorder = Recorder(Path("here"), resume=resume)
+        training.fit(model, x, np.ones((8, units)), epochs=1, callbacks=[recorder])
+
+    fit(3, resume=False)
+    fit(3, resume=True)
+    with pytest.raises(UsageError, match="holds another network than 'small'"):
+        fit(4, resume=True)
+
+
+def test_run_knows_its_defaults():
+    assert Run("toy", Path("here")).seed == 0

@@ -1,0 +1,172 @@
+"""What every recipe promises. A new file in a theme folder comes under these tests by itself."""
+
+import ast
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, command, run_in_process
+from PIL import Image
+
+from deep_learning_recipes import catalogue
+
+RECIPES = catalogue.find_recipes(ROOT / "recipes")
+
+
+def each_recipe(test):
+    """Parametrises a test over all recipes; one worker runs all tests of a recipe."""
+    marked = [
+        pytest.param(recipe, id=recipe.name, marks=pytest.mark.xdist_group(recipe.name))
+        for recipe in RECIPES
+    ]
+    return pytest.mark.parametrize("recipe", marked)(test)
+
+
+def test_names_are_unique_and_every_file_is_in_a_theme():
+    names = [recipe.name for recipe in RECIPES]
+    assert len(set(names)) == len(names) > 0
+    files = {path for path in (ROOT / "recipes").rglob("*.py") if path.name[0] != "_"}
+    assert files == {recipe.path for recipe in RECIPES}
+    packages = {path.parent.name for path in (ROOT / "recipes").rglob("__init__.py")}
+    assert packages == {"recipes"}
+
+
+@each_recipe
+def test_the_file_is_short_enough_to_read(recipe):
+    text = recipe.path.read_text()
+    header = ast.parse(text).body[0].end_lineno
+    assert 80 <= len(text.splitlines()) - header <= 250
+
+
+@each_recipe
+def test_what_stands_above_main_needs_third_party_packages_only(recipe):
+    tree = ast.parse(recipe.path.read_text())
+    kitchen = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            if node.module.split(".")[0] == "deep_learning_recipes":
+                kitchen |= {alias.asname or alias.name for alias in node.names}
+            assert node.module.split(".")[0] != "recipes", "a recipe imports a recipe"
+        elif isinstance(node, ast.Import):
+            packages = {alias.name.split(".")[0] for alias in node.names}
+            assert not packages & {"recipes", "deep_learning_recipes"}
+    assert {"Run", "cli"} <= kitchen
+
+    def is_main(node):
+        return getattr(node, "name", "") == "main" or (
+            isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        )
+
+    above = [node for node in tree.body if not is_main(node)]
+    used = {each.id for node in above for each in ast.walk(node) if isinstance(each, ast.Name)}
+    assert not used & kitchen, "names of the kitchen are used above main"
+
+
+@each_recipe
+def test_no_lambda_layers_no_pickle_no_eval(recipe):
+    tree = ast.parse(recipe.path.read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not {"Lambda", "pickle", "eval", "exec"} & names
+    assert not {"Lambda", "pickle"} & attributes
+
+
+@each_recipe
+def test_every_hyperparameter_is_documented_and_in_the_help(recipe, capsys):
+    tree = ast.parse(recipe.path.read_text())
+    (config,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"]
+    fields = [node.target.id for node in config.body if isinstance(node, ast.AnnAssign)]
+    texts = [node for node in config.body if isinstance(node, ast.Expr)]
+    assert len(fields) == len(texts) > 0
+    assert [type(node) for node in config.body] == [ast.AnnAssign, ast.Expr] * len(fields)
+
+    assert run_in_process(recipe.name, Path("unused"), "--help").code == 0
+    text = capsys.readouterr().out
+    assert recipe.title in text
+    for field in [*fields, "preset", "seed", "out", "resume", "strategy", "precision", "export"]:
+        assert f"--{field.replace('_', '-')}" in text
+    assert not Path("unused").exists()
+
+
+@pytest.fixture(scope="module")
+def quick_runs(tmp_path_factory):
+    """The quick preset of a recipe, run once for all tests that look at what it left."""
+    finished = {}
+
+    def run(name):
+        if name not in finished:
+            folder = tmp_path_factory.mktemp(name)
+            finished[name] = run_in_process(
+                name, folder / "run", "--preset", "quick", "--export", str(folder / "models")
+            )
+        return finished[name]
+
+    return run
+
+
+@each_recipe
+def test_the_quick_preset_runs_and_all_claims_hold(recipe, quick_runs):
+    finished = quick_runs(recipe.name)
+    record = finished.metrics
+    assert record["finished"]
+    assert len(record["claims"]) >= 2
+    assert [claim["text"] for claim in record["claims"] if not claim["holds"]] == []
+    assert all(any(c.isdigit() for c in claim["measured"]) for claim in record["claims"])
+    assert finished.code == 0
+    assert record["metrics"]
+    assert all(math.isfinite(metric["value"]) for metric in record["metrics"].values())
+
+
+@each_recipe
+def test_the_figures_show_something(recipe, quick_runs):
+    finished = quick_runs(recipe.name)
+    assert finished.metrics["figures"]
+    for name in finished.metrics["figures"]:
+        picture = np.asarray(Image.open(finished.folder / name).convert("L"))
+        assert min(picture.shape) >= 200
+        # Text and axes alone cover less than this share of a figure.
+        assert np.mean(picture < 250) > 0.02
+        assert len(np.unique(picture)) > 16
+
+
+@each_recipe
+def test_the_export_loads_without_keras_and_agrees(recipe, quick_runs):
+    finished = quick_runs(recipe.name)
+    (path,) = finished.metrics["exports"]
+    ((example, expected),) = finished.exports
+    example = example if isinstance(example, dict) else {"input": example}
+    assert Path(path).parent.name == recipe.name
+    np.savez("example.npz", **example)
+    program = """
+import sys, numpy as np, tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+serve = loaded.signatures["serving_default"]
+example = dict(np.load("example.npz"))
+names = list(serve.structured_input_signature[1])
+if len(names) == 1:
+    example = {names[0]: next(iter(example.values()))}
+specification = serve.structured_input_signature[1]
+for count in (1, len(next(iter(example.values())))):
+    inputs = {n: tf.constant(v[:count], specification[n].dtype) for n, v in example.items()}
+    outputs = {name: value.numpy() for name, value in serve(**inputs).items()}
+assert "keras" not in sys.modules
+np.savez("outputs.npz", **outputs)
+"""
+    finished_process = command("-c", program, path)
+    assert finished_process.returncode == 0, finished_process.stderr[-2000:]
+    outputs = np.load("outputs.npz")
+    assert isinstance(expected, dict), "name the outputs by a dict"
+    assert set(outputs) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(outputs[name], value, atol=1e-4)
+
+
+@each_recipe
+def test_the_same_seed_gives_the_same_metrics(recipe, quick_runs, tmp_path):
+    first = quick_runs(recipe.name).metrics
+    again = run_in_process(recipe.name, tmp_path / "again", "--preset", "quick").metrics
+    for name, metric in first["metrics"].items():
+        if not metric["timing"]:
+            assert again["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-6), name
