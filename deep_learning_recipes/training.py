@@ -80,8 +80,8 @@ def fit(
         seed: None draws one from Python's `random`, which `keras.utils.set_random_seed` seeds: the
             same program started again draws the same.
         initial_epoch: The epoch to start from, unless a callback restored a later one.
-        verbose: 0 silent, 1 progress bar, 2 a line per epoch; "auto" means 1, or 0 if a callback has
-            an attribute `shows_progress` that is true.
+        verbose: 0 silent, 1 progress bar, 2 a line per epoch; "auto" means 1, or 0 where a callback
+            says by `shows_progress = True` that it shows it.
         jit_compile: Compile with XLA. None: yes if the model was compiled with `jit_compile=True`,
             or on a CPU for long training without convolutions and loops, which XLA makes slower.
 
