@@ -12,8 +12,8 @@ from deep_learning_recipes.data import crops, glyphs, images, pixels
 EMBEDDED = {
     "digits": ((1437, 8, 8, 1), (360, 8, 8, 1), 10),
     "digits_by_writer": ((898, 8, 8, 1), (899, 8, 8, 1), 10),
-    "glyphs": ((992, 28, 28, 1), (310, 28, 28, 1), 62),
-    "printed_digits": ((1600, 28, 28, 1), (500, 28, 28, 1), 10),
+    "glyphs": ((992, 28, 28, 1), (248, 28, 28, 1), 62),
+    "printed_digits": ((1600, 28, 28, 1), (400, 28, 28, 1), 10),
     "photos": ((3600, 32, 32, 3), (900, 32, 32, 3), 9),
     "textures": ((1200, 32, 32, 1), (300, 32, 32, 1), 3),
     "faces": ((160, 25, 25, 1), (40, 25, 25, 1), 2),
@@ -218,7 +218,7 @@ def test_crops_come_from_the_photo_of_their_label():
     [
         (
             {"name": "digit"},
-            "unknown data set 'digit'; did you mean 'digits'? (digits, digits_by_writer, glyphs, "
+            "unknown data set 'digit'; did you mean digits or printed_digits? (digits, digits_by_writer, glyphs, "
             "printed_digits, photos, textures, faces, mnist, fashion_mnist, cifar10, cifar100)",
         ),
         ({"size": 3}, "size must be from 4 to 1024 pixels, not 3"),
@@ -234,7 +234,7 @@ def test_bad_arguments_get_one_line(arguments, line):
 
 
 def test_class_names_of_an_unknown_set():
-    with pytest.raises(UsageError, match="unknown data set 'nmist'; did you mean 'mnist'?"):
+    with pytest.raises(UsageError, match="unknown data set 'nmist'; did you mean mnist?"):
         data.class_names("nmist")
     with pytest.raises(UsageError, match=r"^unknown data set 'qqq' \(digits, "):
         data.class_names("qqq")
