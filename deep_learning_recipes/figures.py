@@ -43,12 +43,12 @@ def curves(
     yscale: str = "linear",
 ) -> Figure:
     """One line for each name over 1, 2, 3, ...: losses or accuracies by epoch."""
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(8.5, 4))
     for name, values in lines.items():
         axes.plot(np.arange(1, len(values) + 1), values, label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale=yscale)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 

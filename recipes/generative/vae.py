@@ -156,7 +156,8 @@ def plot_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figur
 
     figure, (codes, decoded) = plt.subplots(1, 2, figsize=(10.5, 5.2))
     for (first, second), digit in zip(means, y, strict=True):
-        codes.text(first, second, str(digit), fontsize=9, color=plt.cm.cividis(digit / 11))
+        color = plt.cm.cividis(digit / 11)
+        codes.text(first, second, str(digit), fontsize=9, color=color, clip_on=True)
     codes.set(title="Codes of held-out digits", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
     codes.set(xlabel="$z_1$", ylabel="$z_2$")
     decoded.imshow(picture, cmap="gray")

@@ -88,9 +88,7 @@ def test_names_can_be_told_apart_by_their_letters():
 
 
 def test_unknown_text():
-    with pytest.raises(
-        UsageError, match=r"^unknown text 'pros'; did you mean prose\? \(prose\)$"
-    ):
+    with pytest.raises(UsageError, match=r"^unknown text 'pros'; did you mean prose\? \(prose\)$"):
         data.load_text("pros")
 
 

@@ -1,0 +1,124 @@
+"""Reading in steps against one long pass, the sampler against the softmax, n-grams by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recipes import char_rnn
+
+VOCABULARY = 7
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A function of the number of streams; all its models have the same weights."""
+    keras.utils.set_random_seed(0)
+    size = VOCABULARY, 8, 2, 0.3
+    weights = char_rnn.build_model(*size).get_weights()
+    # Ten times larger than at the start, so that no two characters are about as likely.
+    weights[-2] *= 10
+
+    def build(streams=None):
+        model = char_rnn.build_model(*size, streams=streams)
+        model.set_weights(weights)
+        return model
+
+    return build
+
+
+def some_ids(*shape):
+    return RANDOM.integers(VOCABULARY, size=shape).astype("int32")
+
+
+def test_reading_one_character_at_a_time_equals_one_long_pass(models):
+    ids = some_ids(3, 50)
+    long_pass = models()(ids)
+    stateful = models(streams=3)
+    steps = [stateful(ids[:, place : place + 1]) for place in range(50)]
+    np.testing.assert_allclose(np.concatenate(steps, axis=1), long_pass, atol=1e-5)
+
+    char_rnn.forget(stateful)
+    chunks = [stateful(ids[:, start : start + 25]) for start in (0, 25)]
+    np.testing.assert_allclose(np.concatenate(chunks, axis=1), long_pass, atol=1e-5)
+
+
+def test_argmax_generation_equals_reading_all_of_it_again_for_each_character(models):
+    prompts = some_ids(3, 5)
+    text = prompts
+    for _ in range(20):
+        likeliest = np.argmax(models()(text)[:, -1], axis=-1)
+        text = np.concatenate([text, likeliest[:, None]], axis=1)
+    stateful = models(streams=3)
+    for _ in range(2):  # the second time, nothing of the first may be left
+        written = char_rnn.generate(stateful, tf.constant(prompts), 20, 0.0)
+        np.testing.assert_array_equal(written, text[:, 5:])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_characters_are_drawn_from_the_softmax_of_logits_over_temperature(models, temperature):
+    keras.utils.set_random_seed(1)
+    prompt = np.repeat(some_ids(1, 5), 20_000, axis=0)
+    drawn = char_rnn.generate(models(streams=20_000), tf.constant(prompt), 1, temperature)
+    frequencies = np.bincount(np.ravel(drawn), minlength=VOCABULARY) / 20_000
+    expected = tf.nn.softmax(models()(prompt[:1])[0, -1] / temperature)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(frequencies, expected, atol=0.015)
+
+
+def test_each_chunk_goes_on_where_its_stream_was_left():
+    inputs, targets = char_rnn.in_chunks(np.arange(100), streams=3, chunk=5)
+    assert inputs.shape == targets.shape == (18, 5)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    for stream, start in enumerate((0, 30, 60)):
+        np.testing.assert_array_equal(np.ravel(inputs[stream::3]), np.arange(start, start + 30))
+
+
+def test_a_text_that_just_fits_is_used_to_its_last_character():
+    _, targets = char_rnn.in_chunks(np.arange(31), streams=3, chunk=5)
+    assert targets[-1, -1] == 30
+    assert len(char_rnn.in_chunks(np.arange(30), streams=3, chunk=5)[0]) == 3
+
+
+def test_cells_stand_in_the_order_of_the_text(models):
+    ids = np.tile(some_ids(10), 16)
+    cells = char_rnn.read_cells(models(), np.append(ids, 0))
+    assert cells.shape == (160, 16)
+    # The 16 streams read the same ten characters.
+    np.testing.assert_allclose(cells, np.tile(cells[:10], (16, 1)), atol=1e-6)
+    model = models()
+    first_lstm = keras.Model(model.input, model.layers[2].output)
+    np.testing.assert_allclose(cells[:10, :8], first_lstm(ids[None, :10])[0], atol=1e-6)
+
+
+def test_witten_bell_by_hand():
+    # a 5, b 2, r 2, c 1, d 1: 11 characters of 5 kinds, in an alphabet of 8.
+    model = char_rnn.WittenBell("abracadabra", order=2, vocabulary_size=8)
+    counts = {"a": 5, "b": 2, "r": 2, "x": 0}
+    order_0 = {character: (count + 5 / 8) / 16 for character, count in counts.items()}
+    for character, expected in order_0.items():
+        assert model.probability(character, "") == pytest.approx(expected)
+    # After a: b twice, c, d; after ra: c; after xa: never seen, so as after a.
+    after_a = (2 + 3 * order_0["b"]) / 7
+    assert model.probability("b", "a") == model.probability("b", "xa") == pytest.approx(after_a)
+    assert model.probability("b", "ra") == pytest.approx((0 + after_a) / 2)
+    bits = -np.log2([order_0["b"], order_0["r"]]).mean()
+    assert model.bits_per_character("abr", order=0) == pytest.approx(bits)
+    bits = -np.log2([after_a, model.probability("r", "ab")]).mean()
+    assert model.bits_per_character("abr", order=2) == pytest.approx(bits)
+
+
+def test_witten_bell_probabilities_sum_to_one():
+    model = char_rnn.WittenBell("she sells sea shells", order=4, vocabulary_size=9)
+    alphabet = sorted(set("she sells sea shells")) + ["?", "!", "x"]
+    assert len(alphabet) == 9
+    for context in ("", "s", "se", "sell", " she", "zzzz", "zs"):
+        total = sum(model.probability(character, context) for character in alphabet)
+        assert total == pytest.approx(1), context
+
+
+def test_quotes_are_followed_within_a_paragraph():
+    text = 'a "b\nc" d "e\n\nf "g"'
+    inside = "".join(np.where(char_rnn.inside_quotes(text), "#", "."))
+    assert inside == "..####....##....##."
