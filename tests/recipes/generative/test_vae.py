@@ -101,3 +101,11 @@ def test_the_importance_weighted_bound_nears_the_likelihood_from_below():
     assert np.all(elbo < log_likelihood + 0.02)
     np.testing.assert_allclose(bound, log_likelihood, atol=0.03)
     assert np.mean(bound) > np.mean(elbo)
+
+
+def test_told_apart_is_a_half_for_the_same_density_and_one_for_distant_ones():
+    real, alike, distant = RANDOM.normal(size=(3, 1000, 4))
+    assert vae.told_apart(alike, real) == pytest.approx(0.5, abs=0.04)
+    assert vae.told_apart(distant + 50, real) == 1
+    # Averages lie near all images and are told apart all the same.
+    assert vae.told_apart(0.01 * alike, real) > 0.7
