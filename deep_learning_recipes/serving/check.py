@@ -64,7 +64,9 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
         yield from replay(bundle, record)
     for name in sorted(set(bundle.signatures) - {signature_of(record) for record in records}):
         yield NOTE, f"{name}: no warm-up record; the first request to it will be slow"
-        yield from try_batches(bundle, name, zeros(bundle.signatures[name]))
+        example = zeros(bundle.signatures[name])
+        if all(value.dtype != object for value in example.values()):  # "" is no image file, say
+            yield from try_batches(bundle, name, example)
 
 
 def unknown_operations(graph: tf.compat.v1.MetaGraphDef) -> set[str]:

@@ -43,9 +43,11 @@ def classifier(model: keras.Model) -> keras.Model:
     import keras
 
     logits = model.output
+    # ops.argmax tells −0 from 0 by a Bitcast, which OpenVINO cannot read.
+    _, most_probable = keras.ops.top_k(logits, 1)
     outputs = {
         "probabilities": keras.ops.softmax(logits),
-        "classes": keras.ops.argmax(logits, axis=-1),
+        "classes": keras.ops.squeeze(most_probable, axis=-1),
     }
     return keras.Model(model.input, outputs, name=model.name)
 

@@ -62,7 +62,8 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=128)
     except (OSError, OverflowError) as error:
-        reason = str(error).partition(" (")[0]  # Python adds the address
+        said = getattr(error, "strerror", None) or str(error)
+        reason = said.partition(" (")[0]  # Python adds the address
         raise UsageError(f"{flag} {port}: {reason}; name another, or 0 for a free one") from error
 
 
