@@ -108,7 +108,8 @@ def predict(library: Library, name: str, version: int | None, body: bytes) -> di
     if unknown := columns.keys() - inputs.keys():
         raise invalid(f"no input {names(unknown)}; the signature has {names(signature.inputs)}")
     results = bundle.predict(signature_name, inputs)
-    if rows and len({value.shape[:1] for value in results.values()} | {()}) != 2:
+    sizes = {value.shape[:1] for value in results.values()}
+    if rows and (len(sizes) > 1 or () in sizes):
         raise invalid("the outputs are not of one batch size: ask by 'inputs', not 'instances'")
     outputs = {key: as_list(key, value) for key, value in results.items()}
     (first, *others) = outputs.values()
