@@ -88,6 +88,12 @@ def test_an_image_classifier_also_reads_encoded_files(channels, unchecked):
     np.testing.assert_allclose(got[1], expected[0], atol=1e-6)
     np.testing.assert_allclose(got[2:], np.repeat(expected, 2, axis=0), atol=0.02)
 
+    # Black and white stripes of one pixel are grey at a third of the size, and no stripes.
+    stripes = Image.fromarray(np.tile(np.array([0, 255], "uint8"), (24, 18)))
+    got = classify(image_bytes=tf.constant([encoded(stripes, "PNG")]))["probabilities"]
+    grey = model(np.full((1, 8, 12, channels), 0.5, "float32"))["probabilities"]
+    np.testing.assert_allclose(got, grey, atol=0.05)
+
 
 def encoded(picture, kind, **options):
     file = io.BytesIO()

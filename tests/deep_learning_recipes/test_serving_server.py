@@ -344,32 +344,39 @@ def test_no_request_is_lost_while_versions_are_replaced(tmp_path):
     assert code == 0
 
 
-def test_sigterm_lets_requests_under_way_finish(tmp_path):
-    def work(rounds):
-        matrix = tf.ones((200, 200)) / 200
-        result = tf.while_loop(
-            lambda i, m: i < rounds[0], lambda i, m: (i + 1, m @ matrix), [0, matrix]
-        )
-        return {"sum": tf.reshape(tf.reduce_sum(result[1]), (1,))}
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_sigterm_lets_requests_under_way_finish(protocol, tmp_path):
+    def wait(folder):
+        """Leaves the file `started` in the folder and returns when it finds the file `go`."""
+        tf.io.write_file(folder[0] + "/started", "")
+        files = tf.constant(0)
+        while files == 0:
+            files = tf.size(tf.io.matching_files(folder[0] + "/go"))
+        return {"found": tf.reshape(files, (1,))}
 
-    write_module(tmp_path / "slow" / "1", work, rounds=tf.TensorSpec((None,), tf.int32))
-    server = Server(tmp_path)
-    start = time.monotonic()
-    server.post("slow", {"inputs": [300]})
-    rounds = int(2 * 300 / (time.monotonic() - start))  # about two seconds
-    with ThreadPoolExecutor(2) as pool:
-        by_rest = pool.submit(server.post, "slow", {"inputs": [rounds]})
-        by_grpc = pool.submit(
-            server.predictions.Predict, request_for("slow", rounds=np.array([rounds], "int32")), 60
-        )
-        time.sleep(0.5)
+    write_module(tmp_path / "models" / "waits" / "1", wait, folder=tf.TensorSpec((1,), tf.string))
+    server = Server(tmp_path / "models")
+
+    def ask():
+        if protocol == "REST":
+            return server.post("waits", {"inputs": [str(tmp_path)]}).json()["outputs"]
+        request = request_for("waits", folder=[str(tmp_path)])
+        return tf.make_ndarray(server.predictions.Predict(request, 60).outputs["found"])
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
-        assert by_rest.result().json()["outputs"] == pytest.approx([200], rel=1e-2)
-        assert tf.make_ndarray(by_grpc.result().outputs["sum"]) == pytest.approx(200, rel=1e-2)
+        time.sleep(1)
+        assert not answer.done()
+        assert server.process.poll() is None
+        (tmp_path / "go").touch()
+        assert answer.result() == [1]
     assert server.process.wait(timeout=30) == 0
     assert server.process.stdout.read().splitlines()[-1] == "stopped"
-    with pytest.raises(requests.ConnectionError):
-        server.post("slow", {"inputs": [1]})
+    with pytest.raises((requests.ConnectionError, grpc.RpcError)):
+        ask()
 
 
 def test_a_version_that_does_not_load_leaves_the_one_before(tmp_path):
