@@ -24,6 +24,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/serving.py
 
 results: $(READY)  ## measure every recipe again (resumes), then write README's table
 	$(BIN)/python -m recipes results all

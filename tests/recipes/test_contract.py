@@ -1,6 +1,7 @@
 """What every recipe promises. A new file in a theme folder comes under these tests by itself."""
 
 import ast
+import json
 import math
 import symtable
 from pathlib import Path
@@ -175,6 +176,23 @@ np.savez("outputs.npz", **outputs)
     assert set(outputs) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(outputs[name], value, atol=1e-4)
+
+
+@each_recipe
+def test_the_export_comes_with_what_a_server_needs(recipe, quick_runs):
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    version = Path(quick_runs(recipe.name).metrics["exports"][0])
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    records = [PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
+    requests = [record.predict_log.request for record in records]
+    recorded = {request.model_spec.signature_name: set(request.inputs) for request in requests}
+    assert set(recorded) == set(tf.saved_model.load(str(version)).signatures)
+    (instance,) = json.loads((version.parent / "request.json").read_text())["instances"]
+    assert set(instance) == recorded["serving_default"]
+    config = (version.parents[1] / "models.config").read_text()
+    assert f'base_path: "/models/{recipe.name}"' in config
 
 
 @each_recipe

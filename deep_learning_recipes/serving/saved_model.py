@@ -1,0 +1,277 @@
+"""Writes a Keras model as a SavedModel that TF Serving loads, with all that stands around it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.serving import layout
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+CLASSIFIER_OUTPUTS = {"probabilities", "classes"}
+
+
+@dataclass
+class Endpoint:
+    """One signature of the SavedModel, and an example of what goes in and what must come out."""
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    """of tensors in the order of `specifications`"""
+    specifications: list[tf.TensorSpec]
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def classifier(model: keras.Model) -> keras.Model:
+    """A classifier's logits as what a client wants to see: `probabilities` (batch, classes) and
+    `classes` (batch,), the most probable one."""
+    import keras
+
+    logits = model.output
+    # ops.argmax tells −0 from 0 by a Bitcast, which OpenVINO cannot read.
+    _, most_probable = keras.ops.top_k(logits, 1)
+    outputs = {
+        "probabilities": keras.ops.softmax(logits),
+        "classes": keras.ops.squeeze(most_probable, axis=-1),
+    }
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def export(model: keras.Model, folder: Path, example: Any) -> Path:
+    """Writes `model` into `folder` (saved_models/NAME) as the next version and returns its path.
+
+    model: functional; its outputs are a dict, whose keys become the names that a client sees, as
+    the names of its `keras.Input`s do.
+    example: a small batch of inputs (an array, or a dict of arrays by input name). The written
+    model must give the same outputs for it; it becomes the warm-up record and request.json.
+
+    The signature is `serving_default`. A classifier of images in [0, 1] (see `classifier`) also
+    gets `classify_bytes`, which takes `image_bytes`, a batch of encoded PNG or JPEG files.
+
+    The version is written beside, checked in a fresh process and renamed into place, so that a
+    server which polls the folder never sees half a model, and two exports at once get two
+    versions. NAME/request.json and the parent's models.config are brought up to date.
+    Raises UsageError if the folder can't be written, ValueError if the outputs have no names,
+    RuntimeError if the written model differs or something is missing; no version is left then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    except OSError as error:
+        raise UsageError(f"--export {folder}: cannot be written ({error.strerror})") from error
+    try:
+        written = beside / "1"
+        endpoints = find_endpoints(model, example)
+        write(model, endpoints, written)
+        write_warm_up(folder.name, endpoints, written / layout.WARM_UP)
+        body = request_body(endpoints["serving_default"].inputs)
+        check_in_a_fresh_process(written)
+        path = _claim_version(written, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    layout.replace(folder / "request.json", body)
+    write_config(folder.parent)
+    return path
+
+
+def find_endpoints(model: keras.Model, example: Any) -> dict[str, Endpoint]:
+    """The signatures that `model` gets, by name."""
+    import keras
+    import tensorflow as tf
+
+    if not isinstance(model.output, dict):
+        raise ValueError(
+            f"the outputs of {model.name!r} have no names: a client would see `output_0`; "
+            "use keras.Model(inputs, {'probabilities': ...})"
+        )
+    inputs = input_tensors(model)
+    if not isinstance(example, dict):
+        example = dict(zip(inputs, keras.tree.flatten(example), strict=True))
+    values = {
+        name: np.asarray(example[name], tf.as_dtype(tensor.dtype).as_numpy_dtype)
+        for name, tensor in inputs.items()
+    }
+
+    def call(*tensors):
+        if isinstance(model.input, dict):
+            return model(dict(zip(inputs, tensors, strict=True)), training=False)
+        return model(keras.tree.pack_sequence_as(model.input, tensors), training=False)
+
+    specifications = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()
+    ]
+    endpoint = Endpoint(call, specifications, values, as_arrays(call(*values.values())))
+    endpoints = {"serving_default": endpoint}
+    if reads_images(model, values):
+        endpoints["classify_bytes"] = classify_bytes(endpoint)
+    return endpoints
+
+
+def input_tensors(model: keras.Model) -> dict[str, Any]:
+    """A model's symbolic inputs by the names that clients see."""
+    if isinstance(model.input, dict):
+        return model.input
+    if len(model.inputs) == 1 and model.inputs[0].name.startswith("keras_tensor"):
+        return {"inputs": model.inputs[0]}  # Keras counts unnamed inputs: no name to rely on
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
+def reads_images(model: keras.Model, example: dict[str, np.ndarray]) -> bool:
+    """Whether the model classifies images (batch, height, width, 1 or 3) in [0, 1]."""
+    image, *others = example.values()
+    return (
+        not others
+        and set(model.output) == CLASSIFIER_OUTPUTS
+        and image.ndim == 4
+        and None not in model.inputs[0].shape[1:]
+        and image.shape[-1] in (1, 3)
+        and image.min() >= 0
+        and image.max() <= 1
+    )
+
+
+def classify_bytes(images: Endpoint) -> Endpoint:
+    """The endpoint that takes encoded files in place of images.
+
+    Input: `image_bytes` (batch,) strings, each a PNG, JPEG, GIF or BMP file of any size, in colour
+    or grey. It is decoded to the model's channels, resized to its size and scaled to [0, 1].
+    """
+    import tensorflow as tf
+
+    (specification,) = images.specifications
+    _, height, width, channels = specification.shape
+
+    def decode(encoded):
+        pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+        pixels.set_shape((None, None, channels))
+        resized = tf.image.resize(pixels, (height, width), antialias=True)
+        return tf.cast(resized / 255, specification.dtype)
+
+    def call(encoded):
+        element = tf.TensorSpec((height, width, channels), specification.dtype)
+        return images.function(tf.map_fn(decode, encoded, fn_output_signature=element))
+
+    (example,) = images.inputs.values()
+    pixels = np.round(255 * example).astype("uint8")
+    encoded = np.array([tf.io.encode_png(each).numpy() for each in pixels], object)
+    # What must come out is found by another way: from the pixels, without decoding.
+    expected = images.function((pixels / 255).astype(specification.dtype.as_numpy_dtype))
+    return Endpoint(
+        call,
+        [tf.TensorSpec((None,), tf.string, name="image_bytes")],
+        {"image_bytes": encoded},
+        as_arrays(expected),
+    )
+
+
+def as_arrays(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def write(model: keras.Model, endpoints: dict[str, Endpoint], path: Path) -> None:
+    """Writes the SavedModel itself."""
+    import keras
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint.function, endpoint.specifications)
+    archive.write_out(str(path), verbose=False)
+
+
+def write_warm_up(name: str, endpoints: dict[str, Endpoint], path: Path) -> None:
+    """Writes one PredictionLog for each signature: TF Serving replays the requests before it
+    serves a version, and `check` compares the outputs with the recorded responses."""
+    import tensorflow as tf
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, endpoint in endpoints.items():
+            log = PredictionLog()
+            request, response = log.predict_log.request, log.predict_log.response
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature
+            for key, value in endpoint.inputs.items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+            for key, value in endpoint.outputs.items():
+                response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(log.SerializeToString())
+
+
+def check_in_a_fresh_process(path: Path) -> None:
+    """Runs `check` on the written version. Raises RuntimeError with the faults it finds."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "deep_learning_recipes.serving", "check", str(path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "CUDA_VISIBLE_DEVICES": "-1",  # the run that exports may fill the GPU
+        },
+        capture_output=True,
+        text=True,
+    )
+    found = [line for line in finished.stdout.splitlines() if not line.startswith("ok")]
+    if found or finished.returncode:
+        raise RuntimeError("\n".join(found) or finished.stderr[-2000:])
+
+
+def request_body(inputs: dict[str, np.ndarray]) -> str:
+    """The first example as a body for REST's :predict, in row format."""
+    instance = {name: value[0].tolist() for name, value in inputs.items()}
+    return json.dumps({"instances": [instance]}, allow_nan=False, default=bytes.decode) + "\n"
+
+
+def write_config(folder: Path) -> None:
+    """Brings models.config up to date with the models that stand in `folder` (saved_models).
+
+    Each export writes until the file says what the folder holds, so of several at once the last
+    one leaves it right.
+    """
+    written = None
+    while written != (found := list(layout.models(folder))):
+        layout.replace(folder / layout.CONFIG, config(found))
+        written = found
+
+
+def config(names: list[str]) -> str:
+    """A ModelServerConfig in text format."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    message = ModelServerConfig()
+    for name in names:
+        message.model_config_list.config.add(
+            name=name, base_path=f"/models/{name}", model_platform="tensorflow"
+        )
+    # TF Serving takes absolute paths only. /models is where its Docker image looks, and does not
+    # change when the folder moves.
+    return "# For a server that sees this folder as /models.\n" + text_format.MessageToString(
+        message
+    )
+
+
+def _claim_version(written: Path, folder: Path) -> Path:
+    for version in itertools.count(max(layout.versions(folder), default=0) + 1):
+        try:
+            return written.rename(folder / str(version))
+        except OSError:
+            # Another export took this number; renaming onto a folder with files in it fails.
+            if not (folder / str(version)).exists():
+                raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,194 @@
+"""`serve`: TF Serving's gRPC and REST interfaces for trying out. It is not TF Serving: Python
+answers each request by itself, without batching, access control or encryption."""
+
+import functools
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.serving import rest
+from deep_learning_recipes.serving.bundle import MAXIMUM_BYTES, RequestError, invalid
+from deep_learning_recipes.serving.library import Library
+
+THREADS = 8
+GRACE_SECONDS = 10
+"""for requests that are under way when the server is told to stop"""
+
+
+def serve(folder: Path, host: str, port: int, rest_port: int) -> int:
+    """Answers requests to the models below `folder` until SIGTERM or Ctrl-C; returns 0.
+
+    Port 0 takes a free one. Raises UsageError if a port cannot be had.
+    """
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    with listen(host, rest_port, "--rest-port") as listener:
+        grpc_server, port = bind_grpc(host, port)
+        library = Library(folder, functools.partial(print, flush=True))
+        add_services(grpc_server, library)
+        rest_server = RestServer(host, listener, library)
+        grpc_server.start()
+        threading.Thread(target=rest_server.serve_forever, daemon=True).start()
+        polling = threading.Thread(target=library.keep_polling, args=[stop])
+        polling.start()
+        address = f"http://{host}:{listener.getsockname()[1]}/v1/models/"
+        print(f"gRPC {host}:{port}, REST {address}; for trying out, not TF Serving", flush=True)
+        stop.wait()
+        rest_server.stop()
+        grpc_server.stop(GRACE_SECONDS).wait()
+        polling.join()
+    print("stopped", flush=True)
+    return 0
+
+
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """A listening socket. Raises UsageError if the port cannot be had."""
+    try:
+        return socket.create_server((host, port), backlog=128)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        reason = said.partition(" (")[0]  # Python adds the address
+        raise UsageError(f"{flag} {port}: {reason}; name another, or 0 for a free one") from error
+
+
+def bind_grpc(host: str, port: int) -> tuple[grpc.Server, int]:
+    server = grpc.server(
+        ThreadPoolExecutor(THREADS),
+        options=[
+            ("grpc.max_receive_message_length", MAXIMUM_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # or two servers would share the port in silence
+        ],
+    )
+    listen(host, port, "--port").close()  # its error says what is wrong, gRPC's does not
+    try:
+        return server, server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise UsageError(f"--port {port}: cannot be had; name another") from error
+
+
+def add_services(server: grpc.Server, library: Library) -> None:
+    """Adds TF Serving's PredictionService and ModelService."""
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(library), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(library), server)
+
+
+def answered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a RequestError the status of the call."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return method(self, request)
+        except RequestError as error:
+            context.abort(error.code, str(error))
+
+    return wrapper
+
+
+def asked_version(request: Any) -> int | None:
+    """The version that a request names, if it names one."""
+    spec = request.model_spec
+    if spec.version_label:
+        raise invalid(f"no version label {spec.version_label!r}: ask by number")
+    return spec.version.value if spec.HasField("version") else None
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; the other methods answer UNIMPLEMENTED."""
+
+    def __init__(self, library: Library):
+        self.library = library
+
+    @answered
+    def Predict(self, request):
+        version, bundle = self.library.get(request.model_spec.name, asked_version(request))
+        name = request.model_spec.signature_name
+        outputs = bundle.predict(name, request.inputs, request.output_filter)
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        response.model_spec.signature_name = name or "serving_default"
+        for key, value in outputs.items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    @answered
+    def GetModelMetadata(self, request):
+        if list(request.metadata_field) != ["signature_def"]:
+            raise invalid("metadata_field must be signature_def")
+        version, bundle = self.library.get(request.model_spec.name, asked_version(request))
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = version
+        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=bundle.signatures)
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus."""
+
+    def __init__(self, library: Library):
+        self.library = library
+
+    @answered
+    def GetModelStatus(self, request):
+        return self.library.status(request.model_spec.name, asked_version(request))
+
+
+class Handler(WSGIRequestHandler):
+    timeout = GRACE_SECONDS  # for a client that stops in the middle of its request
+
+    def log(self, *_):
+        """Requests are not logged, one by one."""
+
+
+class RestServer(ThreadedWSGIServer):
+    """TF Serving's REST interface on a listening socket, a thread for each connection."""
+
+    def __init__(self, host: str, listener: socket.socket, library: Library):
+        port = listener.getsockname()[1]
+        super().__init__(host, port, rest.application(library), Handler, fd=listener.fileno())
+        self.connections = 0
+        self.changed = threading.Condition()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.count(1)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.count(-1)
+
+    def count(self, change: int) -> None:
+        """Keeps the number of connections whose answer is not written to the last byte."""
+        with self.changed:
+            self.connections += change
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Takes no more connections and waits for the answers under way."""
+        self.shutdown()
+        with self.changed:
+            self.changed.wait_for(lambda: self.connections == 0, GRACE_SECONDS)
