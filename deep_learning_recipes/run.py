@@ -16,6 +16,7 @@ import platform
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -32,7 +33,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from deep_learning_recipes import UsageError, __version__, callbacks, distribute, figures, serving
+from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
+from deep_learning_recipes.distribute import strategies
+from deep_learning_recipes.distribute.replicas import Workers
 
 CLAIM_FELL, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -50,7 +53,7 @@ class Options:
     resume: bool = False
     """go on with the run in --out, or with the newest one, after its last complete epoch"""
     strategy: str = "auto"
-    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, tpu"""
+    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker, tpu"""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """of the computation; weights stay float32 in all"""
     export: Annotated[Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
@@ -198,8 +201,10 @@ def execute(
     keras.config.set_dtype_policy(options.precision)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy, place = distribute.strategy(options.strategy)
+    strategy, place = strategies.strategy(options.strategy)
     figures.use_style()
+    if isinstance(strategy, Workers) and not strategy.is_chief:
+        return assist(main, name, config, options, strategy, place)
 
     new = open_folder(folder, options.resume)
     console = Console()
@@ -213,7 +218,7 @@ def execute(
         about={**describe(options, place), "config": dataclasses.asdict(config)},
         console=console,
     )
-    run.print(f"{name} · {options.preset} preset · seed {options.seed} · {place}\n")
+    run.print(f"{first_line(name, options, place)}\n")
     settings = {"options": dataclasses.asdict(options), "config": dataclasses.asdict(config)}
     write_json(folder / "config.json", settings)
     try:
@@ -226,6 +231,25 @@ def execute(
     finally:
         recorder.close()
     return run.finish()
+
+
+def assist(
+    main: Callable[[Any, Run], None],
+    name: str,
+    config: Any,
+    options: Options,
+    workers: Workers,
+    place: str,
+) -> bool:
+    """A worker's part in a run that the chief records: it computes the same, and keeps nothing."""
+    print(first_line(name, options, place), flush=True)
+    with tempfile.TemporaryDirectory() as folder, workers.scope():
+        main(config, Run(name, Path(folder), options.seed, console=Console(quiet=True)))
+    return True
+
+
+def first_line(name: str, options: Options, place: str) -> str:
+    return f"{name} · {options.preset} preset · seed {options.seed} · {place}"
 
 
 def parse(name: str, presets: dict[str, Any], arguments: list[str]) -> tuple[Any, Options, Path]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from deep_learning_recipes import training
+from deep_learning_recipes.distribute.replicas import Replicas
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(45, 6)).astype("float32")
@@ -459,7 +460,7 @@ def has_xla(model, x, epochs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.tf, "function", spy)
         training._compile_epoch(
-            model, "train_step", training._on_device(x, LABELS), 1, epochs, None
+            model, Replicas(), "train_step", training._on_device(x, LABELS), 1, epochs, None
         )
     return chosen[-1]
 

@@ -1,28 +1,38 @@
 """A tf.distribute strategy by name, or one clear line why there is none."""
 
+import json
 import os
+from typing import Any
 
 import tensorflow as tf
 
 from deep_learning_recipes import UsageError
+from deep_learning_recipes.distribute.replicas import Workers
 
-NAMES = ("auto", "cpu", "gpu", "mirrored", "tpu")
+NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu")
 
 
-def strategy(name: str = "auto") -> tuple[tf.distribute.Strategy, str]:
-    """The strategy of that name, and a few words that say what was taken.
+def strategy(name: str = "auto") -> tuple[tf.distribute.Strategy | Workers, str]:
+    """The strategy of that name, whose `scope()` to train in, and a few words that say what was
+    taken.
 
-    name: `auto` (the GPUs that are there, else the CPU), `cpu`, `gpu`, `mirrored` (all GPUs),
-    `mirrored:N` (N GPUs, or N logical CPUs of this machine for trying out), or `tpu`.
+    name: `auto` (the TPU of TPU_NAME, the cluster of TF_CONFIG, the GPUs that are there, else the
+    CPU), `cpu`, `gpu`, `mirrored` (all GPUs), `mirrored:N` (N GPUs, or N logical CPUs of this
+    machine for trying out), `multi_worker` (this process is one of those in TF_CONFIG), or `tpu`.
     Call it before TensorFlow has run anything: devices are laid out once a process.
     Raises UsageError for an unknown name and for a device that is not there.
     """
     kind, colon, count = name.partition(":")
     if kind not in NAMES or (colon and kind != "mirrored"):
         raise UsageError(f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N")
-    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "auto":
+        kind = "tpu" if os.environ.get("TPU_NAME") else kind
+        kind = "multi_worker" if os.environ.get("TF_CONFIG") else kind
     if kind == "tpu":
         return _tpu()
+    if kind == "multi_worker":
+        return _multi_worker()
+    gpus = tf.config.list_physical_devices("GPU")
     if kind == "mirrored":
         return _mirrored(name, count, len(gpus))
     if kind == "gpu" and not gpus:
@@ -58,6 +68,50 @@ def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy,
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
     return mirrored, f"{replicas} logical CPUs, mirrored"
+
+
+def worker_number() -> int | None:
+    """The number of this process among the workers of TF_CONFIG, 0 for the chief; None without it.
+
+    Raises UsageError for a TF_CONFIG that cannot be understood.
+    """
+    cluster, task = _tf_config()
+    if not cluster:
+        return None
+    # As in TensorFlow: a chief, if there is one, comes before the workers.
+    return task["index"] + (task["type"] == "worker" and len(cluster.get("chief", ())))
+
+
+def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return {}, {}
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        cluster[task["type"]][task["index"]]
+        return cluster, task
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UsageError(
+            'TF_CONFIG: it must be {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
+            '"worker", "index": N}} with a task of the cluster'
+        ) from error
+
+
+def _multi_worker() -> tuple[Workers, str]:
+    number = worker_number()
+    if number is None:
+        raise UsageError(
+            "--strategy multi_worker: TF_CONFIG is not set; try a cluster on this machine with "
+            "python -m deep_learning_recipes.distribute launch --workers 2 -m recipes.NAME"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:  # one for each process; those of one machine take turns
+        tf.config.set_visible_devices([gpus[number % len(gpus)]], "GPU")
+    # Waits until all are there.
+    workers = Workers(tf.distribute.MultiWorkerMirroredStrategy(), number)
+    device = "one GPU" if gpus else "CPU"
+    return workers, f"worker {number + 1} of {workers.count} (TF_CONFIG), {device} each"
 
 
 def _tpu() -> tuple[tf.distribute.Strategy, str]:
