@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ from deep_learning_recipes import UsageError, __version__, callbacks, figures, s
 from deep_learning_recipes.distribute import strategies
 from deep_learning_recipes.distribute.replicas import Workers
 
-CLAIM_FELL, BAD_INPUT, INTERRUPTED = 1, 2, 130
+CLAIM_FELL, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, 130
 
 
 @dataclass
@@ -108,7 +109,10 @@ class Run:
         """Writes the model as a SavedModel for TF Serving, if --export asked for it. `example` is
         an input on which the written model must agree with this one."""
         if self.export_folder is not None:
-            path = serving.export(model, self.export_folder / self.name, example)
+            # A strategy's scope ends at the thread; what is traced within it answers only there.
+            with ThreadPoolExecutor(1) as outside:
+                folder = self.export_folder / self.name
+                path = outside.submit(serving.export, model, folder, example).result()
             self.exports.append(str(path))
             self.write()
 
@@ -173,7 +177,8 @@ def number(value: float) -> str:
 
 def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     """Runs a recipe from the command line and exits: 0 if it finished and all its claims held, 1
-    if one fell, 2 for bad input (with one line that says what to do), 130 when interrupted.
+    if one fell, 2 for bad input (with one line that says what to do), 3 when another worker of
+    --strategy multi_worker is gone, 130 when interrupted.
 
     main: the recipe's function of (config, run).
     quick, full: its presets, instances of its `Config`; `Config()` is the default preset.
@@ -186,6 +191,11 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
+        if strategies.worker_number() is None:
+            raise
+        print("error: another worker is gone; start all of them again with --resume", file=sys.stderr)
+        sys.exit(WORKER_GONE)
     except KeyboardInterrupt:
         print(f"interrupted; go on: python -m recipes.{name} --resume", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from typing import Any
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from deep_learning_recipes import UsageError
 from deep_learning_recipes.distribute.replicas import Workers
 
 NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu")
+SECONDS_FOR_TPU = 3.0
 
 
 def strategy(name: str = "auto") -> tuple[tf.distribute.Strategy | Workers, str]:
@@ -114,11 +116,27 @@ def _multi_worker() -> tuple[Workers, str]:
     return workers, f"worker {number + 1} of {workers.count} (TF_CONFIG), {device} each"
 
 
+def _tpu_address(name: str) -> tuple[str, int]:
+    """Where to ask for a TPU: itself if it is named by its address, else Google Cloud."""
+    host, _, port = name.partition("grpc://")[2].partition(":")
+    return (host, int(port or 8470)) if host else ("metadata.google.internal", 80)
+
+
 def _tpu() -> tuple[tf.distribute.Strategy, str]:
-    # TensorFlow's own search takes half a minute to find out that there is none.
-    if not os.environ.get("TPU_NAME") and not tf.config.list_physical_devices("TPU"):
-        raise UsageError("--strategy tpu: no TPU is attached and TPU_NAME is not set; set it")
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", ""))
+    # TensorFlow's own search takes half a minute or more to find out that there is none.
+    name = os.environ.get("TPU_NAME", "")
+    if name in ("", "local") and not tf.config.list_physical_devices("TPU"):
+        state = "is not set" if not name else f"is {name}"
+        raise UsageError(f"--strategy tpu: no TPU is attached and TPU_NAME {state}; set it")
+    if name not in ("", "local"):
+        host, port = _tpu_address(name)
+        try:
+            socket.create_connection((host, port), SECONDS_FOR_TPU).close()
+        except OSError as error:
+            raise UsageError(
+                f"--strategy tpu: TPU_NAME is {name}, but {host}:{port} does not answer ({error})"
+            ) from error
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
     tpu = tf.distribute.TPUStrategy(resolver)
