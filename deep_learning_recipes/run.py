@@ -194,7 +194,8 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         if strategies.worker_number() is None:
             raise
-        print("error: another worker is gone; start all of them again with --resume", file=sys.stderr)
+        message = "error: another worker is gone; start all of them again with --resume"
+        print(message, file=sys.stderr)
         sys.exit(WORKER_GONE)
     except KeyboardInterrupt:
         print(f"interrupted; go on: python -m recipes.{name} --resume", file=sys.stderr)

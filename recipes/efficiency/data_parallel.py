@@ -12,6 +12,7 @@ Lectures: SEL Efficient Methods and Hardware (Parallelism)
 Paper: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017 (section 2.3)
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -52,12 +53,6 @@ class Config:
 
 QUICK = Config(replicas=(1, 2), epochs=3)
 FULL = Config(data="mnist", epochs=5)
-
-IN_A_PROCESS = """
-import importlib, sys
-sys.path.append(sys.argv[1])
-importlib.import_module(sys.argv[2]).train_all(*sys.argv[3:])
-"""
 
 
 def build_model(inputs: int, units: int, normalization: str = "none") -> keras.Model:
@@ -115,8 +110,8 @@ def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=Fal
             started = time.perf_counter()
             step(tf.constant(x[batch]), tf.constant(y[batch]))
             seconds.append(time.perf_counter() - started)
-    weights = [np.array(weight) for weight in model.trainable_variables]
-    return np.concatenate([weight.ravel() for weight in weights]), np.median(seconds)
+    weights = [np.ravel(weight) for weight in model.trainable_variables]
+    return np.concatenate(weights), np.median(seconds)
 
 
 def train_all(folder: str, result: str) -> None:
@@ -129,7 +124,7 @@ def train_all(folder: str, result: str) -> None:
     arrays = np.load(Path(folder, "data.npz"))
     x, y = arrays["x"], arrays["y"]
     found = {}
-    if "TF_CONFIG" in os.environ:
+    if json.loads(os.environ["TF_CONFIG"]):
         workers = tf.distribute.MultiWorkerMirroredStrategy()
         found["workers"], found["workers_seconds"] = train(workers, x, y, setting)
     else:
@@ -145,49 +140,37 @@ def train_all(folder: str, result: str) -> None:
             if count in setting["replicas"][:2]:
                 for kind in ("ordinary", "synchronized"):
                     found[f"{count}_{kind}"], _ = train(mirrored, x, y, setting, kind)
-        # Of mirrored devices, the last number: an odd last batch, weighed wrongly.
+        # On the last number of devices: the odd last batch weighed wrongly.
         found["mean_of_means"], _ = train(mirrored, x, y, setting, mean_of_means=True)
     np.savez(Path(folder, result), **found)
 
 
-def start(folder: str, result: str, tf_config: dict | None = None) -> subprocess.Popen:
-    """Starts `train_all` in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    if tf_config:
-        environment["TF_CONFIG"] = json.dumps(tf_config)
-    here = Path(__file__)
-    program = [sys.executable, "-c", IN_A_PROCESS, str(here.parent), here.stem, folder, result]
-    return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
+def run_together(folder: str, tf_configs: list[dict]) -> None:
+    """Runs `train_all` in one process for each TF_CONFIG, all at once, and waits for them."""
+    processes = []
+    for number, tf_config in enumerate(tf_configs):
+        call = f"run_path({__file__!r})['train_all']({folder!r}, '{len(tf_configs)}-{number}')"
+        program = [sys.executable, "-c", f"from runpy import run_path; {call}"]
+        environment = {**os.environ, "TF_CONFIG": json.dumps(tf_config)}
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(program, env=environment, stderr=pipe, text=True))
+    errors = [process.communicate()[1] for process in processes]
+    if any(process.returncode for process in processes):
+        raise RuntimeError("\n".join(["a process failed:", *errors]))
 
 
 def train_everywhere(x, y, setting: dict) -> dict[str, np.ndarray]:
     """What all processes found: the logical CPUs of one, then a cluster of workers."""
+    with contextlib.ExitStack() as stack:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(setting["workers"])]
+        addresses = [f"127.0.0.1:{stack.enter_context(s).getsockname()[1]}" for s in sockets]
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "data.npz"), x=x, y=y)
         Path(folder, "setting.json").write_text(json.dumps(setting))
-        cluster = {"worker": free_addresses(setting["workers"])}
+        run_together(folder, [{}])
         tasks = [{"type": "worker", "index": index} for index in range(setting["workers"])]
-        programs = [[start(folder, "mirrored")]]
-        _, errors = programs[0][0].communicate()
-        programs.append(
-            [
-                start(folder, t["type"] + str(t["index"]), {"cluster": cluster, "task": t})
-                for t in tasks
-            ]
-        )
-        errors += "".join(process.communicate()[1] for process in programs[1])
-        if any(process.returncode for process in sum(programs, [])):
-            raise RuntimeError(f"a process failed:\n{errors}")
-        results = [np.load(path) for path in sorted(Path(folder).glob("[mw]*.npz"))]
+        run_together(folder, [{"cluster": {"worker": addresses}, "task": task} for task in tasks])
+        results = [np.load(path) for path in sorted(Path(folder).glob("*-0.npz"))]
         return {name: result[name] for result in results for name in result.files}
 
 
@@ -240,9 +223,9 @@ def main(config: Config, run: Run) -> None:
         run.print(f"{name:14} {1000 * seconds:10.2f} {rate:10,.0f} {speed_up:10.2f}")
         run.metric(f"images_a_second_{name.replace(' ', '_')}", rate, unit="1/s", timing=True)
     model = build_model(x_train.shape[1], config.units)
-    ends = np.cumsum([np.prod(weight.shape) for weight in model.trainable_variables])[:-1]
-    for weight, values in zip(model.weights, np.split(found[f"{most}"], ends), strict=True):
-        weight.assign(values.reshape(weight.shape))
+    shapes = [weight.shape for weight in model.weights]
+    parts = np.split(found[f"{most}"], np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+    model.set_weights([part.reshape(s) for part, s in zip(parts, shapes, strict=True)])
     accuracy = float(np.mean(np.asarray(model(x_test)).argmax(axis=1) == y_test))
     run.metric("test_accuracy", accuracy)
     run.metric("numbers_in_an_all_reduce", model.count_params())

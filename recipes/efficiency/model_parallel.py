@@ -12,11 +12,9 @@ Paper: Huang et al., GPipe: efficient training of giant neural networks, 2019 (s
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +51,6 @@ class Config:
 QUICK = Config(stages=3, depth=6, micro_batches=4, epochs=5)
 FULL = Config(data="mnist", depth=16, units=1024, epochs=3)
 
-IN_A_PROCESS = """
-import importlib, sys
-sys.path.append(sys.argv[1])
-importlib.import_module(sys.argv[2]).train_both(sys.argv[3])
-"""
-
 
 def build_stages(inputs: int, units: int, depth: int, devices: list[str]) -> list[keras.Model]:
     """A dense classifier as a chain of networks, one on each device.
@@ -87,37 +79,35 @@ def make_step(stages: list[keras.Model], devices: list[str], optimizers: list, m
     There is no schedule in it: TensorFlow starts an operation once its inputs are there, so one
     micro-batch is in the second stage while the next is in the first.
     """
-    variables = [stage.trainable_variables for stage in stages]
+    variables = [variable for stage in stages for variable in stage.trainable_variables]
 
     @tf.function
     def step(x, y):
-        """x: (batch, inputs), y: (batch,). Returns the mean loss."""
-        sums, losses = None, []
-        for x_part, y_part in zip(
-            tf.split(x, micro_batches), tf.split(y, micro_batches), strict=True
-        ):
+        """x: (batch, inputs), y: (batch,)."""
+        sums = [0.0] * len(variables)
+        parts = zip(tf.split(x, micro_batches), tf.split(y, micro_batches), strict=True)
+        for x_part, y_part in parts:
             with tf.GradientTape() as tape:
                 hidden = x_part
                 for stage, device in zip(stages, devices, strict=True):
                     with tf.device(device):
                         hidden = stage(hidden, training=True)
-                loss = tf.reduce_mean(
-                    tf.nn.sparse_softmax_cross_entropy_with_logits(y_part, hidden)
-                )
-            gradients = tape.gradient(loss / micro_batches, variables)
-            sums = gradients if sums is None else tf.nest.map_structure(tf.add, sums, gradients)
-            losses.append(loss)
-        for optimizer, device, mine, own in zip(optimizers, devices, sums, variables, strict=True):
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y_part, hidden)
+                loss = tf.reduce_mean(losses) / micro_batches
+            gradients = tape.gradient(loss, variables)
+            sums = [total + each for total, each in zip(sums, gradients, strict=True)]
+        for stage, optimizer, device in zip(stages, optimizers, devices, strict=True):
+            own = stage.trainable_variables
+            mine, sums = sums[: len(own)], sums[len(own) :]
             with tf.device(device):
                 optimizer.apply_gradients(zip(mine, own, strict=True))
-        return tf.reduce_mean(losses)
 
     return step
 
 
 def train(x, y, devices: list[str], micro_batches: int, setting: dict) -> dict[str, np.ndarray]:
-    """Trains the classifier on the given devices: its weights, the bytes of variables on each
-    device (weights and Adam's two moments), and the seconds of the median step."""
+    """Trains the classifier on the given devices. Returns its weights, and the bytes of variables
+    (weights and Adam's two moments) on each device."""
     stages = build_stages(x.shape[1], setting["units"], setting["depth"], devices)
     optimizers = []
     for stage, device in zip(stages, devices, strict=True):
@@ -125,58 +115,49 @@ def train(x, y, devices: list[str], micro_batches: int, setting: dict) -> dict[s
             optimizers.append(keras.optimizers.Adam(setting["learning_rate"]))
             optimizers[-1].build(stage.trainable_variables)
     step = make_step(stages, devices, optimizers, micro_batches)
-    random, seconds = np.random.default_rng(setting["seed"]), []
+    random = np.random.default_rng(setting["seed"])
     for _ in range(setting["epochs"]):
-        order = random.permutation(len(x))[
-            : len(x) // setting["batch_size"] * setting["batch_size"]
-        ]
-        for batch in np.split(order, len(order) // setting["batch_size"]):
-            started = time.perf_counter()
-            float(step(tf.constant(x[batch]), tf.constant(y[batch])))
-            seconds.append(time.perf_counter() - started)
+        order = random.permutation(len(x))
+        for first in range(0, len(x) - setting["batch_size"] + 1, setting["batch_size"]):
+            batch = order[first : first + setting["batch_size"]]
+            step(tf.constant(x[batch]), tf.constant(y[batch]))
     held = dict.fromkeys(devices, 0)
     for owner in (*stages, *optimizers):
         for variable in owner.variables:
             device = variable.value.device.rpartition("device:")[2]
             held[device] += int(np.prod(variable.shape)) * variable.value.dtype.size
-    weights = [np.ravel(weight) for stage in stages for weight in stage.get_weights()]
-    return {
-        "weights": np.concatenate(weights),
-        "bytes": np.array(list(held.values())),
-        "seconds": np.median(seconds),
-    }
+    weights = np.concatenate([np.ravel(w) for stage in stages for w in stage.get_weights()])
+    return {"weights": weights, "bytes": np.array(list(held.values()))}
 
 
-def train_both(folder: str) -> None:
-    """Trains on one device, and on one for each stage. Devices are laid out once a process, which
-    is why this has one of its own."""
+def train_all(folder: str) -> None:
+    """Trains on one device, split over several, and with micro-batches. Devices are laid out once a
+    process, which is why this has one of its own."""
     setting = json.loads(Path(folder, "setting.json").read_text())
+    stages, micro_batches = setting["stages"], setting["micro_batches"]
     (cpu,) = tf.config.list_physical_devices("CPU")
-    logical = [tf.config.LogicalDeviceConfiguration()] * setting["stages"]
+    logical = [tf.config.LogicalDeviceConfiguration()] * stages
     tf.config.set_logical_device_configuration(cpu, logical)
     arrays = np.load(Path(folder, "data.npz"))
-    devices = [f"CPU:{index}" for index in range(setting["stages"])]
-    for name, places, micro_batches in (
-        ("whole", devices[:1], 1),
-        ("split", devices, 1),
-        ("pipelined", devices, setting["micro_batches"]),
-    ):
-        found = train(arrays["x"], arrays["y"], places, micro_batches, setting)
+    variants = {"whole": (1, 1), "split": (stages, 1), "pipelined": (stages, micro_batches)}
+    for name, (count, parts) in variants.items():
+        devices = [f"CPU:{index}" for index in range(count)]
+        found = train(arrays["x"], arrays["y"], devices, parts, setting)
         np.savez(Path(folder, f"{name}.npz"), **found)
 
 
-def train_in_a_process(x, y, setting: dict) -> dict[str, dict[str, np.ndarray]]:
-    """What `train_both` found, run in a fresh process: by placement, then by quantity."""
+def train_in_a_process(x, y, setting: dict) -> list[dict[str, np.ndarray]]:
+    """What `train_all` found, run in a fresh process: on one device, split, with micro-batches."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "data.npz"), x=x, y=y)
         Path(folder, "setting.json").write_text(json.dumps(setting))
-        here = Path(__file__)
-        program = [sys.executable, "-c", IN_A_PROCESS, str(here.parent), here.stem, folder]
-        finished = subprocess.run(program, env=os.environ, stderr=subprocess.PIPE, text=True)
+        call = f"run_path({__file__!r})['train_all']({folder!r})"
+        program = [sys.executable, "-c", f"from runpy import run_path; {call}"]
+        finished = subprocess.run(program, stderr=subprocess.PIPE, text=True)
         if finished.returncode:
             raise RuntimeError(f"the process failed:\n{finished.stderr}")
         names = ("whole", "split", "pipelined")
-        return {name: dict(np.load(Path(folder, f"{name}.npz"))) for name in names}
+        return [dict(np.load(Path(folder, f"{name}.npz"))) for name in names]
 
 
 def time_line(stages: int, micro_batches: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,26 +170,22 @@ def time_line(stages: int, micro_batches: int) -> tuple[np.ndarray, np.ndarray]:
     forward = np.zeros((stages, micro_batches), int)
     backward = np.zeros((stages, micro_batches), int)
     free = np.zeros(stages, int)
-    for part in range(micro_batches):
-        ready = 0
-        for stage in range(stages):
-            forward[stage, part] = max(ready, free[stage])
-            ready = free[stage] = forward[stage, part] + 1
-    for part in reversed(range(micro_batches)):
-        ready = forward[-1, part] + 1
-        for stage in reversed(range(stages)):
-            backward[stage, part] = max(ready, free[stage])
-            ready = free[stage] = backward[stage, part] + 1
+    for passes, direction in ((forward, 1), (backward, -1)):
+        for part in range(micro_batches)[::direction]:
+            ready = 0
+            for stage in range(stages)[::direction]:
+                passes[stage, part] = max(ready, free[stage])
+                ready = free[stage] = passes[stage, part] + 1
     return forward, backward
 
 
 def idle_share(stages: int, micro_batches: int) -> float:
     """The share of the devices' time in which they wait for each other."""
-    _, backward = time_line(stages, micro_batches)
-    return 1 - 2 * micro_batches / (backward.max() + 1)
+    return 1 - 2 * micro_batches / (time_line(stages, micro_batches)[1].max() + 1)
 
 
 def plot_time_lines(stages: int, micro_batches: int, kilobytes: np.ndarray) -> plt.Figure:
+    """Who works when, and what each device holds; kilobytes: of one device, then of each."""
     figure, (alone, line, memory) = plt.subplots(1, 3, figsize=(11, 3.6), width_ratios=(3, 4, 2))
     for axes, parts in ((alone, 1), (line, micro_batches)):
         for passes, color in zip(time_line(stages, parts), ("#0072B2", "#E69F00"), strict=True):
@@ -232,29 +209,24 @@ def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
     x_train, x_test = (x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test))
     setting = {**vars(config), "seed": run.seed}
-    found = train_in_a_process(x_train, y_train.astype("int32"), setting)
-    whole, split, pipelined = found["whole"], found["split"], found["pipelined"]
+    whole, split, pipelined = train_in_a_process(x_train, y_train.astype("int32"), setting)
 
     (model,) = build_stages(x_train.shape[1], config.units, config.depth, ["CPU:0"])
-    ends = np.cumsum([weight.size for weight in model.get_weights()])[:-1]
+    shapes = [weight.shape for weight in model.weights]
+    ends = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
     logits = []
     for each in (whole, pipelined):
-        parts = np.split(each["weights"], ends)
-        model.set_weights(
-            [p.reshape(w.shape) for p, w in zip(parts, model.get_weights(), strict=True)]
-        )
+        parts = zip(np.split(each["weights"], ends), shapes, strict=True)
+        model.set_weights([part.reshape(shape) for part, shape in parts])
         logits.append(np.asarray(model(x_test)))
     accuracy = float(np.mean(logits[1].argmax(axis=1) == y_test))
-    difference = float(np.abs(whole["weights"] - split["weights"]).max())
-    reach, apart = float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
+    differences = (whole["weights"] - split["weights"], logits[0] - logits[1], logits[0])
+    difference, apart, reach = (float(np.abs(each).max()) for each in differences)
     idle, idle_alone = (idle_share(config.stages, n) for n in (config.micro_batches, 1))
     largest, total = int(pipelined["bytes"].max()), int(whole["bytes"].sum())
     run.metric("test_accuracy", accuracy)
     run.metric("bytes_on_one_device", total)
     run.metric("most_bytes_on_a_device_of_the_pipeline", largest)
-    run.metric("idle_share_of_the_schedule", idle)
-    for name, each in found.items():
-        run.metric(f"{name}_milliseconds_a_step", 1000 * each["seconds"], unit="ms", timing=True)
     kilobytes = np.array([total, *pipelined["bytes"]]) / 1000
     run.figure("pipeline", plot_time_lines(config.stages, config.micro_batches, kilobytes))
 
