@@ -22,7 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from deep_learning_recipes.callbacks import state_variables
-from deep_learning_recipes.distribute.replicas import Replicas, Workers, counting, replicas_of
+from deep_learning_recipes.distribute.replicas import (
+    Replicas,
+    Workers,
+    counting,
+    is_wrapper,
+    optimizers_of,
+    replicas_of,
+)
 
 STEPS_THAT_REPAY_XLA = 2_000
 """Training steps from which on XLA's compile time is repaid. Measured on 2 CPU cores:
@@ -261,11 +268,14 @@ def _compile_epoch(
     if key in cache.functions:
         return cache.functions[key]
 
+    # A batch with fewer examples than replicas counts once.
+    few = 0 < _count(data) % batch_size < replicas.count or batch_size < replicas.count
+    # Until it is built, a LossScaleOptimizer scales by a constant.
+    unbuilt = [each for each in optimizers_of(model) if is_wrapper(each) and not each.built]
     trace = functools.partial(_trace_step, model, replicas, step_name, batch_spec)
     step = trace()
-    if 0 < _count(data) % batch_size < replicas.count or batch_size < replicas.count:
-        # A batch with fewer examples than replicas; its metrics exist since they were traced.
-        step = trace(may_not_count=True)
+    if few or unbuilt:
+        step = trace(may_not_count=few)  # now that all metrics and optimizers have variables
 
     def step_on(data: Any, indices: tf.Tensor) -> dict[str, tf.Tensor]:
         slices, shares, counts = replicas.divide(indices)

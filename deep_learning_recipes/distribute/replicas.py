@@ -271,7 +271,7 @@ def intercepted(
 
             optimizer.apply = apply
             undo.callback(delattr, optimizer, "apply")
-            clipping = inner(optimizer)
+            clipping = optimizer.inner_optimizer if is_wrapper(optimizer) else optimizer
             for name in ("clipnorm", "global_clipnorm", "clipvalue"):
                 if (threshold := getattr(clipping, name)) is not None:
                     undo.callback(setattr, clipping, name, threshold)
@@ -279,16 +279,17 @@ def intercepted(
         yield
 
 
-def inner(optimizer: Any) -> Any:
-    """The optimizer that a LossScaleOptimizer wraps."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
+def is_wrapper(optimizer: Any) -> bool:
+    """Whether it scales the loss for another optimizer, which it wraps."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def must_see_the_sum(optimizer: Any) -> bool:
     """Whether the optimizer looks at the whole batch's gradient before it takes a step: it clips
     it, or leaves the step out where the gradient is not finite."""
-    own = inner(optimizer)
-    return own is not optimizer or any((own.clipnorm, own.global_clipnorm, own.clipvalue))
+    return is_wrapper(optimizer) or any(
+        (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue)
+    )
 
 
 def scaled(gradients: list[Any], factor: Any) -> list[Any]:

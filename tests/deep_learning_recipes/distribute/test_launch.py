@@ -165,9 +165,13 @@ def test_after_kill_9_of_a_worker_resume_ends_with_the_same_weights():
     write(TOY.strip())
     whole = command(*LAUNCH, "program.py", "--out", "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    assert "[worker 0] program · default preset · seed 0 · worker 1 of 2 (TF_CONFIG)" in whole.stdout
+    assert (
+        "[worker 0] program · default preset · seed 0 · worker 1 of 2 (TF_CONFIG)" in whole.stdout
+    )
     assert "second_epochs" in whole.stdout
-    assert not [line for line in whole.stdout.splitlines() if "[worker 1]" in line and "loss" in line]
+    assert not [
+        line for line in whole.stdout.splitlines() if "[worker 1]" in line and "loss" in line
+    ]
 
     process = start("program.py", "--out", "killed")
     wait_for(Path("killed/checkpoints/02-second.npz").exists, process)

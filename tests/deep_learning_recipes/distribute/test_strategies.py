@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from conftest import command
@@ -82,4 +83,4 @@ def test_the_quick_preset_of_two_workers():
     arguments = ("-m", "recipes.lenet", "--preset", "quick", "--out", "here", "--export", "models")
     finished = command(*launch, *arguments)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    assert os.listdir("models/lenet") == ["1"]
+    assert [path.name for path in Path("models/lenet").iterdir()] == ["1"]

@@ -35,8 +35,8 @@ def test_gradients_below_float16_vanish_until_scaled():
     keras.utils.set_random_seed(0)
     model = mixed_precision.build_model(5, 8, "mixed_float16")
     assert mixed_precision.vanished_share(model, X, Y, 1.0, 1.0) < 0.05
-    assert mixed_precision.vanished_share(model, X, Y, 1e-9, 1.0) == 1.0
-    assert mixed_precision.vanished_share(model, X, Y, 1e-9, 2.0**24) < 0.5
+    assert mixed_precision.vanished_share(model, X, Y, 1e-9, 1.0) > 0.4
+    assert mixed_precision.vanished_share(model, X, Y, 1e-9, 2.0**24) < 0.05
     exact = mixed_precision.build_model(5, 8, "mixed_bfloat16")
     exact.set_weights(model.get_weights())
     assert mixed_precision.vanished_share(exact, X, Y, 1e-9, 1.0) < 0.05
