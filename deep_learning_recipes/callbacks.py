@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deep_learning_recipes import UsageError
+from deep_learning_recipes.distribute.replicas import optimizers_of
 
 SECONDS_BETWEEN_SAVES = 1.0
 SECONDS_BETWEEN_LINES = 10.0
@@ -151,9 +152,4 @@ def state_variables(model: keras.Model) -> list[keras.Variable]:
     optimizer that the model holds (a GAN has two)."""
     metrics = {id(variable) for variable in model.metrics_variables}
     variables = [variable for variable in model.variables if id(variable) not in metrics]
-    optimizers = {
-        id(value): value
-        for value in (model.optimizer, *vars(model).values())
-        if isinstance(value, keras.optimizers.Optimizer)
-    }
-    return variables + [v for optimizer in optimizers.values() for v in optimizer.variables]
+    return variables + [v for optimizer in optimizers_of(model) for v in optimizer.variables]

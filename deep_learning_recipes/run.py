@@ -16,9 +16,11 @@ import platform
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,9 +34,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from deep_learning_recipes import UsageError, __version__, callbacks, distribute, figures, serving
+from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
+from deep_learning_recipes.distribute import strategies
+from deep_learning_recipes.distribute.replicas import Workers
 
-CLAIM_FELL, BAD_INPUT, INTERRUPTED = 1, 2, 130
+CLAIM_FELL, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, 130
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Options:
     resume: bool = False
     """go on with the run in --out, or with the newest one, after its last complete epoch"""
     strategy: str = "auto"
-    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, tpu"""
+    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker, tpu"""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """of the computation; weights stay float32 in all"""
     export: Annotated[Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
@@ -105,7 +109,10 @@ class Run:
         """Writes the model as a SavedModel for TF Serving, if --export asked for it. `example` is
         an input on which the written model must agree with this one."""
         if self.export_folder is not None:
-            path = serving.export(model, self.export_folder / self.name, example)
+            # A strategy's scope ends at the thread; what is traced within it answers only there.
+            with ThreadPoolExecutor(1) as outside:
+                folder = self.export_folder / self.name
+                path = outside.submit(serving.export, model, folder, example).result()
             self.exports.append(str(path))
             self.write()
 
@@ -170,7 +177,8 @@ def number(value: float) -> str:
 
 def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     """Runs a recipe from the command line and exits: 0 if it finished and all its claims held, 1
-    if one fell, 2 for bad input (with one line that says what to do), 130 when interrupted.
+    if one fell, 2 for bad input (with one line that says what to do), 3 when another worker of
+    --strategy multi_worker is gone, 130 when interrupted.
 
     main: the recipe's function of (config, run).
     quick, full: its presets, instances of its `Config`; `Config()` is the default preset.
@@ -183,6 +191,12 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
+        if strategies.worker_number() is None:
+            raise
+        message = "error: another worker is gone; start all of them again with --resume"
+        print(message, file=sys.stderr)
+        sys.exit(WORKER_GONE)
     except KeyboardInterrupt:
         print(f"interrupted; go on: python -m recipes.{name} --resume", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -198,8 +212,10 @@ def execute(
     keras.config.set_dtype_policy(options.precision)
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy, place = distribute.strategy(options.strategy)
+    strategy, place = strategies.strategy(options.strategy)
     figures.use_style()
+    if isinstance(strategy, Workers) and not strategy.is_chief:
+        return assist(main, name, config, options, strategy, place)
 
     new = open_folder(folder, options.resume)
     console = Console()
@@ -213,7 +229,7 @@ def execute(
         about={**describe(options, place), "config": dataclasses.asdict(config)},
         console=console,
     )
-    run.print(f"{name} · {options.preset} preset · seed {options.seed} · {place}\n")
+    run.print(f"{first_line(name, options, place)}\n")
     settings = {"options": dataclasses.asdict(options), "config": dataclasses.asdict(config)}
     write_json(folder / "config.json", settings)
     try:
@@ -226,6 +242,25 @@ def execute(
     finally:
         recorder.close()
     return run.finish()
+
+
+def assist(
+    main: Callable[[Any, Run], None],
+    name: str,
+    config: Any,
+    options: Options,
+    workers: Workers,
+    place: str,
+) -> bool:
+    """A worker's part in a run that the chief records: it computes the same, and keeps nothing."""
+    print(first_line(name, options, place), flush=True)
+    with tempfile.TemporaryDirectory() as folder, workers.scope():
+        main(config, Run(name, Path(folder), options.seed, console=Console(quiet=True)))
+    return True
+
+
+def first_line(name: str, options: Options, place: str) -> str:
+    return f"{name} · {options.preset} preset · seed {options.seed} · {place}"
 
 
 def parse(name: str, presets: dict[str, Any], arguments: list[str]) -> tuple[Any, Options, Path]:

@@ -21,6 +21,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deep_learning_recipes.callbacks import state_variables
+from deep_learning_recipes.distribute.replicas import (
+    Replicas,
+    Workers,
+    counting,
+    is_wrapper,
+    optimizers_of,
+    replicas_of,
+)
+
 STEPS_THAT_REPAY_XLA = 2_000
 """Training steps from which on XLA's compile time is repaid. Measured on 2 CPU cores:
 
@@ -57,9 +67,15 @@ def fit(
 ) -> keras.callbacks.History:
     """Train a compiled model, custom `train_step` included, as `keras.Model.fit` does, but faster.
 
-    Under a `tf.distribute` strategy, with `run_eagerly=True`, or given a `tf.data.Dataset` this
-    hands over to `model.fit` and sets `model.steps_per_execution` to 16, or less so that it divides
-    an epoch's steps. Several replicas leave out an epoch's last, smaller batch.
+    Several replicas (a `MirroredStrategy`, or the workers of `--strategy multi_worker`) divide each
+    batch among them and end with the weights of a single device, whatever the size of the last
+    batch and whatever `train_step` does, as long as its losses are means over the examples. What a
+    replica works out from its slice alone differs: random numbers, and the statistics of
+    BatchNormalization (not with `synchronized=True` under a MirroredStrategy).
+
+    On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to `model.fit`
+    and sets `model.steps_per_execution` to 16, or less so that it divides an epoch's steps. Several
+    replicas then leave out an epoch's last, smaller batch.
 
     Args:
         model: A compiled `keras.Model`.
@@ -105,10 +121,15 @@ def fit(
         raise ValueError("x is a tf.data.Dataset: let it yield y and sample_weight as well")
 
     strategy = model.distribute_strategy
-    with strategy.scope():
-        distributed = tf.distribute.has_strategy()
-    # Replicas share a batch out; of a smaller last one some might get nothing.
-    drop_remainder = strategy.num_replicas_in_sync > 1
+    replicas = replicas_of(model)
+    handed_over = given_dataset or replicas is None or model.run_eagerly
+    if handed_over and isinstance(replicas, Workers):
+        raise ValueError(
+            "several workers train on arrays, compiled: not on a tf.data.Dataset, and not with "
+            "run_eagerly=True"
+        )
+    # Keras shares a batch out; of a smaller last one some replicas might get nothing.
+    drop_remainder = handed_over and strategy.num_replicas_in_sync > 1
 
     data, steps = x, None
     if not given_dataset:
@@ -125,6 +146,8 @@ def fit(
         return tf.random.experimental.stateless_shuffle(order, (seed, epoch)) if shuffle else order
 
     own_progress = any(getattr(each, "shows_progress", False) for each in callbacks or ())
+    if replicas is not None and not replicas.is_chief:
+        verbose = 0
     callbacks = keras.callbacks.CallbackList(
         callbacks,
         add_history=True,
@@ -139,7 +162,7 @@ def fit(
         able = [callback for callback in callbacks.callbacks if hasattr(callback, "restore")]
         return max([initial_epoch, *(callback.restore(model) for callback in able)])
 
-    if given_dataset or distributed or model.run_eagerly:
+    if replicas is None or handed_over:
         if model.built and model.optimizer is not None:
             with strategy.scope():
                 model.optimizer.build(model.trainable_variables)
@@ -173,9 +196,17 @@ def fit(
                 "here: if it needs every batch, use model.fit",
                 stacklevel=2,
             )
-    train = _compile_epoch(model, "train_step", data, batch_size, epochs, jit_compile)
+    compile_epoch = functools.partial(
+        _compile_epoch,
+        model,
+        replicas,
+        batch_size=batch_size,
+        epochs=epochs,
+        jit_compile=jit_compile,
+    )
+    train = compile_epoch("train_step", data)
     if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-        test = _compile_epoch(model, "test_step", validation_data, batch_size, epochs, jit_compile)
+        test = compile_epoch("test_step", validation_data)
 
     def evaluate() -> dict[str, Any]:
         if isinstance(validation_data, tf.data.Dataset):
@@ -185,7 +216,7 @@ def fit(
         callbacks.on_test_end(logs)
         return logs
 
-    start = restore()
+    start = replicas.agree(model, state_variables(model), restore())
     model.stop_training = False
     callbacks.on_train_begin()
     # BackupAndRestore says here, and nowhere public, where to go on.
@@ -209,6 +240,7 @@ def fit(
 
 def _compile_epoch(
     model: keras.Model,
+    replicas: Replicas,
     step_name: str,
     data: Any,
     batch_size: int,
@@ -236,24 +268,22 @@ def _compile_epoch(
     if key in cache.functions:
         return cache.functions[key]
 
-    with ThreadPoolExecutor(1) as outside:
-
-        def create(next_creator: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
-            # Optimizers and metrics create their variables in the first step. TensorFlow traces
-            # a function twice that creates variables; created outside of it, once is enough.
-            if callable(arguments["initial_value"]):
-                return outside.submit(tf.Variable, **arguments).result()
-            return next_creator(**arguments)
-
-        def one_step(batch: Any) -> dict[str, tf.Tensor]:
-            with tf.variable_creator_scope(create):
-                return getattr(model, step_name)(batch)
-
-        step = tf.function(one_step, input_signature=[batch_spec], autograph=False)
-        step = step.get_concrete_function()
+    # A batch with fewer examples than replicas counts once.
+    few = 0 < _count(data) % batch_size < replicas.count or batch_size < replicas.count
+    # Until it is built, a LossScaleOptimizer scales by a constant.
+    unbuilt = [each for each in optimizers_of(model) if is_wrapper(each) and not each.built]
+    trace = functools.partial(_trace_step, model, replicas, step_name, batch_spec)
+    step = trace()
+    if few or unbuilt:
+        step = trace(may_not_count=few)  # now that all metrics and optimizers have variables
 
     def step_on(data: Any, indices: tf.Tensor) -> dict[str, tf.Tensor]:
-        return step(keras.tree.map_structure(lambda array: tf.gather(array, indices), data))
+        slices, shares, counts = replicas.divide(indices)
+        batches = [
+            keras.tree.map_structure(lambda array: tf.gather(array, each), data)  # noqa: B023
+            for each in slices
+        ]
+        return step(batches, shares, counts)
 
     def whole_epoch(data: Any, order: tf.Tensor, use_xla: bool) -> dict[str, tf.Tensor]:
         model.reset_metrics()
@@ -274,13 +304,12 @@ def _compile_epoch(
         )
         if looped < examples:
             logs = step_on(data, order[looped:])
-        # As in model.fit, metrics of the whole epoch stand in for the last step's logs.
-        metrics = model.get_metrics_result()
-        return metrics if set(metrics) == set(logs) else logs
+        return _logs_of_epoch(model, replicas, logs)
 
     if jit_compile is None:
         use_xla = model.jit_compile or (
             steps >= STEPS_THAT_REPAY_XLA
+            and replicas.count == 1
             and not tf.config.list_physical_devices("GPU")
             and _fit_for_xla(step)
         )
@@ -293,7 +322,8 @@ def _compile_epoch(
     def run(data: Any, order: tf.Tensor) -> dict[str, tf.Tensor]:
         nonlocal compiled
         try:
-            return compiled(data, order)
+            with replicas.context():
+                return compiled(data, order)
         except tf.errors.InvalidArgumentError as error:
             # XLA says so before any step has run.
             if jit_compile or "tf2xla" not in str(error):
@@ -305,6 +335,61 @@ def _compile_epoch(
     cache.functions[key] = run
     cache.state = state()
     return run
+
+
+def _trace_step(
+    model: keras.Model,
+    replicas: Replicas,
+    step_name: str,
+    batch_spec: Any,
+    may_not_count: bool = False,
+) -> Any:
+    """The step as a concrete function of what `replicas.divide` makes of a batch."""
+    slices = len(replicas.local)
+    signature = [
+        [batch_spec] * slices,
+        [tf.TensorSpec((), tf.float32)] * slices,
+        [tf.TensorSpec((), tf.bool)] * slices,
+    ]
+    with ThreadPoolExecutor(1) as outside:
+
+        def create_outside(**arguments: Any) -> tf.Variable:
+            with replicas.context():
+                return tf.Variable(**arguments)
+
+        def create(next_creator: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
+            # Optimizers and metrics create their variables in the first step. TensorFlow traces
+            # a function twice that creates variables; created outside of it, once is enough.
+            if callable(arguments["initial_value"]):
+                return outside.submit(create_outside, **arguments).result()
+            return next_creator(**arguments)
+
+        def one_step(batches: Any, shares: Any, counts: Any) -> dict[str, tf.Tensor]:
+            step = getattr(model, step_name)
+            if may_not_count:
+                step, batches = counting(step, model), list(zip(batches, counts, strict=True))
+            with tf.variable_creator_scope(create):
+                return replicas.run(step, model, batches, shares)
+
+        with replicas.context():
+            step = tf.function(one_step, input_signature=signature, autograph=False)
+            return step.get_concrete_function()
+
+
+def _logs_of_epoch(
+    model: keras.Model, replicas: Replicas, logs: dict[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """The last step's logs, or in their place, as in model.fit, metrics of the whole epoch."""
+    replicas.settle(model)
+    metrics = model.get_metrics_result()
+    if set(metrics) == set(logs):
+        return metrics
+    if replicas.count == 1:
+        return logs
+    logs = dict(zip(logs, replicas.add_up(list(logs.values())), strict=True))
+    # Results of the last step's metrics hold one replica's examples. A step that leaves out some of
+    # the metrics has a loss of its own, and Keras's tracker of the loss stays at 0.
+    return {name: logs[name] if name == "loss" else metrics.get(name, logs[name]) for name in logs}
 
 
 def _fit_for_xla(step: Any) -> bool:

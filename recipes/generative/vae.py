@@ -54,8 +54,9 @@ def build_encoder(pixels: int, latent_size: int, hidden_units: int) -> keras.Mod
     x = hidden = keras.Input((pixels,), name="x")
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    mean = layers.Dense(latent_size, name="mean")(hidden)
-    log_variance = layers.Dense(latent_size, name="log_variance")(hidden)
+    # What likelihoods are made of stays in 32 bits, whatever --precision says.
+    mean = layers.Dense(latent_size, dtype="float32", name="mean")(hidden)
+    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(hidden)
     return keras.Model(x, [mean, log_variance], name="encoder")
 
 
@@ -65,9 +66,9 @@ def build_decoder(pixels: int, latent_size: int, hidden_units: int, likelihood: 
     z = hidden = keras.Input((latent_size,), name="latent")
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    outputs = {"logits": layers.Dense(pixels, name="logits")(hidden)}
+    outputs = {"logits": layers.Dense(pixels, dtype="float32", name="logits")(hidden)}
     if likelihood == "gaussian":
-        outputs["log_variance"] = layers.Dense(1, name="log_variance")(hidden)
+        outputs["log_variance"] = layers.Dense(1, dtype="float32", name="log_variance")(hidden)
     return keras.Model(z, outputs, name="decoder")
 
 
@@ -124,6 +125,7 @@ class VAE(keras.Model):
         with tf.GradientTape() as tape:
             reconstruction, kl = self.terms(x)
             loss = -ops.mean(reconstruction - self.beta * kl)
+            loss = self.optimizer.scale_loss(loss)  # does nothing but in float16
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return self.track(reconstruction, kl)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from deep_learning_recipes import training
+from deep_learning_recipes.distribute.replicas import Replicas
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(45, 6)).astype("float32")
@@ -89,7 +90,8 @@ class Ridge(keras.Model):
         with tf.GradientTape() as tape:
             error = keras.ops.mean((self(x) - y) ** 2)
             loss = error + 0.01 * keras.ops.sum(self.head.kernel**2)
-        gradients = tape.gradient(loss, self.trainable_variables)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return {"error": error, "penalty": loss - error}
 
@@ -233,6 +235,21 @@ def test_two_optimizers():
         return model
 
     assert_same_training(make, X, TARGETS)
+
+
+@pytest.mark.parametrize("make", [Ridge, dense])
+def test_the_loss_scale_falls_until_gradients_are_finite(make):
+    """From a first scale at which float32 overflows; a step that is traced once could not know."""
+    model = make()
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=10_000
+    )
+    loss = CROSS_ENTROPY if make is dense else None
+    model.compile(optimizer, loss)
+    y = LABELS if make is dense else TARGETS
+    training.fit(model, 100 * X, y, batch_size=1, verbose=0, seed=0)
+    assert 0 < optimizer.iterations < 45
+    assert np.all(np.isfinite(model.get_weights()[0]))
 
 
 def test_moving_average_of_weights_ends_in_the_weights():
@@ -459,7 +476,7 @@ def has_xla(model, x, epochs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.tf, "function", spy)
         training._compile_epoch(
-            model, "train_step", training._on_device(x, LABELS), 1, epochs, None
+            model, Replicas(), "train_step", training._on_device(x, LABELS), 1, epochs, None
         )
     return chosen[-1]
 

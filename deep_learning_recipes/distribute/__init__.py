@@ -1,0 +1,1 @@
+"""Many devices: strategies by name, replicas that train as one, clusters on this machine."""

@@ -1,0 +1,143 @@
+"""A tf.distribute strategy by name, or one clear line why there is none."""
+
+import json
+import os
+import socket
+from typing import Any
+
+import tensorflow as tf
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.distribute.replicas import Workers
+
+NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu")
+SECONDS_FOR_TPU = 3.0
+
+
+def strategy(name: str = "auto") -> tuple[tf.distribute.Strategy | Workers, str]:
+    """The strategy of that name, whose `scope()` to train in, and a few words that say what was
+    taken.
+
+    name: `auto` (the TPU of TPU_NAME, the cluster of TF_CONFIG, the GPUs that are there, else the
+    CPU), `cpu`, `gpu`, `mirrored` (all GPUs), `mirrored:N` (N GPUs, or N logical CPUs of this
+    machine for trying out), `multi_worker` (this process is one of those in TF_CONFIG), or `tpu`.
+    Call it before TensorFlow has run anything: devices are laid out once a process.
+    Raises UsageError for an unknown name and for a device that is not there.
+    """
+    kind, colon, count = name.partition(":")
+    if kind not in NAMES or (colon and kind != "mirrored"):
+        raise UsageError(f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N")
+    if kind == "auto":
+        kind = "tpu" if os.environ.get("TPU_NAME") else kind
+        kind = "multi_worker" if os.environ.get("TF_CONFIG") else kind
+    if kind == "tpu":
+        return _tpu()
+    if kind == "multi_worker":
+        return _multi_worker()
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "mirrored":
+        return _mirrored(name, count, len(gpus))
+    if kind == "gpu" and not gpus:
+        raise UsageError("--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu")
+    if kind == "cpu" or not gpus:
+        tf.config.set_visible_devices([], "GPU")
+        return tf.distribute.get_strategy(), f"CPU ({os.cpu_count()} cores)"
+    if kind == "auto" and len(gpus) > 1:
+        return tf.distribute.MirroredStrategy(), f"{len(gpus)} GPUs, mirrored"
+    return tf.distribute.get_strategy(), "one GPU"
+
+
+def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy, str]:
+    if count and (not count.isdecimal() or int(count) < 1):
+        raise UsageError(f"--strategy {name}: N must be a whole number from 1, as in mirrored:2")
+    replicas = int(count) if count else gpus
+    if replicas == 0:
+        raise UsageError(
+            "--strategy mirrored: TensorFlow sees no GPU here; mirrored:2 tries two logical CPUs"
+        )
+    if 0 < gpus < replicas:
+        raise UsageError(f"--strategy {name}: only {gpus} GPU(s) here; ask for at most as many")
+    if gpus:
+        devices = [f"GPU:{index}" for index in range(replicas)]
+        return tf.distribute.MirroredStrategy(devices), f"{replicas} GPUs, mirrored"
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )
+    # The default collective all-reduce breaks on CPUs for the second model of a process.
+    mirrored = tf.distribute.MirroredStrategy(
+        [f"CPU:{index}" for index in range(replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+    return mirrored, f"{replicas} logical CPUs, mirrored"
+
+
+def worker_number() -> int | None:
+    """The number of this process among the workers of TF_CONFIG, 0 for the chief; None without it.
+
+    Raises UsageError for a TF_CONFIG that cannot be understood.
+    """
+    cluster, task = _tf_config()
+    if not cluster:
+        return None
+    # As in TensorFlow: a chief, if there is one, comes before the workers.
+    return task["index"] + (task["type"] == "worker" and len(cluster.get("chief", ())))
+
+
+def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return {}, {}
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        cluster[task["type"]][task["index"]]
+        return cluster, task
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UsageError(
+            'TF_CONFIG: it must be {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
+            '"worker", "index": N}} with a task of the cluster'
+        ) from error
+
+
+def _multi_worker() -> tuple[Workers, str]:
+    number = worker_number()
+    if number is None:
+        raise UsageError(
+            "--strategy multi_worker: TF_CONFIG is not set; try a cluster on this machine with "
+            "python -m deep_learning_recipes.distribute launch --workers 2 -m recipes.NAME"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:  # one for each process; those of one machine take turns
+        tf.config.set_visible_devices([gpus[number % len(gpus)]], "GPU")
+    # Waits until all are there.
+    workers = Workers(tf.distribute.MultiWorkerMirroredStrategy(), number)
+    device = "one GPU" if gpus else "CPU"
+    return workers, f"worker {number + 1} of {workers.count} (TF_CONFIG), {device} each"
+
+
+def _tpu_address(name: str) -> tuple[str, int]:
+    """Where to ask for a TPU: itself if it is named by its address, else Google Cloud."""
+    host, _, port = name.partition("grpc://")[2].partition(":")
+    return (host, int(port or 8470)) if host else ("metadata.google.internal", 80)
+
+
+def _tpu() -> tuple[tf.distribute.Strategy, str]:
+    # TensorFlow's own search takes half a minute or more to find out that there is none.
+    name = os.environ.get("TPU_NAME", "")
+    if name in ("", "local") and not tf.config.list_physical_devices("TPU"):
+        state = "is not set" if not name else f"is {name}"
+        raise UsageError(f"--strategy tpu: no TPU is attached and TPU_NAME {state}; set it")
+    if name not in ("", "local"):
+        host, port = _tpu_address(name)
+        try:
+            socket.create_connection((host, port), SECONDS_FOR_TPU).close()
+        except OSError as error:
+            raise UsageError(
+                f"--strategy tpu: TPU_NAME is {name}, but {host}:{port} does not answer ({error})"
+            ) from error
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    tpu = tf.distribute.TPUStrategy(resolver)
+    return tpu, f"TPU, {tpu.num_replicas_in_sync} replicas"

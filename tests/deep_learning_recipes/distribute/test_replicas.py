@@ -1,0 +1,89 @@
+"""Replicas against one device: the same weights and metrics, whatever the model and the batch.
+
+Devices are laid out once a process, so each strategy trains in a process of its own.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command
+
+pytestmark = pytest.mark.xdist_group("replicas")
+
+EXAMPLES = {"even": 64, "odd": 69, "fewer examples than replicas": 65}
+"""with batches of 16, by the size of the last batch: 16, 5, 1"""
+
+PROGRAM = Path(__file__).with_name("train_small_models.py")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The weights and Histories of all small models, trained under a strategy."""
+    finished = {}
+
+    def train(strategy):
+        if strategy not in finished:
+            folder = tmp_path_factory.mktemp("trained")
+            arguments = [str(PROGRAM), strategy, str(folder)]
+            if strategy == "multi_worker":
+                launch = ["-m", "deep_learning_recipes.distribute", "launch", "--workers", "2"]
+                arguments = [*launch, *arguments]
+            process = command(*arguments)
+            assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+            finished[strategy] = folder
+        return finished[strategy]
+
+    return train
+
+
+def results(folder, worker, model, examples):
+    name = f"{worker}-{model}-{examples}"
+    weights = np.load(folder / f"{name}.npz")
+    history = json.loads((folder / f"{name}.json").read_text())
+    return [weights[key] for key in weights.files], history
+
+
+@pytest.mark.parametrize("model", ["classifier", "clipped", "scaled", "embedding", "custom"])
+@pytest.mark.parametrize("last_batch", EXAMPLES)
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_replicas_end_with_the_weights_and_metrics_of_one_device(
+    trained, strategy, last_batch, model
+):
+    expected, expected_history = results(trained("cpu"), 0, model, EXAMPLES[last_batch])
+    for worker in range(2 if strategy == "multi_worker" else 1):
+        weights, history = results(trained(strategy), worker, model, EXAMPLES[last_batch])
+        assert len(weights) == len(expected) > 0
+        for found, wanted in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+        assert list(history) == list(expected_history)
+        for name, values in expected_history.items():
+            np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_ordinary_batch_normalization_differs(trained, strategy):
+    expected, _ = results(trained("cpu"), 0, "normalized", 64)
+    weights, _ = results(trained(strategy), 0, "normalized", 64)
+    assert max(np.abs(a - b).max() for a, b in zip(weights, expected, strict=True)) > 1e-4
+
+
+def test_synchronized_batch_normalization_does_not(trained):
+    expected, _ = results(trained("cpu"), 0, "synchronized", 64)
+    weights, _ = results(trained("mirrored:2"), 0, "synchronized", 64)
+    for found, wanted in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_workers_agree_on_batch_normalization(trained):
+    first, second = (results(trained("multi_worker"), w, "normalized", 64)[0] for w in (0, 1))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_replicas_draw_different_random_numbers(trained, strategy):
+    """Each adds what it draws to a sum of its own."""
+    ((first, second),), _ = results(trained(strategy), 0, "noisy", 64)
+    assert abs(first - second) > 0.01

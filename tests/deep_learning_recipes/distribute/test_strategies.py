@@ -1,0 +1,86 @@
+"""Strategies by name, in processes of their own: devices are laid out once a process."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from conftest import command
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.distribute import strategies
+
+CLUSTER = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
+
+
+def test_without_anything_auto_takes_the_cpu():
+    program = "from deep_learning_recipes.distribute import strategies as s; print(s.strategy()[1])"
+    assert command("-c", program).stdout.startswith(f"CPU ({os.cpu_count()} cores)")
+
+
+@pytest.mark.parametrize("name", ["", "local", "grpc://127.0.0.1:1", "nowhere"])
+def test_without_a_tpu_one_line_within_five_seconds(monkeypatch, name):
+    monkeypatch.setenv("TPU_NAME", name)
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="--strategy tpu: ") as error:
+        strategies.strategy("tpu")
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(error.value)
+
+
+def test_auto_goes_by_the_environment(monkeypatch):
+    monkeypatch.setenv("TPU_NAME", "local")
+    with pytest.raises(UsageError, match="--strategy tpu"):
+        strategies.strategy("auto")
+    monkeypatch.setenv("TF_CONFIG", "nonsense")
+    with pytest.raises(UsageError, match="TF_CONFIG"):
+        strategies.strategy("auto")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[]",
+        '{"cluster": {}}',
+        json.dumps({**CLUSTER, "task": {"type": "worker", "index": 2}}),
+        json.dumps({**CLUSTER, "task": {"type": "chief", "index": 0}}),
+        json.dumps({**CLUSTER, "task": {"type": "worker", "index": "0"}}),
+    ],
+)
+def test_a_tf_config_that_makes_no_sense(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UsageError, match="^TF_CONFIG: it must be "):
+        strategies.worker_number()
+
+
+def test_the_chief_comes_before_the_workers(monkeypatch):
+    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2", "127.0.0.1:3"]}
+    numbers = []
+    for kind, index in (("chief", 0), ("worker", 0), ("worker", 1)):
+        config = {"cluster": cluster, "task": {"type": kind, "index": index}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        numbers.append(strategies.worker_number())
+    assert numbers == [0, 1, 2]
+    monkeypatch.delenv("TF_CONFIG")
+    assert strategies.worker_number() is None
+    with pytest.raises(UsageError, match="multi_worker: TF_CONFIG is not set; try .* launch"):
+        strategies.strategy("multi_worker")
+
+
+@pytest.mark.parametrize("recipe", ["mlp", "lenet", "vae"])
+def test_the_quick_preset_under_two_replicas(recipe):
+    arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--export", "models")
+    finished = command("-m", f"recipes.{recipe}", *arguments, "--out", "here")
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    assert "2 logical CPUs, mirrored" in finished.stdout.splitlines()[0]
+    assert "FELL" not in finished.stdout
+
+
+def test_the_quick_preset_of_two_workers():
+    launch = ("-m", "deep_learning_recipes.distribute", "launch", "--workers", "2")
+    arguments = ("-m", "recipes.lenet", "--preset", "quick", "--out", "here", "--export", "models")
+    finished = command(*launch, *arguments)
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    assert [path.name for path in Path("models/lenet").iterdir()] == ["1"]
