@@ -8,7 +8,7 @@ a layer that looks at its slice alone, as ordinary batch normalisation does.
 Look at the differences from one device, on a logarithmic axis; and at the scaling table: logical
 CPUs share the cores of one machine, so here it shows what replicas cost, not what they gain.
 
-Lectures: SEL Efficient Methods and Hardware (Parallelism)
+Lectures: CS Efficient Methods and Hardware (Parallelism)
 Paper: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017 (section 2.3)
 """
 

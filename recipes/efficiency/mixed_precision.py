@@ -8,7 +8,7 @@ large scale, whose gradients are divided by it in float32 before the step. bfloa
 exponents, so it needs no scale, and three decimal digits less one.
 Look at the gradients that vanish without the scale, and at weights that 16 bits stop from learning.
 
-Lectures: SEL Efficient Methods and Hardware (Mixed Precision Training)
+Lectures: CS Efficient Methods and Hardware (Mixed Precision Training)
 Paper: Micikevicius et al., Mixed precision training, 2018 (sections 3.1 and 3.2)
 """
 

@@ -7,7 +7,7 @@ assembly line. Filling and emptying the line leaves a device idle for (S − 1)/
 time. Gradients of the micro-batches add up to the batch's: nothing changes but where and when.
 Look at the time line of the devices, and at the memory of each.
 
-Lectures: SEL Efficient Methods and Hardware (Parallelism)
+Lectures: CS Efficient Methods and Hardware (Parallelism)
 Paper: Huang et al., GPipe: efficient training of giant neural networks, 2019 (section 2.3)
 """
 
