@@ -253,10 +253,8 @@ def main(config: Config, run: Run) -> None:
     lines = {"−log p(x|z)": -reconstruction, "KL": kl, "their sum, −ELBO": kl - reconstruction}
     run.figure("terms", figures.curves(lines, title="Held-out terms", ylabel="nats an image"))
     outputs = {"image": ops.sigmoid(vae.decoder.output["logits"])}
-    run.export(
-        keras.Model(vae.decoder.input, outputs),
-        example=np.zeros((2, config.latent_size), "float32"),
-    )
+    example = np.zeros((2, config.latent_size), "float32")
+    run.export(keras.Model(vae.decoder.input, outputs), example=example)
 
 
 if __name__ == "__main__":
