@@ -99,13 +99,13 @@ def vanished_share(model: keras.Model, x, y, smallness: float, scale: float) -> 
     return float(np.mean(rounded[there] == 0))
 
 
-def descend(weights_in: str, x, y, units: int, steps: int, learning_rate: float):
+def descend(weights_in: str, x, y, units: int, steps: int, learning_rate: float, seed: int = 0):
     """Full-batch gradient descent in small steps, forward and backward pass in 16 bits, with the
     weights in 16 or in 32 bits. Returns the losses (steps,) and the weights that never moved.
 
     weights_in: float16, or float32 for the master weights of mixed precision.
     """
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     policy = "float16" if weights_in == "float16" else "mixed_float16"
     model = build_model(x.shape[1], units, policy)
     before = model.get_weights()
@@ -187,7 +187,7 @@ def main(config: Config, run: Run) -> None:
     }
     descents = {
         f"weights in {dtype}": descend(
-            dtype, x_train[:256], y_train[:256], config.units, config.small_steps, 3e-3
+            dtype, x_train[:256], y_train[:256], config.units, config.small_steps, 3e-3, run.seed
         )
         for dtype in ("float32", "float16")
     }
