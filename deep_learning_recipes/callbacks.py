@@ -9,13 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.distribute.replicas import optimizers_of
+from deep_learning_recipes.progress import ProgressLine
 
 SECONDS_BETWEEN_SAVES = 1.0
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class Recorder(keras.callbacks.Callback):
@@ -41,7 +40,7 @@ class Recorder(keras.callbacks.Callback):
         self.epochs_done = 0
         # Its own record: Keras's History comes after this callback and lacks the current epoch.
         self.history: dict[str, list[float]] = {}
-        self.progress: Progress | None = None
+        self.progress: ProgressLine | None = None
 
     @property
     def name(self) -> str:
@@ -54,21 +53,10 @@ class Recorder(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self.writer = tf.summary.create_file_writer(str(self.folder / "logs" / self.name))
-        self.started = self.saved = self.printed = time.monotonic()
-        self.progress = Progress(
-            TextColumn(f"{self.model.name:<14}"),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[values]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
+        self.saved = time.monotonic()
+        self.progress = ProgressLine(
+            self.model.name, self.params["epochs"], "epochs", self.console, self.epochs_done
         )
-        self.task = self.progress.add_task(
-            "", total=self.params["epochs"], completed=self.epochs_done, values="compiling"
-        )
-        self.progress.start()
 
     def restore(self, model: keras.Model) -> int:
         """Puts `model` and its optimizers into the state of the checkpoint, if there is one to
@@ -99,22 +87,16 @@ class Recorder(keras.callbacks.Callback):
         with self.writer.as_default(step=epoch + 1):
             for name, value in logs.items():
                 tf.summary.scalar(name, value)
-        values = "  ".join(f"{name} {value:.4g}" for name, value in logs.items())
-        self.progress.update(self.task, completed=epoch + 1, values=values)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self.printed > SECONDS_BETWEEN_LINES:
-            self.printed = now
-            self._print_line(values)
+        self.progress.update(epoch + 1, logs)
         # Epochs of milliseconds would spend their time on writing files.
-        if now - self.saved > SECONDS_BETWEEN_SAVES:
+        if time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
             self._save(ended=False)
 
     def on_train_end(self, logs=None):
-        self.progress.stop()
+        # All that was trained, also where nothing was left to train.
+        last = {name: values[-1] for name, values in self.history.items()}
+        self.progress.finish(self.epochs_done, last)
         self.writer.close()
-        if not self.console.is_terminal:
-            last = {name: values[-1] for name, values in self.history.items()}
-            self._print_line("  ".join(f"{name} {value:.4g}" for name, value in last.items()))
         self._save(ended=True)
         self.trainings += 1
         self.epochs_done, self.history = 0, {}
@@ -122,12 +104,7 @@ class Recorder(keras.callbacks.Callback):
     def close(self) -> None:
         """Gives the terminal back when a training was interrupted."""
         if self.progress is not None:
-            self.progress.stop()
-
-    def _print_line(self, values: str) -> None:
-        seconds = time.monotonic() - self.started
-        epochs = f"{self.epochs_done}/{self.params['epochs']} epochs"
-        print(f"{self.model.name:<14} {epochs}  {seconds:.1f} s  {values}", flush=True)
+            self.progress.close()
 
     def _save(self, *, ended: bool) -> None:
         record = {

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from rich.table import Table
 from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
 from deep_learning_recipes.distribute import strategies
 from deep_learning_recipes.distribute.replicas import Workers
+from deep_learning_recipes.loop import Loop
 
 CLAIM_FELL, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, 130
 
@@ -75,6 +76,7 @@ class Run:
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     """for every `fit` of the recipe: checkpoints, TensorBoard logs, progress"""
     export_folder: Path | None = None
+    resume: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     console: Console = field(default_factory=Console)
 
@@ -84,6 +86,7 @@ class Run:
         self.claims: list[dict[str, Any]] = []
         self.figures: list[str] = []
         self.exports: list[str] = []
+        self.loops = 0
         self.finished = False
 
     def metric(self, name: str, value: float, *, unit: str = "", timing: bool = False) -> None:
@@ -96,6 +99,31 @@ class Run:
         """Records a statement of the lecture, whether it held, and the numbers that decided it."""
         self.claims.append({"text": text, "holds": bool(holds), "measured": measured})
         self.write()
+
+    def loop(
+        self,
+        name: str,
+        total: int,
+        state: Mapping[str, Any],
+        *,
+        unit: str = "steps",
+        show: Callable[[], Mapping[str, float]] = dict,
+    ) -> Loop:
+        """`range(total)` for a training loop that is not a `fit`: `for step in run.loop(...)` shows
+        progress and keeps `state`, which --resume restores. See `deep_learning_recipes.loop.Loop`.
+        """
+        self.loops += 1
+        path = self.folder / "checkpoints" / f"loop-{self.loops:02d}-{name}.npz"
+        return Loop(
+            path,
+            total,
+            state,
+            name=name,
+            unit=unit,
+            show=show,
+            resume=self.resume,
+            console=self.console,
+        )
 
     def figure(self, name: str, figure: Figure) -> None:
         """Saves a Matplotlib figure as NAME.png in the run's folder and closes it."""
@@ -226,6 +254,7 @@ def execute(
         seed=options.seed,
         callbacks=[recorder],
         export_folder=options.export,
+        resume=options.resume,
         about={**describe(options, place), "config": dataclasses.asdict(config)},
         console=console,
     )

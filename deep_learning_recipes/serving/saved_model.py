@@ -81,10 +81,11 @@ def export(model: keras.Model, folder: Path, example: Any) -> Path:
         write_warm_up(folder.name, endpoints, written / layout.WARM_UP)
         body = request_body(endpoints["serving_default"].inputs)
         check_in_a_fresh_process(written)
+        # Before the version: should this fail, none is left.
+        layout.replace(folder / "request.json", body)
         path = _claim_version(written, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    layout.replace(folder / "request.json", body)
     write_config(folder.parent)
     return path
 
