@@ -7,6 +7,6 @@
 Importing this package imports neither Keras nor TensorFlow: `check` and `serve` need no Keras.
 """
 
-from deep_learning_recipes.serving.saved_model import classifier, export
+from deep_learning_recipes.serving.saved_model import classifier, export, policy
 
-__all__ = ["classifier", "export"]
+__all__ = ["classifier", "export", "policy"]

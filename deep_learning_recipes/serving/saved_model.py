@@ -42,14 +42,26 @@ def classifier(model: keras.Model) -> keras.Model:
     `classes` (batch,), the most probable one."""
     import keras
 
-    logits = model.output
-    # ops.argmax tells −0 from 0 by a Bitcast, which OpenVINO cannot read.
-    _, most_probable = keras.ops.top_k(logits, 1)
-    outputs = {
-        "probabilities": keras.ops.softmax(logits),
-        "classes": keras.ops.squeeze(most_probable, axis=-1),
-    }
+    outputs = {"probabilities": keras.ops.softmax(model.output), "classes": largest(model.output)}
     return keras.Model(model.input, outputs, name=model.name)
+
+
+def policy(model: keras.Model) -> keras.Model:
+    """A network's number for each action (a Q-value, a logit) as what an agent asks for: `action`
+    (batch,), the one with the largest, and `values` (batch, actions), the numbers themselves."""
+    import keras
+
+    outputs = {"action": largest(model.output), "values": model.output}
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def largest(values: keras.KerasTensor) -> keras.KerasTensor:
+    """The index of the largest value along the last axis."""
+    import keras
+
+    # ops.argmax tells −0 from 0 by a Bitcast, which OpenVINO cannot read.
+    _, indices = keras.ops.top_k(values, 1)
+    return keras.ops.squeeze(indices, axis=-1)
 
 
 def export(model: keras.Model, folder: Path, example: Any) -> Path:
