@@ -225,7 +225,14 @@ def execute(
 
     new = open_folder(folder, options.resume)
     console = Console()
-    recorder = callbacks.Recorder(folder, resume=options.resume, console=console)
+    # What a cluster loses when one of it is lost has cost many machines' time.
+    is_cluster = isinstance(strategy, (Workers, parameter_server.Strategy))
+    recorder = callbacks.Recorder(
+        folder,
+        resume=options.resume,
+        console=console,
+        seconds_between_saves=0.0 if is_cluster else 1.0,
+    )
     run = Run(
         name=name,
         folder=folder,

@@ -153,11 +153,11 @@ def _parameter_server() -> tuple[parameter_server.Strategy | parameter_server.Se
             "TF_CONFIG: parameter_server needs a cluster of one chief, at least one worker and at "
             f"least one ps, not {found}"
         )
-    size = f"workers: {counts['worker']}, parameter servers: {counts['ps']} (TF_CONFIG)"
+    size = f"{counts['worker']} workers, {counts['ps']} ps (TF_CONFIG)"
     if task["type"] != "chief":
         server = parameter_server.Server(cluster, task["type"], task["index"])
-        return server, f"{task['type']} {task['index']}; {size}"
-    return parameter_server.connect(cluster), f"chief; {size}"
+        return server, f"{task['type']} {task['index']} of {size}"
+    return parameter_server.connect(cluster), f"chief of {size}"
 
 
 def _tpu_address(name: str) -> tuple[str, int]:
