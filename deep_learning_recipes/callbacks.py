@@ -14,15 +14,13 @@ from deep_learning_recipes import UsageError
 from deep_learning_recipes.distribute.replicas import optimizers_of
 from deep_learning_recipes.progress import ProgressLine
 
-SECONDS_BETWEEN_SAVES = 1.0
-
 
 class Recorder(keras.callbacks.Callback):
     """Keeps each training of a run in files, and shows its progress in one line.
 
     One recorder serves all the trainings of a run, numbered in their order. In `folder` it writes
     checkpoints/NN-MODEL.npz (weights, optimizer, random state, history; replaced as a whole, after
-    each epoch but at most once a second) and logs/NN-MODEL (TensorBoard).
+    each epoch, unless `seconds_between_saves` have not passed) and logs/NN-MODEL (TensorBoard).
 
     With `resume=True` a training goes on after the last epoch that its checkpoint holds, and one
     that had ended is not repeated: `training.fit` asks `restore` for the number of epochs done.
@@ -31,8 +29,16 @@ class Recorder(keras.callbacks.Callback):
 
     shows_progress = True
 
-    def __init__(self, folder: Path, *, resume: bool = False, console: Console | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
+        seconds_between_saves: float = 1.0,
+    ):
         super().__init__()
+        self.seconds_between_saves = seconds_between_saves
         self.folder = folder
         self.resume = resume
         self.console = console or Console()
@@ -89,7 +95,7 @@ class Recorder(keras.callbacks.Callback):
                 tf.summary.scalar(name, value)
         self.progress.update(epoch + 1, logs)
         # Epochs of milliseconds would spend their time on writing files.
-        if time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
+        if time.monotonic() - self.saved > self.seconds_between_saves:
             self._save(ended=False)
 
     def on_train_end(self, logs=None):

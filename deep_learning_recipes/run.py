@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
-from deep_learning_recipes.distribute import strategies
+from deep_learning_recipes.distribute import parameter_server, strategies
 from deep_learning_recipes.distribute.replicas import Workers
 from deep_learning_recipes.loop import Loop
 
@@ -55,7 +55,8 @@ class Options:
     resume: bool = False
     """go on with the run in --out, or with the newest one, after its last complete epoch"""
     strategy: str = "auto"
-    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker, tpu"""
+    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker,
+    parameter_server, tpu"""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """of the computation; weights stay float32 in all"""
     export: Annotated[Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
@@ -206,7 +207,7 @@ def number(value: float) -> str:
 def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     """Runs a recipe from the command line and exits: 0 if it finished and all its claims held, 1
     if one fell, 2 for bad input (with one line that says what to do), 3 when another worker of
-    --strategy multi_worker is gone, 130 when interrupted.
+    --strategy multi_worker or a parameter server is gone, 130 when interrupted.
 
     main: the recipe's function of (config, run).
     quick, full: its presets, instances of its `Config`; `Config()` is the default preset.
@@ -222,7 +223,8 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         if strategies.worker_number() is None:
             raise
-        message = "error: another worker is gone; start all of them again with --resume"
+        who = "a parameter server" if strategies.has_parameter_servers() else "another worker"
+        message = f"error: {who} is gone; start all of them again with --resume"
         print(message, file=sys.stderr)
         sys.exit(WORKER_GONE)
     except KeyboardInterrupt:
@@ -241,13 +243,24 @@ def execute(
     if options.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy, place = strategies.strategy(options.strategy)
+    if isinstance(strategy, parameter_server.Server):
+        print(first_line(name, options, place), flush=True)
+        strategy.serve()
+        return True
     figures.use_style()
     if isinstance(strategy, Workers) and not strategy.is_chief:
         return assist(main, name, config, options, strategy, place)
 
     new = open_folder(folder, options.resume)
     console = Console()
-    recorder = callbacks.Recorder(folder, resume=options.resume, console=console)
+    # What a cluster loses when one of it is lost has cost many machines' time.
+    is_cluster = isinstance(strategy, (Workers, parameter_server.Strategy))
+    recorder = callbacks.Recorder(
+        folder,
+        resume=options.resume,
+        console=console,
+        seconds_between_saves=0.0 if is_cluster else 1.0,
+    )
     run = Run(
         name=name,
         folder=folder,

@@ -21,15 +21,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.callbacks import state_variables
+from deep_learning_recipes.distribute.parameter_server import ParameterServers, counting_apart
 from deep_learning_recipes.distribute.replicas import (
     Replicas,
     Workers,
     counting,
     is_wrapper,
     optimizers_of,
-    replicas_of,
 )
+from deep_learning_recipes.distribute.strategies import replicas_of
 
 STEPS_THAT_REPAY_XLA = 2_000
 """Training steps from which on XLA's compile time is repaid. Measured on 2 CPU cores:
@@ -72,6 +74,9 @@ def fit(
     batch and whatever `train_step` does, as long as its losses are means over the examples. What a
     replica works out from its slice alone differs: random numbers, and the statistics of
     BatchNormalization (not with `synchronized=True` under a MirroredStrategy).
+
+    With parameter servers the workers train asynchronously, so the weights are not those of a
+    single device nor the same twice: `distribute.parameter_server` says more.
 
     On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to `model.fit`
     and sets `model.steps_per_execution` to 16, or less so that it divides an epoch's steps. Several
@@ -123,10 +128,17 @@ def fit(
     strategy = model.distribute_strategy
     replicas = replicas_of(model)
     handed_over = given_dataset or replicas is None or model.run_eagerly
-    if handed_over and isinstance(replicas, Workers):
+    is_cluster = isinstance(replicas, (Workers, ParameterServers))
+    if handed_over and is_cluster:
         raise ValueError(
             "several workers train on arrays, compiled: not on a tf.data.Dataset, and not with "
             "run_eagerly=True"
+        )
+    inputs = getattr(model, "inputs", None) or ()
+    if (is_cluster or strategy.num_replicas_in_sync > 1) and any(each.shape[0] for each in inputs):
+        raise UsageError(
+            f"--strategy: {model.name!r} takes batches of one size only, to carry a state from one "
+            "to the next; train it on a single device, with --strategy cpu or gpu"
         )
     # Keras shares a batch out; of a smaller last one some replicas might get nothing.
     drop_remainder = handed_over and strategy.num_replicas_in_sync > 1
@@ -163,30 +175,12 @@ def fit(
         return max([initial_epoch, *(callback.restore(model) for callback in able)])
 
     if replicas is None or handed_over:
-        if model.built and model.optimizer is not None:
-            with strategy.scope():
-                model.optimizer.build(model.trainable_variables)
-        start = restore()
         if not given_dataset:
-            # Keras looks at a batch even where all epochs are done.
-            to_train = range(start, max(epochs, start + 1))
-            data = _batches(data, order_of, to_train, batch_size, drop_remainder)
-        if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-            validation_data = tf.data.Dataset.from_tensor_slices(validation_data).batch(batch_size)
-        if not model.run_eagerly:
-            # An execution that went past its epoch would eat the next one's batches.
-            divides = [n for n in range(1, STEPS_PER_EXECUTION + 1) if (steps or n) % n == 0]
-            if model.steps_per_execution != divides[-1]:
-                model.steps_per_execution = divides[-1]
-                model.train_function = model.test_function = None  # of another number of steps
-        return model.fit(
-            data,
-            steps_per_epoch=steps,
-            epochs=epochs,
-            initial_epoch=start,
-            shuffle=False,  # a dataset brings its own order
-            validation_data=validation_data,
-            callbacks=callbacks,
+            data = functools.partial(
+                _batches, data, order_of, batch_size=batch_size, drop_remainder=drop_remainder
+            )
+        return _hand_over(
+            model, data, validation_data, batch_size, steps, epochs, callbacks, restore
         )
 
     for callback in callbacks.callbacks:
@@ -238,6 +232,43 @@ def fit(
     return model.history
 
 
+def _hand_over(
+    model: keras.Model,
+    data: tf.data.Dataset | Callable[[range], tf.data.Dataset],
+    validation_data: Any,
+    batch_size: int,
+    steps: int | None,
+    epochs: int,
+    callbacks: keras.callbacks.CallbackList,
+    restore: Callable[[], int],
+) -> keras.callbacks.History:
+    """Let `model.fit` train: on a dataset, or on what `data` makes of the epochs' numbers."""
+    if model.built and model.optimizer is not None:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+    start = restore()
+    if callable(data):
+        # Keras looks at a batch even where all epochs are done.
+        data = data(range(start, max(epochs, start + 1)))
+    if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
+        validation_data = tf.data.Dataset.from_tensor_slices(validation_data).batch(batch_size)
+    if not model.run_eagerly:
+        # An execution that went past its epoch would eat the next one's batches.
+        divides = [n for n in range(1, STEPS_PER_EXECUTION + 1) if (steps or n) % n == 0]
+        if model.steps_per_execution != divides[-1]:
+            model.steps_per_execution = divides[-1]
+            model.train_function = model.test_function = None  # of another number of steps
+    return model.fit(
+        data,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        initial_epoch=start,
+        shuffle=False,  # a dataset brings its own order
+        validation_data=validation_data,
+        callbacks=callbacks,
+    )
+
+
 def _compile_epoch(
     model: keras.Model,
     replicas: Replicas,
@@ -274,8 +305,10 @@ def _compile_epoch(
     unbuilt = [each for each in optimizers_of(model) if is_wrapper(each) and not each.built]
     trace = functools.partial(_trace_step, model, replicas, step_name, batch_spec)
     step = trace()
-    if few or unbuilt:
-        step = trace(may_not_count=few)  # now that all metrics and optimizers have variables
+    apart = isinstance(replicas, ParameterServers)
+    if few or unbuilt or apart:
+        # Now that all metrics and optimizers have variables.
+        step = trace(may_not_count=few, counts_apart=apart)
 
     def step_on(data: Any, indices: tf.Tensor) -> dict[str, tf.Tensor]:
         slices, shares, counts = replicas.divide(indices)
@@ -285,10 +318,9 @@ def _compile_epoch(
         ]
         return step(batches, shares, counts)
 
-    def whole_epoch(data: Any, order: tf.Tensor, use_xla: bool) -> dict[str, tf.Tensor]:
-        model.reset_metrics()
-        examples = order.shape[0]
+    def steps_on(data: Any, order: tf.Tensor, use_xla: bool) -> dict[str, tf.Tensor]:
         # XLA wants batches of one size; elsewhere a slice simply ends where the order does.
+        examples = order.shape[0] if use_xla else tf.size(order)
         looped = examples - examples % batch_size if use_xla else examples
 
         def body(start: tf.Tensor, _: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -302,8 +334,21 @@ def _compile_epoch(
         _, logs = tf.while_loop(
             lambda start, _: start < looped, body, (0, logs), parallel_iterations=1
         )
-        if looped < examples:
+        if use_xla and looped < examples:
             logs = step_on(data, order[looped:])
+        return logs
+
+    if isinstance(replicas, ParameterServers):
+        outputs = step.structured_outputs
+        cache.functions[key] = _scheduled(
+            model, replicas, steps_on, batch_spec, outputs, batch_size
+        )
+        cache.state = state()
+        return cache.functions[key]
+
+    def whole_epoch(data: Any, order: tf.Tensor, use_xla: bool) -> dict[str, tf.Tensor]:
+        model.reset_metrics()
+        logs = steps_on(data, order, use_xla)
         return _logs_of_epoch(model, replicas, logs)
 
     if jit_compile is None:
@@ -337,12 +382,43 @@ def _compile_epoch(
     return run
 
 
+def _scheduled(
+    model: keras.Model,
+    replicas: ParameterServers,
+    steps_on: Callable[..., dict[str, tf.Tensor]],
+    batch_spec: Any,
+    logs_spec: dict[str, tf.TensorSpec],
+    batch_size: int,
+) -> Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]:
+    """An epoch that workers compute in parts: a function of (data, order) that returns logs."""
+    with replicas.context():
+        last_logs = {
+            name: tf.Variable(tf.zeros(spec.shape, spec.dtype), trainable=False)
+            for name, spec in logs_spec.items()
+        }
+
+    @functools.partial(tf.function, input_signature=[batch_spec], autograph=False)
+    def part_of_epoch(data: Any) -> None:
+        examples = tf.shape(keras.tree.flatten(data)[0])[0]
+        for name, value in steps_on(data, tf.range(examples), use_xla=False).items():
+            last_logs[name].assign(value)
+
+    def run(data: Any, order: tf.Tensor) -> dict[str, tf.Tensor]:
+        model.reset_metrics()
+        replicas.schedule(part_of_epoch, data, order, batch_size)
+        logs = {name: tf.convert_to_tensor(value) for name, value in last_logs.items()}
+        return _logs_of_epoch(model, replicas, logs)
+
+    return run
+
+
 def _trace_step(
     model: keras.Model,
     replicas: Replicas,
     step_name: str,
     batch_spec: Any,
     may_not_count: bool = False,
+    counts_apart: bool = False,
 ) -> Any:
     """The step as a concrete function of what `replicas.divide` makes of a batch."""
     slices = len(replicas.local)
@@ -366,6 +442,8 @@ def _trace_step(
 
         def one_step(batches: Any, shares: Any, counts: Any) -> dict[str, tf.Tensor]:
             step = getattr(model, step_name)
+            if counts_apart:
+                step = counting_apart(step, model)
             if may_not_count:
                 step, batches = counting(step, model), list(zip(batches, counts, strict=True))
             with tf.variable_creator_scope(create):
@@ -384,11 +462,11 @@ def _logs_of_epoch(
     metrics = model.get_metrics_result()
     if set(metrics) == set(logs):
         return metrics
-    if replicas.count == 1:
+    if replicas.sees_all:
         return logs
     logs = dict(zip(logs, replicas.add_up(list(logs.values())), strict=True))
-    # Results of the last step's metrics hold one replica's examples. A step that leaves out some of
-    # the metrics has a loss of its own, and Keras's tracker of the loss stays at 0.
+    # Results of the last step's metrics hold one replica's examples, or one batch's. A step that
+    # leaves out some of the metrics has a loss of its own, and Keras's tracker of the loss stays 0.
     return {name: logs[name] if name == "loss" else metrics.get(name, logs[name]) for name in logs}
 
 

@@ -1,4 +1,4 @@
-"""Starts the workers of a cluster as processes of this machine, and stops them together."""
+"""Starts the tasks of a cluster as processes of this machine, and stops them together."""
 
 import contextlib
 import json
@@ -17,10 +17,11 @@ SECONDS_TO_STOP = 10.0
 INTERRUPTED = 130
 
 
-class Worker:
+class Task:
     """One process of the cluster, its output passed on line by line."""
 
     def __init__(self, program: list[str], cluster: dict[str, list[str]], kind: str, index: int):
+        self.kind = kind
         self.name = f"{kind} {index}"
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         config = {"cluster": cluster, "task": {"type": kind, "index": index}}
@@ -35,7 +36,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on
         )
 
-    def follow(self, ended: "queue.Queue[Worker]") -> None:
+    def follow(self, ended: "queue.Queue[Task]") -> None:
         """Passes the output on until the process ends, then reports it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -50,61 +51,86 @@ class Worker:
             os.killpg(self.process.pid, number)
 
 
-def launch(program: list[str], workers: int) -> int:
-    """Runs `python PROGRAM` in `workers` processes that find each other by TF_CONFIG.
+def launch(program: list[str], workers: int, parameter_servers: int = 0) -> int:
+    """Runs `python PROGRAM` in `workers` processes that find each other by TF_CONFIG; with
+    parameter servers in one for each of these and one for the chief besides.
 
     Returns 0 if all ended well. When one fails all are stopped, its last lines are printed, and its
-    code is returned (128 + N where signal N ended it); 130 after Ctrl-C.
+    code is returned (128 + N where signal N ended it); 130 after Ctrl-C. Next to parameter servers
+    a worker that a signal ended is not missed as long as another is left.
     """
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(workers)]}
-    started: list[Worker] = []
-    ended: queue.Queue[Worker] = queue.Queue()
+    counts = {"worker": workers}
+    if parameter_servers:
+        counts = {"ps": parameter_servers, "worker": workers, "chief": 1}
+    ports = iter(free_ports(sum(counts.values())))
+    cluster = {
+        kind: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for kind, count in counts.items()
+    }
+    started: list[Task] = []
+    ended: queue.Queue[Task] = queue.Queue()
     # SIGTERM, as from a batch system, stops all just as Ctrl-C does.
     usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with stopping(started):
-            for index in range(workers):
-                worker = Worker(program, cluster, "worker", index)
-                started.append(worker)
-                threading.Thread(target=worker.follow, args=(ended,), daemon=True).start()
-            for _ in range(workers):
-                worker = ended.get()
-                if worker.process.returncode != 0:
-                    break
+            for kind, count in counts.items():
+                for index in range(count):
+                    task = Task(program, cluster, kind, index)
+                    started.append(task)
+                    threading.Thread(target=task.follow, args=(ended,), daemon=True).start()
+            failed = wait(ended, counts)
     except KeyboardInterrupt:
         print("interrupted: all workers are stopped", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, usual)
-    return report(worker, of=workers)
+    return report(failed, of=len(started)) if failed else 0
+
+
+def wait(ended: "queue.Queue[Task]", counts: dict[str, int]) -> Task | None:
+    """Returns when all tasks have ended well, or the first that failed and is missed."""
+    workers = counts["worker"]
+    for _ in range(sum(counts.values())):
+        task = ended.get()
+        code = task.process.returncode
+        if code == 0:
+            continue
+        workers -= task.kind == "worker"
+        if "ps" not in counts or task.kind != "worker" or code > 0 or workers == 0:
+            return task
+        print(f"{task.name} ended {how(code)}; training goes on with {workers}", file=sys.stderr)
+    return None
 
 
 @contextlib.contextmanager
-def stopping(workers: list[Worker]) -> Iterator[None]:
+def stopping(tasks: list[Task]) -> Iterator[None]:
     """At the end interrupts all that still run, and kills what has not stopped soon after."""
     try:
         yield
     finally:
-        running = [worker for worker in workers if worker.process.poll() is None]
-        for worker in running:
-            worker.send(signal.SIGINT)
-        for worker in running:
+        running = [task for task in tasks if task.process.poll() is None]
+        for task in running:
+            task.send(signal.SIGINT)
+        for task in running:
             try:
-                worker.process.wait(SECONDS_TO_STOP)
+                task.process.wait(SECONDS_TO_STOP)
             except subprocess.TimeoutExpired:
-                worker.send(signal.SIGKILL)
-                worker.process.wait()
+                task.send(signal.SIGKILL)
+                task.process.wait()
 
 
-def report(worker: Worker, of: int) -> int:
-    """Says how the worker ended that ended first with an error, if any, and gives the exit code."""
-    code = worker.process.returncode
-    if code == 0:
-        return 0
-    how = f"with code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
-    print(f"\n{worker.name} ended {how}; all {of} are stopped. Its last lines:", file=sys.stderr)
-    sys.stderr.writelines(f"    {line}" for line in worker.last_lines)
+def report(task: Task, of: int) -> int:
+    """Says how the task ended that failed first, and gives the exit code."""
+    code = task.process.returncode
+    print(
+        f"\n{task.name} ended {how(code)}; all {of} are stopped. Its last lines:", file=sys.stderr
+    )
+    sys.stderr.writelines(f"    {line}" for line in task.last_lines)
     return code if code > 0 else 128 - code
+
+
+def how(code: int) -> str:
+    """In words, how a process ended that did not end well."""
+    return f"with code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
 
 
 def free_ports(count: int) -> list[int]:

@@ -30,6 +30,8 @@ class Replicas:
     local = range(1)
     """the numbers of those that run in this process"""
     is_chief = True
+    sees_all = True
+    """whether a step's metrics are those of all steps before it in the epoch"""
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
         """What training runs in."""
@@ -80,6 +82,8 @@ class Replicas:
 
 class Mirrored(Replicas):
     """Several devices of this process under a `tf.distribute.MirroredStrategy`."""
+
+    sees_all = False
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self.strategy = strategy
@@ -142,6 +146,7 @@ class Workers(Replicas):
     optimizer sees them, so they keep the same weights.
     """
 
+    sees_all = False
     current: Workers | None = None
 
     def __init__(self, strategy: tf.distribute.MultiWorkerMirroredStrategy, number: int):
@@ -204,17 +209,6 @@ class Workers(Replicas):
 
     def _of_chief(self, vector: np.ndarray) -> np.ndarray:
         return np.array(self._add_up_vectors([vector if self.is_chief else 0 * vector])[0])
-
-
-def replicas_of(model: keras.Model) -> Replicas | None:
-    """How `model` is to be trained; None where that is Keras's own part (TPU, other strategies)."""
-    strategy = model.distribute_strategy
-    if isinstance(strategy, tf.distribute.MirroredStrategy):
-        return Mirrored(strategy) if strategy.num_replicas_in_sync > 1 else None
-    with strategy.scope():
-        if tf.distribute.has_strategy():
-            return None
-    return Workers.current or Replicas()
 
 
 def counting(step: Step, model: keras.Model) -> Callable[[tuple[Any, tf.Tensor]], Logs]:

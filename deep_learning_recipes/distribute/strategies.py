@@ -5,35 +5,45 @@ import os
 import socket
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from deep_learning_recipes import UsageError
-from deep_learning_recipes.distribute.replicas import Workers
+from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes.distribute import parameter_server
+from deep_learning_recipes.distribute.replicas import Mirrored, Replicas, Workers
 
-NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "tpu")
+NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "parameter_server", "tpu")
 SECONDS_FOR_TPU = 3.0
 
 
-def strategy(name: str = "auto") -> tuple[tf.distribute.Strategy | Workers, str]:
+def strategy(
+    name: str = "auto",
+) -> tuple[tf.distribute.Strategy | Workers | parameter_server.Server, str]:
     """The strategy of that name, whose `scope()` to train in, and a few words that say what was
     taken.
 
     name: `auto` (the TPU of TPU_NAME, the cluster of TF_CONFIG, the GPUs that are there, else the
     CPU), `cpu`, `gpu`, `mirrored` (all GPUs), `mirrored:N` (N GPUs, or N logical CPUs of this
-    machine for trying out), `multi_worker` (this process is one of those in TF_CONFIG), or `tpu`.
+    machine for trying out), `multi_worker` (this process is one of those in TF_CONFIG),
+    `parameter_server` (likewise; all but the chief get a `Server`, and train by its `serve()`
+    alone), or `tpu`.
     Call it before TensorFlow has run anything: devices are laid out once a process.
     Raises UsageError for an unknown name and for a device that is not there.
     """
     kind, colon, count = name.partition(":")
     if kind not in NAMES or (colon and kind != "mirrored"):
-        raise UsageError(f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N")
+        near = did_you_mean(kind, list(NAMES))
+        raise UsageError(f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N{near}")
     if kind == "auto":
         kind = "tpu" if os.environ.get("TPU_NAME") else kind
-        kind = "multi_worker" if os.environ.get("TF_CONFIG") else kind
+        if os.environ.get("TF_CONFIG"):
+            kind = "parameter_server" if has_parameter_servers() else "multi_worker"
     if kind == "tpu":
         return _tpu()
     if kind == "multi_worker":
         return _multi_worker()
+    if kind == "parameter_server":
+        return _parameter_server()
     gpus = tf.config.list_physical_devices("GPU")
     if kind == "mirrored":
         return _mirrored(name, count, len(gpus))
@@ -84,6 +94,11 @@ def worker_number() -> int | None:
     return task["index"] + (task["type"] == "worker" and len(cluster.get("chief", ())))
 
 
+def has_parameter_servers() -> bool:
+    """Whether TF_CONFIG names any. Raises UsageError if it cannot be understood."""
+    return bool(_tf_config()[0].get("ps"))
+
+
 def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
     text = os.environ.get("TF_CONFIG", "")
     if not text:
@@ -92,8 +107,11 @@ def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         cluster[task["type"]][task["index"]]
+        for addresses in cluster.values():
+            for address in addresses:
+                int(address.rpartition(":")[2])
         return cluster, task
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise UsageError(
             'TF_CONFIG: it must be {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
             '"worker", "index": N}} with a task of the cluster'
@@ -102,6 +120,10 @@ def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
 
 def _multi_worker() -> tuple[Workers, str]:
     number = worker_number()
+    if has_parameter_servers():
+        raise UsageError(
+            "--strategy multi_worker: TF_CONFIG names parameter servers; use parameter_server"
+        )
     if number is None:
         raise UsageError(
             "--strategy multi_worker: TF_CONFIG is not set; try a cluster on this machine with "
@@ -114,6 +136,28 @@ def _multi_worker() -> tuple[Workers, str]:
     workers = Workers(tf.distribute.MultiWorkerMirroredStrategy(), number)
     device = "one GPU" if gpus else "CPU"
     return workers, f"worker {number + 1} of {workers.count} (TF_CONFIG), {device} each"
+
+
+def _parameter_server() -> tuple[parameter_server.Strategy | parameter_server.Server, str]:
+    cluster, task = _tf_config()
+    if not cluster:
+        raise UsageError(
+            "--strategy parameter_server: TF_CONFIG is not set; try a cluster on this machine with "
+            "python -m deep_learning_recipes.distribute launch --workers 2 --parameter-servers 1 "
+            "-m recipes.NAME"
+        )
+    counts = {kind: len(cluster.get(kind, ())) for kind in ("chief", "worker", "ps")}
+    if counts["chief"] != 1 or not counts["worker"] or not counts["ps"]:
+        found = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        raise UsageError(
+            "TF_CONFIG: parameter_server needs a cluster of one chief, at least one worker and at "
+            f"least one ps, not {found}"
+        )
+    size = f"{counts['worker']} workers, {counts['ps']} ps (TF_CONFIG)"
+    if task["type"] != "chief":
+        server = parameter_server.Server(cluster, task["type"], task["index"])
+        return server, f"{task['type']} {task['index']} of {size}"
+    return parameter_server.connect(cluster), f"chief of {size}"
 
 
 def _tpu_address(name: str) -> tuple[str, int]:
@@ -141,3 +185,16 @@ def _tpu() -> tuple[tf.distribute.Strategy, str]:
     tf.tpu.experimental.initialize_tpu_system(resolver)
     tpu = tf.distribute.TPUStrategy(resolver)
     return tpu, f"TPU, {tpu.num_replicas_in_sync} replicas"
+
+
+def replicas_of(model: keras.Model) -> Replicas | None:
+    """How `model` is to be trained; None where that is Keras's own part (TPU, other strategies)."""
+    strategy = model.distribute_strategy
+    if isinstance(strategy, parameter_server.Strategy):
+        return parameter_server.ParameterServers(strategy)
+    if isinstance(strategy, tf.distribute.MirroredStrategy):
+        return Mirrored(strategy) if strategy.num_replicas_in_sync > 1 else None
+    with strategy.scope():
+        if tf.distribute.has_strategy():
+            return None
+    return Workers.current or Replicas()

@@ -114,64 +114,57 @@ def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=Fal
     return np.concatenate(weights), np.median(seconds)
 
 
-def train_all(folder: str, result: str) -> None:
-    """Trains every variant in this process, and writes weights and seconds to `result`.npz.
+def train_all(folder: str, number: int) -> None:
+    """A worker's part: trains with the others of TF_CONFIG. The first one then trains every variant
+    on logical CPUs, and writes weights and seconds to found.npz.
 
-    Devices are laid out once a process, which is why this has one of its own. With TF_CONFIG it is
-    a worker of a cluster, without it stands for all the numbers of logical CPUs.
+    Devices are laid out once a process, hence all this is done in processes of their own.
     """
     setting = json.loads(Path(folder, "setting.json").read_text())
     arrays = np.load(Path(folder, "data.npz"))
     x, y = arrays["x"], arrays["y"]
     found = {}
-    if json.loads(os.environ["TF_CONFIG"]):
-        workers = tf.distribute.MultiWorkerMirroredStrategy()
-        found["workers"], found["workers_seconds"] = train(workers, x, y, setting)
-    else:
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        logical = [tf.config.LogicalDeviceConfiguration()] * max(setting["replicas"])
-        tf.config.set_logical_device_configuration(cpu, logical)
-        for count in setting["replicas"]:
-            mirrored = tf.distribute.MirroredStrategy(
-                [f"CPU:{index}" for index in range(count)],
-                cross_device_ops=tf.distribute.ReductionToOneDevice(),
-            )
-            found[f"{count}"], found[f"{count}_seconds"] = train(mirrored, x, y, setting)
-            if count in setting["replicas"][:2]:
-                for kind in ("ordinary", "synchronized"):
-                    found[f"{count}_{kind}"], _ = train(mirrored, x, y, setting, kind)
-        # On the last number of devices: the odd last batch weighed wrongly.
-        found["mean_of_means"], _ = train(mirrored, x, y, setting, mean_of_means=True)
-    np.savez(Path(folder, result), **found)
-
-
-def run_together(folder: str, tf_configs: list[dict]) -> None:
-    """Runs `train_all` in one process for each TF_CONFIG, all at once, and waits for them."""
-    processes = []
-    for number, tf_config in enumerate(tf_configs):
-        call = f"run_path({__file__!r})['train_all']({folder!r}, '{len(tf_configs)}-{number}')"
-        program = [sys.executable, "-c", f"from runpy import run_path; {call}"]
-        environment = {**os.environ, "TF_CONFIG": json.dumps(tf_config)}
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(program, env=environment, stderr=pipe, text=True))
-    errors = [process.communicate()[1] for process in processes]
-    if any(process.returncode for process in processes):
-        raise RuntimeError("\n".join(["a process failed:", *errors]))
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * max(setting["replicas"])
+    tf.config.set_logical_device_configuration(cpu, logical)
+    workers = tf.distribute.MultiWorkerMirroredStrategy()
+    found["workers"], found["workers_seconds"] = train(workers, x, y, setting)
+    if number > 0:
+        return
+    for count in setting["replicas"]:
+        mirrored = tf.distribute.MirroredStrategy(
+            [f"CPU:{index}" for index in range(count)],
+            cross_device_ops=tf.distribute.ReductionToOneDevice(),
+        )
+        found[f"{count}"], found[f"{count}_seconds"] = train(mirrored, x, y, setting)
+        if count in setting["replicas"][:2]:
+            for kind in ("ordinary", "synchronized"):
+                found[f"{count}_{kind}"], _ = train(mirrored, x, y, setting, kind)
+    # On the last number of devices: the odd last batch weighed wrongly.
+    found["mean_of_means"], _ = train(mirrored, x, y, setting, mean_of_means=True)
+    np.savez(Path(folder, "found.npz"), **found)
 
 
 def train_everywhere(x, y, setting: dict) -> dict[str, np.ndarray]:
-    """What all processes found: the logical CPUs of one, then a cluster of workers."""
+    """What the processes found that run `train_all`, one for each worker."""
     with contextlib.ExitStack() as stack:
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(setting["workers"])]
         addresses = [f"127.0.0.1:{stack.enter_context(s).getsockname()[1]}" for s in sockets]
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "data.npz"), x=x, y=y)
         Path(folder, "setting.json").write_text(json.dumps(setting))
-        run_together(folder, [{}])
-        tasks = [{"type": "worker", "index": index} for index in range(setting["workers"])]
-        run_together(folder, [{"cluster": {"worker": addresses}, "task": task} for task in tasks])
-        results = [np.load(path) for path in sorted(Path(folder).glob("*-0.npz"))]
-        return {name: result[name] for result in results for name in result.files}
+        processes = []
+        for number in range(setting["workers"]):
+            call = f"run_path({__file__!r})['train_all']({folder!r}, {number})"
+            program = [sys.executable, "-c", f"from runpy import run_path; {call}"]
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}}
+            environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+            pipe = subprocess.PIPE
+            processes.append(subprocess.Popen(program, env=environment, stderr=pipe, text=True))
+        errors = [process.communicate()[1] for process in processes]
+        if any(process.returncode for process in processes):
+            raise RuntimeError("\n".join(["a process failed:", *errors]))
+        return dict(np.load(Path(folder, "found.npz")))
 
 
 def plot_differences(differences: dict[str, float], times: dict[str, float]) -> plt.Figure:
@@ -217,17 +210,17 @@ def main(config: Config, run: Run) -> None:
     times[f"{config.workers} processes"] = found["workers_seconds"]
     run.figure("differences", plot_differences(differences, times))
 
-    run.print(f"{'':14} step in ms   images/s   speed-up")
-    for name, seconds in times.items():
-        rate, speed_up = config.batch_size / seconds, found[f"{first}_seconds"] / seconds
-        run.print(f"{name:14} {1000 * seconds:10.2f} {rate:10,.0f} {speed_up:10.2f}")
-        run.metric(f"images_a_second_{name.replace(' ', '_')}", rate, unit="1/s", timing=True)
     model = build_model(x_train.shape[1], config.units)
     shapes = [weight.shape for weight in model.weights]
     parts = np.split(found[f"{most}"], np.cumsum([np.prod(shape) for shape in shapes])[:-1])
     model.set_weights([part.reshape(s) for part, s in zip(parts, shapes, strict=True)])
     accuracy = float(np.mean(np.asarray(model(x_test)).argmax(axis=1) == y_test))
     run.metric("test_accuracy", accuracy)
+    run.print(f"{'':14} step in ms   images/s   speed-up")
+    for name, seconds in times.items():
+        rate, speed_up = config.batch_size / seconds, found[f"{first}_seconds"] / seconds
+        run.print(f"{name:14} {1000 * seconds:10.2f} {rate:10,.0f} {speed_up:10.2f}")
+        run.metric(f"images_a_second_{name.replace(' ', '_')}", rate, unit="1/s", timing=True)
     run.metric("numbers_in_an_all_reduce", model.count_params())
 
     largest = max(difference(f"{count}") for count in others)

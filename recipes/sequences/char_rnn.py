@@ -166,8 +166,6 @@ def main(config: Config, run: Run) -> None:
     train_text, test_text = data.load_text("prose")
     if config.streams * config.chunk >= len(test_text):
         raise UsageError("--streams times --chunk must be less than the text held out")
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise UsageError("--strategy: the state is carried on one device; choose a single one")
     characters = "\ufffd" + "".join(sorted(set(train_text)))  # the first stands for unknown ones
 
     def encode(text):

@@ -9,7 +9,7 @@ import pytest
 from conftest import command
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.distribute import strategies
+from deep_learning_recipes.distribute import parameter_server, strategies
 
 CLUSTER = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
 
@@ -47,12 +47,55 @@ def test_auto_goes_by_the_environment(monkeypatch):
         json.dumps({**CLUSTER, "task": {"type": "worker", "index": 2}}),
         json.dumps({**CLUSTER, "task": {"type": "chief", "index": 0}}),
         json.dumps({**CLUSTER, "task": {"type": "worker", "index": "0"}}),
+        '{"cluster": {"worker": ["127.0.0.1"]}, "task": {"type": "worker", "index": 0}}',
     ],
 )
 def test_a_tf_config_that_makes_no_sense(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match="^TF_CONFIG: it must be "):
         strategies.worker_number()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "found"),
+    [
+        ({"worker": ["a:1"]}, "0 chief, 1 worker, 0 ps"),
+        ({"worker": ["a:1"], "ps": ["a:2"]}, "0 chief, 1 worker, 1 ps"),
+        ({"worker": ["a:1"], "ps": ["a:2"], "chief": ["a:3", "a:4"]}, "2 chief, 1 worker, 1 ps"),
+    ],
+)
+def test_parameter_servers_need_a_cluster_of_their_kind(monkeypatch, cluster, found):
+    config = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(UsageError, match=f"^TF_CONFIG: parameter_server needs .* not {found}$"):
+        strategies.strategy("parameter_server")
+
+
+def test_a_cluster_with_parameter_servers_is_taken_for_that(monkeypatch):
+    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2"], "ps": ["127.0.0.1:3"]}
+    for kind in ("worker", "ps"):
+        config = {"cluster": cluster, "task": {"type": kind, "index": 0}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        server, place = strategies.strategy("auto")
+        assert isinstance(server, parameter_server.Server)
+        assert place == f"{kind} 0 of 1 workers, 1 ps (TF_CONFIG)"
+        with pytest.raises(UsageError, match="names parameter servers; use parameter_server$"):
+            strategies.strategy("multi_worker")
+    monkeypatch.delenv("TF_CONFIG")
+    with pytest.raises(UsageError, match="not set; try .* launch --workers 2 --parameter-servers"):
+        strategies.strategy("parameter_server")
+
+
+def test_who_never_starts_is_named(monkeypatch):
+    monkeypatch.setattr(parameter_server, "SECONDS_TO_START", 0.3)
+    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:1"], "ps": ["127.0.0.1:1"]}
+    with pytest.raises(UsageError, match="^TF_CONFIG: ps 0 does not answer at 127.0.0.1:1$"):
+        parameter_server.connect(cluster)
+
+
+def test_an_unknown_name_gets_a_near_one():
+    with pytest.raises(UsageError, match="--strategy parameter-server: .*mean parameter_server"):
+        strategies.strategy("parameter-server")
 
 
 def test_the_chief_comes_before_the_workers(monkeypatch):
@@ -76,6 +119,14 @@ def test_the_quick_preset_under_two_replicas(recipe):
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     assert "2 logical CPUs, mirrored" in finished.stdout.splitlines()[0]
     assert "FELL" not in finished.stdout
+
+
+def test_a_state_that_lives_on_one_device_is_said_in_one_line():
+    arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--out", "here")
+    finished = command("-m", "recipes.char_rnn", *arguments)
+    assert finished.returncode == 2
+    message = "error: --strategy: 'char_rnn' takes batches of one size only"
+    assert finished.stderr.splitlines()[-1].startswith(message)
 
 
 def test_the_quick_preset_of_two_workers():
