@@ -190,6 +190,8 @@ class Bridge:
     layers: dict[tuple[str, ...], tf_keras.layers.Layer] = field(default_factory=dict)
     """the tf_keras layer by the path of the Keras 3 layer: its name, after the names of the models
     it is nested in"""
+    names: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """what each is called in tf_keras"""
 
 
 def to_tf_keras(model: keras.Model) -> tf_keras.Model:
@@ -284,22 +286,26 @@ def as_functional(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def bridge(model: keras.Model, *, prefix: str = "", inline: bool = False) -> Bridge:
+def bridge(
+    model: keras.Model, *, prefix: str = "", inline: bool = False, split: bool = False
+) -> Bridge:
     """`to_tf_keras`, with the correspondence of layers.
 
     prefix: goes before the name of each layer but the inputs. TF Model Optimization expands
         layers into others with automatic names, which may be taken otherwise.
     inline: put nested models' layers into the one graph (TF Model Optimization's quantisation
         takes no nested models).
+    split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise, as its
+        quantisation would do under names of its own.
     """
-    return _Builder(prefix, inline, {}).build(model)
+    return _Builder(prefix, inline, split, {}).build(model)
 
 
 class _Builder:
     """Makes one tf_keras graph."""
 
-    def __init__(self, prefix: str, inline: bool, shared: dict[int, Any]) -> None:
-        self.prefix, self.inline = prefix, inline
+    def __init__(self, prefix: str, inline: bool, split: bool, shared: dict[int, Any]) -> None:
+        self.prefix, self.inline, self.split = prefix, inline, split
         self.shared = shared
         """tf_keras layers by the identity of the Keras 3 layer, for all graphs of a model"""
         self.layers: dict[tuple[str, ...], tf_keras.layers.Layer] = {}
@@ -315,7 +321,9 @@ class _Builder:
         }
         entrances = _map_histories(config["input_layers"], lambda history: inputs[history[:2]][0])
         outputs = self.run(graph, config, inputs, ())
-        return Bridge(tf_keras.Model(entrances, outputs, name=model.name), self.layers)
+        names = {path: layer.name for path, layer in self.layers.items()}
+        model = tf_keras.Model(entrances, outputs, name=model.name)
+        return Bridge(model, self.layers, names)
 
     def run(self, graph: Any, config: dict, tensors: dict, path: tuple[str, ...]) -> Any:
         """Calls the layers of a graph one after the other and returns its outputs.
@@ -397,9 +405,11 @@ class _Builder:
 
     def make(self, operation: Any, data: dict, path: tuple[str, ...]) -> Any:
         if isinstance(operation, keras.Model):
-            nested = _Builder("", False, self.shared).build(operation)
+            nested = _Builder("", False, False, self.shared).build(operation)
             self.layers |= {(*path, *below): layer for below, layer in nested.layers.items()}
             layer = nested.model
+        elif self.split and isinstance(operation, keras.layers.SeparableConv2D):
+            layer = _Split(operation, self.name(path))
         else:
             layer = _make_layer(operation, data["config"], self.name(path))
         layer.trainable = operation.trainable
@@ -425,6 +435,39 @@ class _Builder:
             name = f"{wanted}_{count}"
         self.names.add(name)
         return name
+
+
+class _Split:
+    """The two layers that a SeparableConv2D is made of."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        self.name = name
+        self.depthwise = tf_keras.layers.DepthwiseConv2D(
+            layer.kernel_size,
+            layer.strides,
+            layer.padding,
+            layer.depth_multiplier,
+            dilation_rate=layer.dilation_rate,
+            use_bias=False,
+            name=f"{name}_depthwise",
+        )
+        self.pointwise = tf_keras.layers.Conv2D(
+            layer.filters,
+            1,
+            activation=_activation(keras.activations.serialize(layer.activation)),
+            use_bias=layer.use_bias,
+            name=f"{name}_pointwise",
+        )
+
+    def __call__(self, inputs: Any) -> Any:
+        return self.pointwise(self.depthwise(inputs))
+
+    def get_weights(self) -> list[np.ndarray]:
+        return self.depthwise.get_weights() + self.pointwise.get_weights()
+
+    def set_weights(self, values: list[np.ndarray]) -> None:
+        self.depthwise.set_weights(values[:1])
+        self.pointwise.set_weights(values[1:])
 
 
 def _counts_from_one(operation: Any) -> bool:
