@@ -608,11 +608,15 @@ def _translate(key: str, value: Any, where: str) -> Any:
         if not hasattr(family, kind):
             raise ValueError(f"{where}: tf_keras has no {key} {kind}")
         return getattr(family, kind)(**value["config"])
-    revived = keras.saving.deserialize_keras_object(value)
+    try:
+        revived = keras.saving.deserialize_keras_object(value)
+    except TypeError:
+        revived = None
     if isinstance(revived, keras.Model):
         return to_tf_keras(revived)
-    if isinstance(revived, keras.layers.Layer):
-        raise ValueError(f"{where}: {kind} is a class of its own; use {BUILD_IT}")
+    if revived is None or isinstance(revived, keras.layers.Layer):
+        name = value["config"]["name"] if isinstance(value["config"], dict) else value["config"]
+        raise ValueError(f"{where}: {key} {name!r} ({kind}) is a class of its own; use {BUILD_IT}")
     return revived
 
 

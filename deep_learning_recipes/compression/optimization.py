@@ -138,7 +138,7 @@ def prune(
         raise ValueError(f"pattern={pattern}: (n, m) means n zeros in each m, with 0 < n < m")
     settings = _Training(model, x, y, **training)
     if pattern is None:
-        chosen = _choose(model, layers or (shares and list(shares)), SUPPORTED, "prune")
+        chosen = _choose(model, layers or (list(shares) if shares else None), SUPPORTED, "prune")
     else:
         chosen = _choose(model, layers, ("Conv2D", "Dense"), f"prune {pattern[0]}:{pattern[1]}")
         if layers is None:

@@ -445,4 +445,4 @@ def graphs(draw):
 @given(graphs())
 def test_random_graphs(graph):
     inputs, outputs = graph
-    check(keras.Model(inputs, outputs))
+    check(keras.Model(inputs, outputs), [example(each) for each in inputs])
