@@ -82,7 +82,9 @@ class Prunable(keras.Model):
         return [np.array(each) for each in (*self.variables, *self.optimizer.variables)]
 
     def restore(self, values: list[np.ndarray]) -> None:
-        for variable, value in zip((*self.variables, *self.optimizer.variables), values, strict=True):
+        for variable, value in zip(
+            (*self.variables, *self.optimizer.variables), values, strict=True
+        ):
             variable.assign(value)
 
 
