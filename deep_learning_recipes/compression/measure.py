@@ -33,7 +33,8 @@ class SavedModel:
 
     @property
     def size(self) -> int:
-        """Bytes of all files: the weights and the graph, which LiteRT writes far more tersely."""
+        """Bytes of all files. Keras 3 writes every weight twice (as `variables` and as
+        `_all_variables`), and the graph less tersely than LiteRT does."""
         return sum(map(len, self._files()))
 
     @property

@@ -15,6 +15,7 @@ from deep_learning_recipes.compression import (
     SavedModel,
     benchmark,
     measure,
+    quantize_aware,
     table,
     to_litert,
 )
@@ -288,3 +289,21 @@ def test_converting_writes_nothing_to_the_screen(classifier, capfd):
     LiteRTModel(to_litert(classifier, "int8", IMAGES)).predict(IMAGES)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_a_quantisation_aware_model_converts_by_the_ranges_it_learned():
+    """No representative data; the file answers as the trained model with its fake quantisation."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1), name="images")
+    x = layers.Flatten()(layers.Conv2D(6, 3, activation="relu")(images))
+    model = keras.Model(images, layers.Dense(4, name="logits")(x))
+    y = IMAGES.mean(axis=(1, 2, 3)).argsort() % 4
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    aware = quantize_aware(model, IMAGES, y, epochs=3, verbose=0).tf_keras_model
+    content = to_litert(aware, "int8")
+    runner = LiteRTModel(content)
+    (source,), (output,) = runner.inputs.values(), runner.outputs.values()
+    assert source.dtype == output.dtype == np.int8
+    steps = np.abs(runner.predict(IMAGES) - np.asarray(aware(IMAGES))) / output.scale
+    assert steps.max() < 2.01
+    assert set(runner.inputs) == {"images"}
