@@ -18,6 +18,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One worker runs all tests of a file, and of those that every recipe comes under all tests of
+    a recipe: so what they share is done once. (The marks that pytest-xdist has for it are without
+    effect since pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileOrRecipe(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            is_contract = file.endswith("test_contract.py") and test.endswith("]")
+            return test[test.index("[") :] if is_contract else file
+
+    return ByFileOrRecipe(config, log)
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     """Every test works in an empty folder: nothing is written into the checkout."""

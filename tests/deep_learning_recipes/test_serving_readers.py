@@ -18,7 +18,6 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from deep_learning_recipes import serving
 from deep_learning_recipes.serving import check, layout, saved_model
 
-pytestmark = pytest.mark.xdist_group("serving_readers")
 WHEEL = Path(tf.sysconfig.get_lib())
 
 

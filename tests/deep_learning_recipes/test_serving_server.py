@@ -36,7 +36,6 @@ from deep_learning_recipes.serving import rest, saved_model
 from deep_learning_recipes.serving.bundle import MAXIMUM_BYTES, Bundle, RequestError
 from deep_learning_recipes.serving.library import Library
 
-pytestmark = pytest.mark.xdist_group("serving_server")
 EXAMPLE = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
 
 

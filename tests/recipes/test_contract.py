@@ -17,12 +17,8 @@ RECIPES = catalogue.find_recipes(ROOT / "recipes")
 
 
 def each_recipe(test):
-    """Parametrises a test over all recipes; one worker runs all tests of a recipe."""
-    marked = [
-        pytest.param(recipe, id=recipe.name, marks=pytest.mark.xdist_group(recipe.name))
-        for recipe in RECIPES
-    ]
-    return pytest.mark.parametrize("recipe", marked)(test)
+    """Parametrises a test over all recipes; one worker runs all tests of a recipe (conftest)."""
+    return pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)(test)
 
 
 def test_names_are_unique_and_every_file_is_in_a_theme():

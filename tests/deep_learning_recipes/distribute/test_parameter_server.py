@@ -16,8 +16,6 @@ PROGRAM = str(Path(__file__).with_name("train_on_servers.py"))
 TASKS = ("ps", "worker 0", "worker 1", "chief")
 """in the order in which they are started"""
 
-pytestmark = pytest.mark.xdist_group("parameter_server")
-
 
 def value(folder, name):
     return json.loads(Path(folder, "metrics.json").read_text())["metrics"][name]["value"]

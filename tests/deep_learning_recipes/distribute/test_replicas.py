@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from conftest import command
 
-pytestmark = pytest.mark.xdist_group("replicas")
-
 EXAMPLES = {"even": 64, "odd": 69, "fewer examples than replicas": 65}
 """with batches of 16, by the size of the last batch: 16, 5, 1"""
 
