@@ -29,25 +29,25 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    data: str = "digits_by_writer"
-    """digits_by_writer, photos (embedded), or cifar10 / mnist where Keras has or can download it"""
+    data: str = "digits"
+    """digits, photos (embedded), or mnist / cifar10 where Keras can download or has cached them"""
     size: int = 16
     """side of the images in pixels"""
     widths: tuple[int, ...] = (32, 64, 64, 128)
     """filters of each convolution, then units of the dense layer"""
     share: float = 0.25
     """rank of the network that is exported, as a share of each layer's full rank"""
-    other_shares: tuple[float, ...] = (0.0625, 0.125, 0.5)
+    other_shares: tuple[float, ...] = (0.0625, 0.125)
     """further ranks to compare"""
-    epochs: int = 20
+    epochs: int = 15
     """passes over the training images of the whole network"""
-    fine_tune_epochs: int = 10
+    fine_tune_epochs: int = 8
     """passes of each compressed network; the rivals from scratch get both numbers together"""
     learning_rate: float = 3e-3
     """of Adam at the start of each training; it falls to 0 along a cosine"""
 
 
-QUICK = Config(other_shares=(0.125,), epochs=15, fine_tune_epochs=5)
+QUICK = Config(other_shares=(0.125,), epochs=12, fine_tune_epochs=6)
 FULL = Config(data="cifar10", size=32, widths=(64, 128, 256, 256), epochs=30)
 
 BATCH_SIZE = 64
@@ -226,8 +226,8 @@ def main(config: Config, run: Run) -> None:
         for share, (_, _, accuracy_at) in points.items():
             run.metric(f"{scheme}_{share}_test_accuracy", accuracy_at)
     run.claim(
-        "Tucker-2 saves three fourths of the multiply-adds or more and loses under two points",
-        holds=tuned > whole_accuracy - 0.02 and 4 * cost < whole_cost,
+        "Tucker-2 saves three fourths of the multiply-adds or more and loses at most 1.5 points",
+        holds=tuned > whole_accuracy - 0.015 and 4 * cost < whole_cost,
         measured=f"test accuracy {tuned:.4f} with {cost:,} multiply-adds, whole, trained as long, "
         f"{whole_accuracy:.4f} with {whole_cost:,}: {whole_cost / cost:.1f} times as many",
     )
@@ -255,8 +255,8 @@ def main(config: Config, run: Run) -> None:
     ours, theirs = np.mean([p[2] for p in found["tucker"].values()]), np.mean([*rivals.values()])
     run.claim(
         "The honest rival does as well here: smaller networks trained from scratch, as long and "
-        "with as many multiply-adds, are within three points of Tucker-2",
-        holds=abs(ours - theirs) < 0.03,
+        "with as many multiply-adds, are within two points of Tucker-2",
+        holds=abs(ours - theirs) < 0.02,
         measured=f"mean over {len(rivals)} ranks: Tucker-2 {ours:.4f}, from scratch {theirs:.4f}",
     )
     run.export(serving.classifier(exported), example=x_test[:3])
