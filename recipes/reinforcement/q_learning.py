@@ -1,0 +1,265 @@
+"""Q-learning finds the best actions by trying them, without being told the rules.
+
+A table Q[s, a] holds what action a in state s is worth. After each step it moves towards what came
+of it, Q[s, a] ← Q[s, a] + α (r + γ max_a' Q[s', a'] − Q[s, a]). The maximum makes it learn the best
+policy's values while it acts by another, which now and then tries something at random. SARSA puts
+the action it really takes next in place of the maximum, and so learns to live with its own slips.
+An episode that has ended is worth nothing more; one that a time limit cut short still is.
+Look at the tables that meet the optimum, and at the two paths along the cliff.
+
+Lectures: CS Deep Reinforcement Learning (Bellman equation, Q-learning)
+Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinforcement learning,
+    2018
+"""
+
+import os
+from dataclasses import dataclass
+
+import gymnasium
+import keras
+import numpy as np
+from gymnasium.vector import VectorEnv
+from keras import layers, ops
+from matplotlib import pyplot as plt
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from deep_learning_recipes import UsageError, did_you_mean, figures
+from deep_learning_recipes.run import Run, cli
+
+LAKE, CLIFF = "FrozenLake-v1", "CliffWalking-v1"
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames go to arrays: no display is needed
+
+
+@dataclass
+class Config:
+    environments: tuple[str, ...] = (LAKE, CLIFF, "Taxi-v4")
+    """of Gymnasium's toy-text family: their rules are read to know the optimum, not to learn"""
+    agents: int = 4
+    """that learn independently of each other, each a table of its own"""
+    copies: int = 8
+    """of the environment that each agent acts in at once"""
+    steps: int = 15_000
+    """of each copy"""
+    discount: float = 0.99
+    """what a reward is worth one step later, γ"""
+    learning_rate: float = 1.0
+    """α at first; it falls to 2 % of that in a straight line"""
+    exploration: float = 0.1
+    """share of actions taken at random, ε"""
+    evaluation_episodes: int = 100
+    """of each agent, without random actions, on seeds of their own"""
+
+
+QUICK = Config(environments=(CLIFF, LAKE), steps=8000)
+FULL = Config(environments=(LAKE, "FrozenLake8x8-v1", CLIFF, "Taxi-v4"), steps=60_000)
+
+
+def learn(
+    envs: VectorEnv, config: Config, steps, seed, report, on_policy=False, limit_is_end=False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Q-learning, or SARSA with `on_policy`; `limit_is_end` makes the mistake of taking a time
+    limit for an end. Calls report(step, mean of the last returns) every 500 steps.
+
+    Returns the tables and how often each entry was updated, both (agents, states, actions), and of
+    each finished episode its last step, agent and return, (episodes, 3).
+    """
+    random = np.random.default_rng(seed)
+    agent = np.repeat(np.arange(config.agents), config.copies)
+    states, actions = envs.single_observation_space.n, envs.single_action_space.n
+    # More than what is found at first, so that agents try what they have not tried.
+    table = np.ones((config.agents, states, actions))
+    visits = np.zeros(table.shape, int)
+
+    def act(state):
+        noise = 1e-9 * random.random((len(agent), actions))  # among equals, any will do
+        greedy = (table[agent, state] + noise).argmax(axis=1)
+        is_random = random.random(len(agent)) < config.exploration
+        return np.where(is_random, random.integers(actions, size=len(agent)), greedy)
+
+    state, _ = envs.reset(seed=seed)
+    action = act(state)
+    is_running, returns, episodes = np.ones(len(agent), bool), np.zeros(len(agent)), []
+    for step in range(steps):
+        following, rewards, terminated, truncated, _ = envs.step(action)
+        next_action = act(following)
+        options = table[agent, following]
+        values = options[range(len(agent)), next_action] if on_policy else options.max(axis=1)
+        has_ended = terminated | truncated if limit_is_end else terminated
+        targets = rewards + config.discount * np.where(has_ended, 0, values)
+        rate = config.learning_rate * (1 - 0.98 * step / steps)
+        # After an end the copy's next step is its reset: no action led there. Where two copies
+        # are at the same entry, one of them counts.
+        entry = agent[is_running], state[is_running], action[is_running]
+        table[entry] += rate * (targets[is_running] - table[entry])
+        visits[entry] += 1
+        returns += rewards
+        is_running = ~(terminated | truncated)
+        episodes += [(step, agent[i], returns[i]) for i in np.flatnonzero(~is_running)]
+        returns[~is_running] = 0
+        state, action = following, next_action
+        if step % 500 == 499:
+            report(step + 1, np.mean([each[2] for each in episodes[-100:]]))
+    envs.close()
+    return table, visits, np.array(episodes)
+
+
+def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
+    """Q*[s, a] by value iteration over the environment's rules, which the agents do not see."""
+    rules = environment.unwrapped.P
+    values, change = np.zeros((len(rules), len(rules[0]))), np.inf
+
+    def backup(outcomes, best):
+        return sum(p * (r + discount * best[s] * (not ended)) for p, s, r, ended in outcomes)
+
+    while change > 1e-9:
+        best, before = values.max(axis=1), values
+        values = np.array([[backup(a[i], best) for i in a] for a in rules.values()])
+        change = np.abs(values - before).max()
+    return values
+
+
+def play(environment: gymnasium.Env, policy: np.ndarray, seeds) -> tuple[np.ndarray, list[int]]:
+    """The return of one episode for each seed, (episodes,), and the states of the last one."""
+    returns = []
+    for seed in seeds:
+        state, _ = environment.reset(seed=int(seed))
+        path, total, is_over = [state], 0.0, False
+        while not is_over:
+            state, reward, terminated, truncated, _ = environment.step(policy[state])
+            total, is_over = total + reward, terminated or truncated
+            path.append(state)
+        returns.append(total)
+    return np.array(returns), path
+
+
+def build_policy(values: np.ndarray) -> keras.Model:
+    """A table of action values (states, actions) as a network for serving. Input: observation
+    (batch,) of state numbers. Outputs: `action` (batch,) and `values` (batch, actions)."""
+    observation = keras.Input((), dtype="int32", name="observation")
+    table = layers.Embedding(*values.shape, dtype="float32", name="table")
+    found = table(observation)
+    table.set_weights([values])
+    _, best = ops.top_k(found, 1)
+    outputs = {"action": ops.squeeze(best, axis=-1), "values": found}
+    return keras.Model(observation, outputs, name="greedy-policy")
+
+
+def plot_returns(runs: dict[str, tuple[np.ndarray, float]]) -> plt.Figure:
+    """Returns while learning: the agents' mean with the worst and best shaded, and the optimum."""
+    figure, panels = plt.subplots(1, len(runs), figsize=(4.2 * len(runs), 4), squeeze=False)
+    for axes, (name, (episodes, optimum)) in zip(panels[0], runs.items(), strict=True):
+        steps, curves = np.linspace(0, episodes[:, 0].max(), 41)[1:], []
+        for agent in np.unique(episodes[:, 1]):
+            ends, _, returns = episodes[episodes[:, 1] == agent].T
+            means = np.convolve(returns, np.ones(50) / 50, "valid")
+            curves.append(np.interp(steps, ends[49:], means))
+        axes.plot(steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes")
+        axes.fill_between(steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25)
+        axes.axhline(optimum, color="black", linestyle="--", label="optimal policy")
+        axes.set(title=name, xlabel="steps of each copy", ylabel="return of an episode")
+        axes.set_ylim(bottom=np.quantile(curves, 0.1))
+        axes.locator_params(axis="x", nbins=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
+    """The greedy walks along the cliff, over the values V(s) that Q-learning found."""
+    figure, axes = plt.subplots(figsize=(9, 3.9))
+    shown = np.where(np.arange(48) > 36, np.nan, values).reshape(4, 12)
+    colours = axes.imshow(shown, cmap="Greys_r")
+    for (name, path), style in zip(paths.items(), ("o-C1", "s-C0"), strict=True):
+        rows, columns = np.unravel_index(path, (4, 12))
+        axes.plot(columns, rows, style, label=f"{name}, {len(path) - 1} steps")
+    axes.text(5.5, 3, "cliff", ha="center", va="center")
+    axes.set(title="The learned paths without random actions", xticks=[], yticks=[])
+    axes.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.colorbar(colours, label="value V(s) by Q-learning", shrink=0.7)
+    return figure
+
+
+def main(config: Config, run: Run) -> None:
+    for name in config.environments:
+        if name not in gymnasium.registry:
+            near = did_you_mean(name, list(gymnasium.registry))
+            raise UsageError(f"--environments {name}: Gymnasium has none of that name{near}")
+        if not hasattr(gymnasium.make(name).unwrapped, "P"):
+            raise UsageError(f"--environments {name}: it has no table of states, as {LAKE} has")
+    copies = config.agents * config.copies
+    columns = TextColumn("{task.description:15}"), BarColumn(20), MofNCompleteColumn()
+
+    def train(name, steps, limit=None, **how):
+        environments = gymnasium.make_vec(name, copies, "sync", max_episode_steps=limit)
+        with Progress(
+            *columns, TextColumn("{task.fields[shown]}"), console=run.console
+        ) as progress:
+            task = progress.add_task(name, total=steps, shown="")
+
+            def report(step, mean):
+                shown = f"return {mean:.4g}  ε {config.exploration:g}"
+                progress.update(task, completed=step, shown=shown)
+
+            return learn(environments, config, steps, run.seed, report, **how)
+
+    seeds = np.random.default_rng(run.seed).integers(2**31, size=config.evaluation_episodes)
+    curves, tables = {}, {}
+    for name in config.environments:
+        tables[name], visits, episodes = train(name, config.steps)
+        environment = gymnasium.make(name, max_episode_steps=200 if name == CLIFF else None)
+        exact = optimal_values(environment, config.discount)
+        best = play(environment, exact.argmax(axis=1), seeds)[0].mean()
+        found = [play(environment, each.argmax(axis=1), seeds)[0].mean() for each in tables[name]]
+        error = np.abs(tables[name] - exact)[visits >= 100].mean()
+        run.metric(f"return_{name}", np.mean(found))
+        run.claim(
+            f"On {name} Q-learning reaches the optimal return, and Q* where it has been often",
+            holds=np.mean(found) > best - 0.1 * abs(best) and error < 0.1 * np.ptp(exact),
+            measured=f"return {np.mean(found):.3f} (worst of {len(found)} agents {min(found):.3f}),"
+            f" {best:.3f} by the optimal policy on the same seeds; mean error {error:.3f} of "
+            f"entries tried 100 times, Q* spans {exact.min():.2f} to {exact.max():.2f}",
+        )
+        curves[name] = episodes, best
+
+    # The cliff, by the best policy's values and by the values of what it does itself.
+    cliff = gymnasium.make(CLIFF, max_episode_steps=200)
+    found, paths, late = {}, {}, {}
+    for name in ("Q-learning", "SARSA"):
+        found[name], _, episodes = train(CLIFF, 3000, on_policy=name == "SARSA")
+        _, paths[name] = play(cliff, found[name][0].argmax(axis=1), [run.seed])
+        late[name] = episodes[episodes[:, 0] > 2000, 2].mean()
+    shortest, safe = (len(path) - 1 for path in paths.values())
+    run.claim(
+        "Q-learning finds the shortest path although its own slips make it fall; SARSA keeps off "
+        "the edge and falls less",
+        holds=shortest == 13 < safe < 30 and late["SARSA"] > late["Q-learning"] + 10,
+        measured=f"paths of {shortest} and {safe} steps, mean return while exploring "
+        f"{late['Q-learning']:.1f} and {late['SARSA']:.1f}",
+    )
+
+    # A limit that cuts most episodes short, taken for what it is and for an end.
+    exact = optimal_values(gymnasium.make(LAKE), config.discount)[0].max()
+    right, wrong = (
+        train(LAKE, 4000, limit=25, limit_is_end=is_end)[0][:, 0].max(axis=1).mean()
+        for is_end in (False, True)
+    )
+    run.claim(
+        "A time limit is no end: taken for one, the start looks worth far less than it is",
+        holds=abs(right - exact) < 0.12 < 0.2 < exact - wrong,
+        measured=f"{LAKE} cut at 25 steps: value of the start {exact:.3f}, learned {right:.3f}, "
+        f"with limits as ends {wrong:.3f}",
+    )
+
+    run.figure("returns", plot_returns(curves))
+    run.figure("cliff", plot_paths(found["Q-learning"][0].max(axis=1), paths))
+    name = config.environments[-1]
+    watched = gymnasium.make(name, render_mode="rgb_array_list", max_episode_steps=23)
+    play(watched, tables[name][0].argmax(axis=1), [run.seed])
+    frames = np.array(watched.render()) / 255
+    steps, title = list(map(str, range(24))), f"An episode of {name} without random actions"
+    run.figure("episode", figures.image_grid(frames, title=title, captions=steps, columns=8))
+    run.export(build_policy(tables[config.environments[0]][0]), example=np.arange(3))
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)
