@@ -409,7 +409,7 @@ class _Builder:
             self.layers |= {(*path, *below): layer for below, layer in nested.layers.items()}
             layer = nested.model
         elif self.split and isinstance(operation, keras.layers.SeparableConv2D):
-            layer = _Split(operation, self.name(path))
+            return _Split(operation, self.name(path))
         else:
             layer = _make_layer(operation, data["config"], self.name(path))
         layer.trainable = operation.trainable
@@ -458,6 +458,7 @@ class _Split:
             use_bias=layer.use_bias,
             name=f"{name}_pointwise",
         )
+        self.depthwise.trainable = self.pointwise.trainable = layer.trainable
 
     def __call__(self, inputs: Any) -> Any:
         return self.pointwise(self.depthwise(inputs))

@@ -5,7 +5,7 @@ answer hardly changes; at some share it does. Retraining the weights that are le
 brings the accuracy back; the lecture prunes a little and retrains, again and again. GPUs want a
 pattern: in 2:4 sparsity two of each four weights are 0.
 Look at how far each way gets before the accuracy falls, at the weights' distribution, where pruning
-leaves two hills and nothing around 0, and at the pixels that no weight looks at any more.
+leaves two hills and nothing around 0, and at how many weights still look at each pixel.
 
 Lectures: CS Efficient Methods and Hardware (Pruning)
 Paper: Han et al., Learning both weights and connections for efficient neural networks, 2015
@@ -194,7 +194,7 @@ def main(config: Config, run: Run) -> None:
         for way in ways:
             found[way].append(accuracies[way])
 
-    # TF Model Optimization prunes the last of the networks, with as many epochs as "at once".
+    run.print("TF Model Optimization prunes the last network, with as many epochs as at once ...")
     begin_with([np.ones_like(kernel) for kernel in kernels])
     epochs = config.retraining_epochs * (1 + levels.index(key))
     shares = dict(zip(("hidden_1", "hidden_2", "logits"), shares_to_remove(key), strict=True))
