@@ -191,14 +191,12 @@ def main(config: Config, run: Run) -> None:
 
     def train(name, steps, limit=None, **how):
         environments = gymnasium.make_vec(name, copies, "sync", max_episode_steps=limit)
-        with Progress(
-            *columns, TextColumn("{task.fields[shown]}"), console=run.console
-        ) as progress:
-            task = progress.add_task(name, total=steps, shown="")
+        with Progress(*columns, TextColumn("{task.fields[text]}"), console=run.console) as progress:
+            task = progress.add_task(name, total=steps, text="")
 
             def report(step, mean):
-                shown = f"return {mean:.4g}  ε {config.exploration:g}"
-                progress.update(task, completed=step, shown=shown)
+                text = f"return {mean:.4g}  ε {config.exploration:g}"
+                progress.update(task, completed=step, text=text)
 
             return learn(environments, config, steps, run.seed, report, **how)
 
