@@ -59,7 +59,7 @@ def is_gone(process_id):
 def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
     finished = command(*LAUNCH, "--parameter-servers", "2", PROGRAM, "--out", "here")
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    assert "seed 0 · chief of 2 workers, 2 ps (TF_CONFIG)\n" in finished.stdout
+    assert "seed 0 · worker 1 of 2 workers, 2 ps (TF_CONFIG)\n" in finished.stdout
     for name in ("loss", "mae"):
         for epoch in range(3):
             for found in (f"found_{name}_{epoch}", f"found_val_{name}_{epoch}"):
