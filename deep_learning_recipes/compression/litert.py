@@ -27,7 +27,7 @@ MODES = {
     "float32": "as it is",
     "float16": "weights in 16 bits, computed in 32",
     "dynamic": "weights in 8 bits, where a layer has 1,024 or more; activations on the fly",
-    "int8": "weights, activations, inputs and outputs in 8 bits",
+    "int8": "weights, activations, inputs and outputs in 8 bits (a rare operation stays in floats)",
     "int16x8": "weights in 8 bits; activations, inputs and outputs in 16",
 }
 
@@ -85,10 +85,7 @@ def to_litert(model: keras.Model, mode: str = "float32", representative_data: An
             ]
         elif not learned_ranges:
             converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
-        # Integers such as a class number or a token stay what they are.
-        floats = all(tf.as_dtype(tensor.dtype).is_floating for tensor in inputs.values())
-        if floats:
-            converter.inference_input_type = integer
+        converter.inference_input_type = integer  # of inputs that are floats
         converter.inference_output_type = integer
     try:
         with _quiet():

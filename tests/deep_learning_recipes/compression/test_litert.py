@@ -131,7 +131,10 @@ def test_any_batch_size_gives_the_same(classifier, mode):
     whole = model.predict(IMAGES)
     for count in (1, 3, 30):
         np.testing.assert_allclose(model.predict(IMAGES[:count]), whole[:count], atol=1e-6)
+    invoke, batches = model.invoke, []
+    model.invoke = lambda inputs: batches.append(len(inputs["images"])) or invoke(inputs)
     np.testing.assert_allclose(model.predict(IMAGES, batch_size=7), whole, atol=1e-6)
+    assert batches == [7, 7, 7, 7, 2]
 
 
 @pytest.mark.parametrize("mode", ["float32", "int8"])
@@ -211,7 +214,7 @@ def test_wrong_requests_get_one_clear_line(classifier, int8, tmp_path):
         LiteRTModel(tmp_path / "none.tflite")
 
 
-def test_a_layer_that_integers_cannot_express_is_refused_in_one_line():
+def test_an_operation_that_litert_lacks_is_refused_in_one_line():
     x = keras.Input((4,), name="x")
     model = keras.Model(x, keras.ops.erfinv(keras.ops.tanh(x)), name="odd")
     with pytest.raises(ValueError, match="'odd' does not convert to int8") as error:
