@@ -25,6 +25,7 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/compression.py
 
 results: $(READY)  ## measure every recipe again (resumes), then write README's table
 	$(BIN)/python -m recipes results all

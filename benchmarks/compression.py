@@ -120,7 +120,9 @@ def tutorial(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         if small:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        return converter.convert()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of statistics that the model has learned
+            return converter.convert()
 
     base = fit(network(tf_keras), LEARNING_RATE, EPOCHS)
     schedule = tfmot.sparsity.keras.PolynomialDecay(0.5, SPARSITY, 0, steps * FINE_TUNING)
