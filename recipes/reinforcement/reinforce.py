@@ -225,10 +225,10 @@ def main(config: Config, run: Run) -> None:
     run.metric("return_without_baseline", returns["none"])
     run.figure("learning", plot_learning(scores, variances))
     strips = {
-        name: environments.film(config.env, agent.probabilities, pictures=10, every=8)
+        name: environments.film(config.env, agent.probabilities, pictures=10, every=2)
         for name, agent in {"untrained": untrained, "trained": agents["learned"]}.items()
     }
-    run.figure("film", figures.image_rows(strips, title="One picture in 8 steps; white: over"))
+    run.figure("film", figures.image_rows(strips, title="One picture in 2 steps; white: over"))
 
     _, average, learned = np.nanmedian(variances / variances[:, :1], axis=0)
     run.metric("variance_with_learned_baseline", learned, unit="of that without")

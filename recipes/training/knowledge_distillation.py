@@ -82,9 +82,8 @@ def build_teacher(size: int, name: str, classes: int = 10) -> keras.Model:
 def ensemble(members: list[keras.Model]) -> keras.Model:
     """The geometric ensemble: mean logits are the normalised geometric mean of probabilities."""
     images = keras.Input(members[0].input_shape[1:], name="images")
-    return keras.Model(
-        images, layers.Average(dtype="float32")([member(images) for member in members])
-    )
+    logits = layers.Average(dtype="float32")([member(images) for member in members])
+    return keras.Model(images, logits)
 
 
 def build_student(size: int, units: int, classes: int = 10) -> keras.Model:
@@ -175,9 +174,7 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
             axes.bar(range(10), ops.softmax(scores / temperature))
             axes.set(ylim=(0, 1), xticks=range(10), title=f"T = {temperature:g}")
         row[1].set_ylabel("probability")
-    figure.suptitle(
-        "What the teacher says of held-out digits: softer, it tells what they look like"
-    )
+    figure.suptitle("What the teacher says of held-out digits: softer, it tells what they are like")
     return figure
 
 

@@ -94,12 +94,12 @@ def test_the_readme_table_is_fresh():
 
 def test_a_stale_table_is_rewritten():
     readme = Path("README.md")
-    readme.write_text(f"before\n{results.TABLE_BEGINS}\nold\n{results.TABLE_ENDS}\nafter\n")
+    readme.write_text(f"before\n{results.TABLE_BEGINS}\na stale row\n{results.TABLE_ENDS}\nafter\n")
     assert results.update_readme(readme, Path("none"), write=True)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "a stale row" not in text
     for recipe in catalogue.find_recipes():
         assert f"[`{recipe.name}`]" in text
     assert not results.update_readme(readme, Path("none"), write=True)
