@@ -12,6 +12,7 @@ from rich.console import Console
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.distribute.replicas import optimizers_of
+from deep_learning_recipes.files import replacing
 from deep_learning_recipes.progress import ProgressLine
 
 
@@ -123,10 +124,8 @@ class Recorder(keras.callbacks.Callback):
             for index, variable in enumerate(state_variables(self.model))
         }
         contents["record"] = np.array(json.dumps(record))
-        beside = self.checkpoint.with_suffix(".tmp")
-        with beside.open("wb") as file:
+        with replacing(self.checkpoint) as file:
             np.savez(file, **contents)
-        beside.replace(self.checkpoint)
         self.saved = time.monotonic()
 
 

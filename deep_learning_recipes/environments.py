@@ -12,6 +12,25 @@ from gymnasium import spaces
 from deep_learning_recipes import UsageError, did_you_mean
 
 
+def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
+    """What Gymnasium knows of the environment that the user named by `flag`.
+
+    Raises UsageError for a name that it does not know.
+    """
+    try:
+        return gymnasium.spec(name)
+    except gymnasium.error.NamespaceNotFound as error:
+        if name.startswith("ALE/"):
+            raise UsageError(
+                f"{flag} {name}: Atari games need an extra: "
+                "pip install deep-learning-recipes[atari]"
+            ) from error
+        raise UsageError(f"{flag} {name}: Gymnasium has no such environment") from error
+    except gymnasium.error.UnregisteredEnv as error:
+        near = did_you_mean(name, list(gymnasium.registry))
+        raise UsageError(f"{flag} {name}: Gymnasium has no such environment{near}") from error
+
+
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` copies of an environment that step together: its own vectorised form where it has
     one, else one after the other. After an episode's end the next step resets its copy, and is no
@@ -20,22 +39,13 @@ def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.Vect
     settings: arguments of the environment, such as is_slippery=True.
     Raises UsageError for a name that Gymnasium does not know, and for packages that are missing.
     """
+    vectorised = find(name).vector_entry_point and not settings
+    mode = "vector_entry_point" if vectorised else "sync"
     try:
-        spec = gymnasium.spec(name)
-        mode = "vector_entry_point" if spec.vector_entry_point and not settings else "sync"
         with warnings.catch_warnings():
             # A later version is there, or a wrapper was left out: nothing that a run should say.
             warnings.simplefilter("ignore")
             return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, **settings)
-    except gymnasium.error.NamespaceNotFound as error:
-        if name.startswith("ALE/"):
-            raise UsageError(
-                f"--env {name}: Atari games need an extra: pip install deep-learning-recipes[atari]"
-            ) from error
-        raise UsageError(f"--env {name}: Gymnasium has no such environment") from error
-    except gymnasium.error.UnregisteredEnv as error:
-        near = did_you_mean(name, list(gymnasium.registry))
-        raise UsageError(f"--env {name}: Gymnasium has no such environment{near}") from error
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(f"--env {name}: {error}") from error
 
@@ -60,7 +70,7 @@ def require_vectors_and_choices(name: str, envs: gymnasium.vector.VectorEnv) -> 
 
 
 def film(
-    name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int, seed: int = 0
+    name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int
 ) -> np.ndarray:
     """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0, 1].
 
@@ -69,7 +79,7 @@ def film(
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
     env = gymnasium.make(name, render_mode="rgb_array")
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=0)
     frames, over = [np.asarray(env.render()) / 255], False
     for step in range(1, every * (pictures - 1) + 1):
         if not over:

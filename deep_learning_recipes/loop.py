@@ -12,6 +12,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from deep_learning_recipes import UsageError
+from deep_learning_recipes.files import replacing
 from deep_learning_recipes.progress import ProgressLine
 
 SECONDS_BETWEEN_SAVES = 1.0
@@ -79,11 +80,9 @@ class Loop:
     def save(self) -> None:
         """Writes the state beside, then renames it into place."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
         contents = {name: as_array(part) for name, part in self.parts.items()}
-        with beside.open("wb") as file:
+        with replacing(self.path) as file:
             np.savez(file, **contents, done=self.done)  # type: ignore[arg-type]
-        beside.replace(self.path)
 
     def _restore(self) -> int:
         with np.load(self.path) as saved:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deep_learning_recipes import UsageError, catalogue
 from deep_learning_recipes.catalogue import Recipe
+from deep_learning_recipes.files import replacing
 
 PICTURE_BYTES = 150_000
 TABLE_BEGINS = "<!-- table of recipes: written by `python -m recipes table` -->"
@@ -42,9 +43,9 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
         pictures = [keep_picture(folder / name, out, recipe.name) for name in records[0]["figures"]]
         summary = {**summarise(records, preset), "figures": pictures}
         out.mkdir(parents=True, exist_ok=True)
-        beside = out / f"{recipe.name}.tmp"
-        beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-        beside.replace(out / f"{recipe.name}.json")
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        with replacing(out / f"{recipe.name}.json") as file:
+            file.write(text.encode())
         print(f"{recipe.name}: {out / recipe.name}.json")
     return code
 

@@ -37,6 +37,7 @@ from rich.table import Table
 from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
 from deep_learning_recipes.distribute import parameter_server, strategies
 from deep_learning_recipes.distribute.replicas import Workers
+from deep_learning_recipes.files import replacing
 from deep_learning_recipes.loop import Loop
 
 CLAIM_FELL, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, 130
@@ -496,9 +497,9 @@ def describe(options: Options, place: str) -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON file as a whole: beside, then renamed. What is not finite becomes null."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(_plain(record), indent=1) + "\n")
-    beside.replace(path)
+    text = json.dumps(_plain(record), indent=1) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _plain(value: Any) -> Any:

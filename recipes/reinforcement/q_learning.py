@@ -13,17 +13,18 @@ Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinfor
 """
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 
 import gymnasium
 import keras
 import numpy as np
 from gymnasium.vector import VectorEnv
-from keras import layers, ops
+from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from deep_learning_recipes import UsageError, did_you_mean, figures
+from deep_learning_recipes import UsageError, environments, figures, serving
+from deep_learning_recipes.progress import ProgressLine
 from deep_learning_recipes.run import Run, cli
 
 LAKE, CLIFF = "FrozenLake-v1", "CliffWalking-v1"
@@ -132,16 +133,14 @@ def play(environment: gymnasium.Env, policy: np.ndarray, seeds) -> tuple[np.ndar
     return np.array(returns), path
 
 
-def build_policy(values: np.ndarray) -> keras.Model:
-    """A table of action values (states, actions) as a network for serving. Input: observation
-    (batch,) of state numbers. Outputs: `action` (batch,) and `values` (batch, actions)."""
+def build_table(values: np.ndarray) -> keras.Model:
+    """A table of action values (states, actions) as a network. Input: observation (batch,) of state
+    numbers. Output: (batch, actions)."""
     observation = keras.Input((), dtype="int32", name="observation")
     table = layers.Embedding(*values.shape, dtype="float32", name="table")
     found = table(observation)
     table.set_weights([values])
-    _, best = ops.top_k(found, 1)
-    outputs = {"action": ops.squeeze(best, axis=-1), "values": found}
-    return keras.Model(observation, outputs, name="greedy-policy")
+    return keras.Model(observation, found, name="table")
 
 
 def plot_returns(runs: dict[str, tuple[np.ndarray, float]]) -> plt.Figure:
@@ -181,24 +180,21 @@ def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     for name in config.environments:
-        if name not in gymnasium.registry:
-            near = did_you_mean(name, list(gymnasium.registry))
-            raise UsageError(f"--environments {name}: Gymnasium has none of that name{near}")
+        environments.find(name, "--environments")
         if not hasattr(gymnasium.make(name).unwrapped, "P"):
             raise UsageError(f"--environments {name}: it has no table of states, as {LAKE} has")
     copies = config.agents * config.copies
-    columns = TextColumn("{task.description:15}"), BarColumn(20), MofNCompleteColumn()
 
     def train(name, steps, limit=None, **how):
-        environments = gymnasium.make_vec(name, copies, "sync", max_episode_steps=limit)
-        with Progress(*columns, TextColumn("{task.fields[text]}"), console=run.console) as progress:
-            task = progress.add_task(name, total=steps, text="")
+        envs = environments.make_vec(name, copies, max_episode_steps=limit)
+        with closing(ProgressLine(name, steps, "steps", run.console)) as line:
 
             def report(step, mean):
-                text = f"return {mean:.4g}  ε {config.exploration:g}"
-                progress.update(task, completed=step, text=text)
+                line.update(step, {"return": mean, "ε": config.exploration})
 
-            return learn(environments, config, steps, run.seed, report, **how)
+            learned = learn(envs, config, steps, run.seed, report, **how)
+            line.finish(steps, {"return": learned[2][-100:, 2].mean(), "ε": config.exploration})
+        return learned
 
     seeds = np.random.default_rng(run.seed).integers(2**31, size=config.evaluation_episodes)
     curves, tables = {}, {}
@@ -256,7 +252,8 @@ def main(config: Config, run: Run) -> None:
     frames = np.array(watched.render()) / 255
     steps, title = list(map(str, range(24))), f"An episode of {name} without random actions"
     run.figure("episode", figures.image_grid(frames, title=title, captions=steps, columns=8))
-    run.export(build_policy(tables[config.environments[0]][0]), example=np.arange(3))
+    policy = serving.policy(build_table(tables[config.environments[0]][0]))
+    run.export(policy, example=np.arange(3))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from itertools import pairwise
 import gymnasium
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 from matplotlib import pyplot as plt
 from rich.progress import track
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, serving
 from deep_learning_recipes.run import Run, cli
 
 LAKE, LARGE_LAKE, TAXI, CLIFF = "FrozenLake-v1", "FrozenLake8x8-v1", "Taxi-v4", "CliffWalking-v1"
@@ -131,16 +131,14 @@ def play(environment: gymnasium.Env, policy: np.ndarray, discount: float, seeds)
     return np.array(returns)
 
 
-def build_policy(values: np.ndarray) -> keras.Model:
-    """A table of action values (states, actions) as a network for serving. Input: observation
-    (batch,) of state numbers. Outputs: `action` (batch,) and `values` (batch, actions)."""
+def build_table(values: np.ndarray) -> keras.Model:
+    """A table of action values (states, actions) as a network. Input: observation (batch,) of state
+    numbers. Output: (batch, actions)."""
     observation = keras.Input((), dtype="int32", name="observation")
     table = layers.Embedding(*values.shape, dtype="float32", name="table")
     found = table(observation)
     table.set_weights([values])
-    _, best = ops.top_k(found, 1)
-    outputs = {"action": ops.squeeze(best, axis=-1), "values": found}
-    return keras.Model(observation, outputs, name="greedy-policy")
+    return keras.Model(observation, found, name="table")
 
 
 def plot_maps(solved: dict[str, tuple]) -> plt.Figure:
@@ -256,7 +254,7 @@ def main(config: Config, run: Run) -> None:
     run.figure("maps", plot_maps({n: (tiles[n], *solved[n][:2]) for n in tiles}))
     run.figure("errors", plot_errors(errors, gamma))
     table = action_values(models[LAKE], solved[LAKE][1], gamma)
-    run.export(build_policy(table), example=np.array([0, 6, 14], "int32"))
+    run.export(serving.policy(build_table(table)), example=np.array([0, 6, 14], "int32"))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from deep_learning_recipes import serving
 from recipes import value_iteration as recipe
 
 RANDOM = np.random.default_rng(0)
@@ -132,6 +133,6 @@ def test_play_discounts_and_stops_at_the_time_limit():
 
 def test_the_served_policy_takes_the_best_action():
     table = RANDOM.normal(size=(9, 4))
-    outputs = recipe.build_policy(table)(np.arange(9, dtype="int32"))
+    outputs = serving.policy(recipe.build_table(table))(np.arange(9, dtype="int32"))
     np.testing.assert_array_equal(outputs["action"], table.argmax(axis=1))
     np.testing.assert_allclose(outputs["values"], table, rtol=1e-6)
