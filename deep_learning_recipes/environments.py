@@ -42,8 +42,8 @@ def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` copies of an environment that step together: its own vectorised form where it has
     one, else one after the other. After an episode's end the next step resets its copy, and is no
-    transition. A game of Atari ("ALE/Pong-v5") shows its last four frames, (4, 84, 84) bytes of grey,
-    one in four of its own, and of its rewards the sign.
+    transition. A game of Atari ("ALE/Pong-v5") shows the last four frames, (4, 84, 84) bytes of
+    grey, skips three of four, and gives of its rewards the sign.
 
     settings: arguments of the environment, such as is_slippery=True.
     Raises UsageError for a name that Gymnasium does not know, and for packages that are missing.
@@ -97,6 +97,22 @@ def require_choices(name: str, envs: gymnasium.vector.VectorEnv) -> int:
             "few, as in CartPole-v1 or LunarLander-v3"
         )
     return int(actions.n)
+
+
+def evaluate(
+    act: Callable[[np.ndarray], Any], envs: gymnasium.vector.VectorEnv, *, seed: int
+) -> np.ndarray:
+    """The return, not discounted, of one whole episode in each environment: (environments,).
+
+    act: gives actions for observations, both (environments, ...).
+    """
+    observations, _ = envs.reset(seed=seed)
+    returns, alive = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while alive.any():
+        observations, rewards, ended, cut, _ = envs.step(np.asarray(act(observations)))
+        returns += rewards * alive
+        alive &= ~(ended | cut)
+    return returns
 
 
 def film(

@@ -19,7 +19,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
-from matplotlib import pyplot as plt
 
 from deep_learning_recipes import environments, figures, serving
 from deep_learning_recipes.run import Run, cli
@@ -29,7 +28,7 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     env: str = "CartPole-v1"
     """a Gymnasium environment with vector observations and a few actions, or ALE/... (Atari)"""
-    steps: int = 60_000
+    steps: int = 30_000
     """steps in the environment to learn from"""
     environments: int = 8
     """copies of the environment that run side by side"""
@@ -53,26 +52,19 @@ class Config:
     """Q is a state's value plus each action's advantage"""
     prioritised: bool = False
     """draw transitions more often the more wrong their values were"""
-    limit_is_end: bool = False
-    """take an episode that a time limit cut short for one that ended by itself"""
-    ablations: int = 7
+    ablations: int = 6
     """train this many of ABLATIONS too, to compare with (0: one agent alone)"""
-    evaluation_episodes: int = 100
-    """greedy ones, after training, on seeds that it has not seen"""
+    trials: int = 100
+    """greedy episodes after training, on seeds that it has not seen"""
 
 
-QUICK = Config(steps=30_000, ablations=3)
+QUICK = Config(steps=20_000, ablations=3)
 FULL = Config(steps=200_000, replay_size=50_000)
 ROWS_PER_BLOCK = 10  # steps of all environments between two calls that learn
-ABLATIONS = {
-    "no replay": {"replay_size": 1},
-    "one step": {"n_steps": 1},
-    "one step, no target network": {"n_steps": 1, "target_every": 1},
-    "not double": {"double": False},
-    "not dueling": {"dueling": False},
-    "prioritised": {"prioritised": True},
-    "time limit is an end": {"limit_is_end": True},
-}
+ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
+ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}}
+ABLATIONS |= {"not double": {"double": False}, "not dueling": {"dueling": False}}
+ABLATIONS |= {"prioritised": {"prioritised": True}}
 
 
 def build_q_network(shape, actions, dueling=False) -> keras.Model:
@@ -100,13 +92,11 @@ def td_targets(returns, discounts, next_values, chooser):
 
 
 class Replay:
-    """The newest steps of all environments, preallocated: (rows, environments, ...). In the step
-    after an end a vector environment resets and ignores the action. That row holds the episode's
-    last state, to bootstrap from, but is no transition: its priority stays 0."""
+    """The newest steps of all environments: (rows, environments, ...). The step after an end is a
+    reset: its row holds the last state, but is no transition, and its priority stays 0."""
 
     def __init__(self, config: Config, shape: tuple[int, ...], dtype, random: np.random.Generator):
         self.n_steps, self.gamma, self.random = config.n_steps, config.gamma, random
-        self.limit_is_end = config.limit_is_end
         rows = max(config.replay_size // config.environments, ROWS_PER_BLOCK) + config.n_steps
         each = rows, config.environments
         self.observations = np.zeros((*each, *shape), dtype)
@@ -120,16 +110,14 @@ class Replay:
         row, ready = ((self.count - back) % len(self.actions) for back in (0, self.n_steps))
         self.observations[row], self.actions[row] = observations, actions
         self.rewards[row], self.priorities[row] = rewards, 0
-        self.ended[row] = terminated | truncated
-        self.terminated[row] = self.ended[row] if self.limit_is_end else terminated
+        self.terminated[row], self.ended[row] = terminated, terminated | truncated
         if self.in_a_row >= self.n_steps:
             self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
         self.count += 1
         self.in_a_row += 1
 
     def sample(self, shape, beta=1.0):
-        """Draws in proportion to the priorities. Returns the flat places and arrays of `shape`, the
-        last with what makes up for the uneven draw: (N·P)^-β (Schaul et al., 2016, section 3.4)."""
+        """Draws by priority. Returns places, batches and (N·P)^-β of Schaul et al., 2016, 3.4."""
         total = np.cumsum(self.priorities)
         places = np.searchsorted(total, self.random.random(shape) * total[-1], side="right")
         at = np.divmod(places, self.actions.shape[1])
@@ -140,8 +128,8 @@ class Replay:
     def n_step_returns(self, row, column):
         """The discounted rewards of n steps from there, or fewer where the episode ends; by what
         the state after them is discounted: 0 if terminal, but not if time was up; that state."""
-        returns, discounts = np.zeros(row.shape, "float32"), np.ones(row.shape, "float32")
-        goes_on = np.ones(row.shape, bool)
+        returns, discounts = (np.full(row.shape, each, "float32") for each in (0, 1))
+        goes_on = discounts == 1
         for _ in range(self.n_steps):
             ended, factor = self.ended[row, column], self.gamma * ~self.terminated[row, column]
             returns += goes_on * discounts * self.rewards[row, column]
@@ -155,62 +143,60 @@ class Agent:
     """A Q-network, its target network and its replay: how they act and learn, block by block."""
 
     def __init__(self, config: Config, envs: gym.vector.VectorEnv, seed: int):
-        self.config, self.envs = config, envs
-        self.random, space = np.random.default_rng(seed), envs.single_observation_space
-        self.actions = int(envs.single_action_space.n)
+        self.config, self.envs, space = config, envs, envs.single_observation_space
+        self.actions, self.random = int(envs.single_action_space.n), np.random.default_rng(seed)
         self.network = build_q_network(space.shape, self.actions, config.dueling)
         self.target = build_q_network(space.shape, self.actions, config.dueling)
         self.target.set_weights(self.network.get_weights())
         self.replay = Replay(config, space.shape, space.dtype, self.random)
-        self.rows = max(ROWS_PER_BLOCK, config.n_steps + 1)
+        to_update = -(-config.steps_per_update // envs.num_envs)
+        self.rows = max(ROWS_PER_BLOCK, config.n_steps + 1, to_update)
         self.blocks = -(-config.steps // (self.rows * envs.num_envs))
-        # Of each block: episodes that ended, the sum of their returns, the mean size of TD errors.
-        self.history = np.zeros((self.blocks, 3))
+        self.history = np.zeros((self.blocks, 2))  # of each block: recent return, mean |TD error|
+        self.recent, self.started = np.array(0.0), time.perf_counter()
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.network.trainable_variables)
         use_xla = len(space.shape) == 1  # on a CPU it slows convolutions down
         self.values = tf.function(self.network, jit_compile=use_xla, reduce_retracing=True)
         self.train = tf.function(self.train_batches, jit_compile=use_xla)
-        self.observations = None
-
-    def state(self) -> dict:
-        """All that a checkpoint keeps. What is inside the environments it cannot: they begin anew,
-        and so do the returns of their episodes."""
-        replay = {k: v for k, v in vars(self.replay).items() if isinstance(v, np.ndarray)}
+        self.observations, self.returns = None, np.zeros(envs.num_envs)
+        # For checkpoints. What is inside the environments cannot be kept: they begin anew.
+        memory = [each for each in vars(self.replay).values() if isinstance(each, np.ndarray)]
         learned = [self.network, self.target, self.optimizer]
-        return {"learned": learned, "replay": replay, "random": self.random, "log": self.history}
+        self.state = {"agent": [*learned, self.random, self.history, self.recent, *memory]}
 
-    def epsilon(self, block: int) -> float:
-        """The share of random actions: from 1 along a line to 0.05 at half time."""
-        return max(0.05, 1 - 0.95 * block / (0.5 * self.blocks))
+    def progress(self) -> dict[str, float]:
+        """A moving average of the returns, the speed, the share of random actions."""
+        speed = self.replay.in_a_row * self.envs.num_envs / (time.perf_counter() - self.started)
+        epsilon = max(0.05, 1 - 1.9 * self.replay.count / (self.rows * self.blocks))
+        return {"return": self.recent, "steps/s": speed, "ε": epsilon}
 
-    def collect(self, block: int) -> None:
-        """Acts ε-greedily for a block of rows, and remembers them."""
+    def act(self, observations) -> np.ndarray:
+        return self.values(observations).numpy().argmax(axis=-1)
+
+    def collect(self) -> None:
+        """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the time."""
         if self.observations is None:
             self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**31)))
-            self.returns, self.started = np.zeros(self.envs.num_envs), time.perf_counter()
         for _ in range(self.rows):
             actions = self.random.integers(self.actions, size=self.envs.num_envs)
-            explores = self.random.random(len(actions)) < self.epsilon(block)
+            explores = self.random.random(len(actions)) < self.progress()["ε"]
             actions = np.where(explores, actions, self.act(self.observations))
             following, rewards, terminated, truncated, _ = self.envs.step(actions)
             self.replay.add(self.observations, actions, rewards, terminated, truncated)
             self.observations, ended = following, terminated | truncated
             self.returns += rewards
-            self.history[block, :2] += ended.sum(), self.returns[ended].sum()
+            for finished in self.returns[ended]:
+                self.recent += 0.05 * (finished - self.recent)
             self.returns[ended] = 0
-
-    def act(self, observations) -> np.ndarray:
-        return self.values(observations).numpy().argmax(axis=-1)
 
     def learn(self, block: int) -> None:
         """All the updates that the steps so far allow, in one compiled call. α = 0 draws evenly."""
         due = (block + 1) * self.rows * self.envs.num_envs // self.config.steps_per_update
         shape = due - int(self.optimizer.iterations), self.config.batch_size
-        # β of proportional draws goes from 0.4 to 1.
-        places, batches = self.replay.sample(shape, 0.4 + 0.6 * block / self.blocks)
+        places, batches = self.replay.sample(shape, beta=0.4 + 0.6 * block / self.blocks)
         errors = self.train(*batches).numpy()
-        self.history[block, 2] = errors.mean()
+        self.history[block] = self.recent, errors.mean()
         alpha = 0.6 * self.config.prioritised
         self.replay.priorities.ravel()[places] = (errors + 1e-6) ** alpha
 
@@ -223,119 +209,55 @@ class Agent:
             targets = td_targets(returns[i], discounts[i], next_values, chooser)
             with tf.GradientTape() as tape:
                 values = tf.gather(self.network(observations[i]), actions[i], batch_dims=1)
-                # Clipped as in the paper, errors at the few ends cannot hold the values down.
+                # Not clipped as in the paper: the few ends could not hold the values down.
                 loss = tf.reduce_mean(weights[i] * tf.square(targets - values))
-            gradients = tape.gradient(loss, self.network.trainable_variables)
-            self.optimizer.apply(gradients, self.network.trainable_variables)
-            copies = self.optimizer.iterations % self.config.target_every == 0
+            self.optimizer.apply(tape.gradient(loss, self.network.trainable_variables))
+            is_time = self.optimizer.iterations % self.config.target_every == 0
             for old, new in zip(self.target.variables, self.network.variables, strict=True):
-                old.assign(tf.where(copies, new, old))
+                old.assign(tf.where(is_time, new, old))
             errors = errors.write(i, tf.abs(targets - values))
         return errors.stack()
 
-    def progress(self) -> dict[str, float]:
-        """What to show: the mean return of recent episodes, the speed, the share of chance."""
-        ended, total, _ = self.history[self.history[:, 0] > 0][-10:].sum(axis=0)
-        done = np.count_nonzero(self.history[:, 2])
-        speed = self.replay.in_a_row * self.envs.num_envs / (time.perf_counter() - self.started)
-        return {"return": total / max(ended, 1), "steps/s": speed, "ε": self.epsilon(done)}
-
-    def evaluate(self, envs: gym.vector.VectorEnv, seed: int) -> np.ndarray:
-        """The returns of one greedy episode in each environment."""
-        observations, _ = envs.reset(seed=seed)
-        returns, alive = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-        while alive.any():
-            observations, rewards, terminated, truncated, _ = envs.step(self.act(observations))
-            returns += rewards * alive
-            alive &= ~(terminated | truncated)
-        return returns
-
-
-def plot_learning(log: dict[str, np.ndarray], steps: int, title: str) -> plt.Figure:
-    """The return of episodes and the TD error while they learned. log: `Agent.history` by name."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
-    window = np.ones(30)
-    for name, (ended, total, error) in ((name, each.T) for name, each in log.items()):
-        place = np.linspace(0, steps, len(ended))
-        ended, total = (np.convolve(each, window, "same") for each in (ended, total))
-        left.plot(place, total / np.maximum(ended, 1), label=name)
-        right.plot(place, np.convolve(error, window / 30, "same"))
-    left.set(title=title, xlabel="steps in the environment", ylabel="return of an episode")
-    right.set(title="How far the two sides of Bellman's equation differ", yscale="log")
-    right.set(xlabel="steps in the environment", ylabel="mean |TD error|")
-    figure.legend(loc="outside lower center", ncols=4)
-    return figure
-
 
 def main(config: Config, run: Run) -> None:
-    trials = environments.make_vec(config.env, config.evaluation_episodes)
+    trials = environments.make_vec(config.env, config.trials)
     environments.require_vectors_or_frames(config.env, trials)
-    chosen = list(ABLATIONS.items())[: config.ablations]
-    agents, returns, late, peak, values = {}, {}, {}, {}, {}
-    for name, change in [("as set", {}), *chosen]:
-        keras.utils.set_random_seed(run.seed)
+    agents, late, peak = {}, {}, {}
+    for name, change in [("as set", {}), *list(ABLATIONS.items())[: config.ablations]]:
         copies = environments.make_vec(config.env, config.environments)
         agent = agents[name] = Agent(replace(config, **change), copies, run.seed)
-        steps = agent.rows * config.environments
-        unit = f"x {steps} steps"
-        for block in run.loop(name, agent.blocks, agent.state(), unit=unit, show=agent.progress):
-            agent.collect(block)
+        for block in run.loop(name, agent.blocks, agent.state, unit="blocks", show=agent.progress):
+            agent.collect()
             agent.learn(block)
-        returns[name] = agent.evaluate(trials, seed=2**31 + run.seed)
-        ended, total, _ = agent.history[agent.blocks // 2 :].sum(axis=0)
-        late[name], peak[name] = total / max(ended, 1), agent.history[:, 2].max()
         if name == "as set":
-            run.metric("return", returns[name].mean(), unit=f"over {len(returns[name])} episodes")
-            run.metric("steps_per_second", agent.progress()["steps/s"], timing=True)
-        run.metric(f"late_return_{name}".replace(" ", "_"), late[name], unit="second half")
-        starts, _ = trials.reset(seed=2**31 + run.seed)
-        values[name] = float(agent.values(starts).numpy().max(axis=-1).mean())
-        run.print(
-            f"{name}: {returns[name].mean():.1f} late {late[name]:.1f} peak {peak[name]:.2f} value {values[name]:.2f}"
-        )
+            trained, speed = agent, agent.progress()["steps/s"]
+            returns = environments.evaluate(agent.act, trials, seed=2**31 + run.seed)
+            run.metric("return", returns.mean(), unit=f"over {config.trials} greedy episodes")
+            run.metric("steps_per_second", speed, timing=True)
+        late[name] = agent.history[agent.blocks // 2 :, 0].mean()
+        peak[name] = agent.history[:, 1].max()
+        run.metric(f"late_return_{name.replace(' ', '_')}", late[name], unit="in the second half")
 
-    agent, own = agents["as set"], returns["as set"]
-    untrained = Agent(config, trials, run.seed)
-    chance = untrained.evaluate(trials, seed=2**31 + run.seed).mean()
-    solved = gym.spec(config.env).reward_threshold
-    run.claim(
-        f"Rewards alone teach it to play {config.env}",
-        holds=own.mean() >= (chance + 1 if solved is None else solved),
-        measured=f"after {config.steps:,} steps a mean return of {own.mean():.1f} in {len(own)} "
-        f"greedy episodes (solved: {solved}; untrained: {chance:.1f})",
-    )
-    if "no replay" in late:
-        run.claim(
-            "Who learns from the newest steps alone, without replay, earns less",
-            holds=late["no replay"] < 0.75 * late["as set"],
-            measured=f"mean return in the second half of training {late['no replay']:.0f} without "
-            f"replay, {late['as set']:.0f} with it",
-        )
-    if "one step" in late:
-        run.claim(
-            f"Adding up {config.n_steps} rewards before the network's guess learns faster than one",
-            holds=late["one step"] < 0.9 * late["as set"],
-            measured=f"mean return in the second half of training {late['one step']:.0f} with one "
-            f"reward, {late['as set']:.0f} with {config.n_steps}",
-        )
-    if "one step, no target network" in late:
-        free, held = peak["one step, no target network"], peak["one step"]
-        run.claim(
-            "Without a target network the targets run away from the network that chases them",
-            holds=free > 1.5 * held,
-            measured=f"largest TD error of a block {free:.1f} without, {held:.1f} with (one-step "
-            "targets)",
-        )
-    log = {name: each.history for name, each in agents.items()}
-    run.figure("learning", plot_learning(log, config.steps, config.env))
-    strips = {
-        f"{name}, 1 step in {every}": environments.film(
-            config.env, player.values, pictures=10, every=every
-        )
-        for name, player, every in (("untrained", untrained, 2), ("trained", agent, 50))
-    }
-    run.figure("film", figures.image_rows(strips, title="White: the episode is over"))
-    run.export(serving.policy(agent.network), example=starts[:3])
+    if (solved := gym.spec(config.env).reward_threshold) is not None:
+        numbers = f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
+        run.claim(f"It solves {config.env}", holds=returns.mean() >= solved, measured=numbers)
+    for name, other, measured, least, text in (
+        ("no replay", "as set", late, 1.33, "Without replay it earns less while it learns"),
+        ("one step", "as set", late, 1.1, "Targets of one step teach it later than of several"),
+        ("one step", "moving target", peak, 1.7, "A target network holds the errors down"),
+    ):
+        if name in agents and other in agents:
+            what = "return in the second half" if measured is late else "largest mean |TD error|"
+            numbers = f"{what}: {name} {measured[name]:.1f}, {other} {measured[other]:.1f}"
+            run.claim(text, holds=measured[other] > least * measured[name], measured=numbers)
+    unit = f"block of {agent.rows * config.environments} steps"
+    for column, (what, scale) in enumerate({"return": "linear", "TD error": "log"}.items()):
+        lines = {name: agent.history[:, column] for name, agent in agents.items()}
+        figure = figures.curves(lines, title=config.env, ylabel=what, xlabel=unit, yscale=scale)
+        run.figure(what.replace(" ", "_"), figure)
+    film = environments.film(config.env, trained.values, pictures=10, every=50)
+    run.figure("film", figures.image_rows({"trained": film}, title="Each 50th step of an episode"))
+    run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import command
 
-from deep_learning_recipes import UsageError, environments
-from deep_learning_recipes.loops import Loop
+from deep_learning_recipes import environments
+from deep_learning_recipes.loop import Loop
 from recipes import dqn
 
 
@@ -145,7 +144,7 @@ def test_only_prioritised_replay_changes_what_is_drawn():
     for prioritised in (False, True):
         agent = dqn.Agent(small(prioritised=prioritised), corridors(4), seed=0)
         agent.collect()
-        agent.learn()
+        agent.learn(0)
         kinds = np.unique(agent.replay.priorities[agent.replay.priorities > 0])
         assert (len(kinds) > 1) == prioritised
 
@@ -198,9 +197,9 @@ def test_it_solves_the_corridor_and_knows_what_each_place_is_worth():
     config = small(steps=6_000, environments=8, n_steps=2, learning_rate=3e-3, replay_size=2_000)
     keras.utils.set_random_seed(0)
     agent = dqn.Agent(config, corridors(8), seed=0)
-    while agent.steps < config.steps:
+    for block in range(agent.blocks):
         agent.collect()
-        agent.learn()
+        agent.learn(block)
     values = np.asarray(agent.network(np.eye(5, dtype="float32")[:4]))
     np.testing.assert_array_equal(values.argmax(-1), 1)
     # The reward is 3, 2, 1 and 0 steps ahead, and never cut by the time limit.
@@ -212,77 +211,61 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     """The environments' inner state, which a checkpoint cannot hold, is carried over by hand."""
     config = small(env="CartPole-v1", steps=480, prioritised=True)
 
-    def begin():
-        keras.utils.set_random_seed(0)
-        return dqn.Agent(config, environments.make(config.env, config.environments), seed=3)
+    def begin(seed):
+        keras.utils.set_random_seed(seed)
+        return dqn.Agent(config, environments.make_vec(config.env, config.environments), seed)
 
-    def go_on(agent, steps, loop):
-        while agent.steps < steps:
+    def go_on(agent, file, blocks, resume=False):
+        loop = Loop(tmp_path / file, blocks, agent.state, name="dqn", resume=resume)
+        assert loop.done == (6 if resume else 0)
+        return loop
+
+    def train(agent, blocks):
+        for block in blocks:
             agent.collect()
-            agent.learn()
-            loop.update(agent.steps)
+            agent.learn(block)
 
-    whole = begin()
-    with Loop(tmp_path, "dqn", whole.state(), total=480) as loop:
-        go_on(whole, 240, loop)
-    inner = {name: copy.deepcopy(getattr(whole, name)) for name in ("environments", "running")}
-    inner |= {"observations": whole.observations.copy()}
+    whole = begin(0)
+    train(whole, go_on(whole, "half", 6))
+    names = ("envs", "returns", "observations", "started")
+    inner = {name: copy.deepcopy(getattr(whole, name)) for name in names}
     in_a_row = whole.replay.in_a_row
-    with Loop(tmp_path / "other", "dqn", whole.state(), total=480) as loop:
-        go_on(whole, 480, loop)
+    train(whole, range(6, whole.blocks))
 
-    keras.utils.set_random_seed(99)
-    resumed = dqn.Agent(config, environments.make(config.env, config.environments), seed=99)
-    with Loop(tmp_path, "dqn", resumed.state(), total=480, resume=True) as loop:
-        assert loop.resumed and loop.done == resumed.steps == 240
-        vars(resumed).update(inner)
-        resumed.replay.in_a_row = in_a_row
-        go_on(resumed, 480, loop)
+    resumed = begin(99)
+    loop = go_on(resumed, "half", resumed.blocks, resume=True)
+    assert resumed.observations is None  # without what is carried over by hand it begins anew
+    vars(resumed).update(inner)
+    resumed.replay.in_a_row = in_a_row
+    train(resumed, loop)
     assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 48
     for found, expected in zip(resumed.network.weights, whole.network.weights, strict=True):
         np.testing.assert_array_equal(np.array(found), np.array(expected))
-    assert resumed.episodes == whole.episodes
+    np.testing.assert_array_equal(resumed.history, whole.history)
+    assert whole.history.all(axis=0).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("CartPole-v7", "did you mean"),
-        ("CartPoll-v1", "CartPole-v1"),
-        ("Pendulum-v1", "its actions are Box"),
-        ("FrozenLake-v1", "it shows Discrete"),
-        ("Pong-v5", "no such environment"),
-    ],
-)
-def test_an_environment_that_it_cannot_play_gets_one_line(name, says):
-    with pytest.raises(UsageError, match=says) as refused:
-        environments.make(name, 2, actions=gym.spaces.Discrete)
-    assert name in str(refused.value) and "\n" not in str(refused.value)
+def test_a_resumed_run_joins_no_episode_of_before_to_a_new_one(tmp_path):
+    config = small(n_steps=3, steps=800)
+    agents = [dqn.Agent(config, corridors(4), seed) for seed in (0, 1)]
+    agents[0].collect()
+    for _ in Loop(tmp_path / "kept", 1, agents[0].state, name="dqn"):
+        pass
+    Loop(tmp_path / "kept", 20, agents[1].state, name="dqn", resume=True)
+    agents[1].collect()
+    first_new_row = 10
+    waiting = agents[1].replay.priorities[first_new_row - 3 : first_new_row]
+    np.testing.assert_array_equal(waiting, 0)
+    assert (agents[1].replay.priorities[: first_new_row - 3] > 0).any()
+    assert (agents[1].replay.priorities[first_new_row : first_new_row + 7] > 0).any()
 
 
-def test_images_need_preprocessing():
-    gym.register("Pictures-v0", entry_point=Pictures)
-    try:
-        with pytest.raises(UsageError, match="it shows images"):
-            environments.make("Pictures-v0", 2)
-    finally:
-        del gym.registry["Pictures-v0"]
-
-
-class Pictures(Corridor):
-    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
-
-
-def test_without_the_extra_atari_the_command_ends_with_one_line(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ale_py", None)
-    with pytest.raises(UsageError, match=r"deep-learning-recipes\[atari\]"):
-        environments.make("ALE/Pong-v5", 2)
-
-
-def test_bad_input_ends_the_command_with_code_2():
-    finished = command("-m", "recipes.dqn", "--env", "CartPoll-v1")
-    assert finished.returncode == 2
-    assert finished.stderr.strip().splitlines()[-1].startswith("error: --env CartPoll-v1")
+def test_epsilon_falls_to_a_twentieth_at_half_time():
+    agent = dqn.Agent(small(steps=4_000), corridors(4), seed=0)
+    assert agent.blocks == 100
+    for row, share in ((0, 1), (250, 0.525), (500, 0.05), (900, 0.05)):
+        agent.replay.count[...] = row
+        assert agent.progress()["ε"] == pytest.approx(share)
 
 
 def test_the_vector_cart_pole_moves_as_the_single_one():
