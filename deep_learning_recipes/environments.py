@@ -80,7 +80,8 @@ def require_vectors_or_frames(name: str, envs: gymnasium.vector.VectorEnv) -> No
     require_choices(name, envs)
     observations = envs.single_observation_space
     is_box = isinstance(observations, spaces.Box)
-    if not is_box or (len(observations.shape) != 1 and observations.shape != FRAMES):
+    shape = observations.shape or ()
+    if not is_box or (len(shape) != 1 and shape != FRAMES):
         what = "images that nothing prepares" if is_box else "no vectors"
         raise UsageError(
             f"--env {name}: its observations are {what} ({observations}); this recipe reads "
@@ -134,7 +135,7 @@ def film(
     def picture() -> np.ndarray:
         if name.startswith("ALE/"):
             return np.repeat(observation[0, -1, ..., None] / 255, 3, axis=-1)
-        return np.asarray(envs.render()[0]) / 255
+        return np.asarray(envs.render())[0] / 255
 
     observation, _ = envs.reset(seed=0)
     frames, over = [picture()], False

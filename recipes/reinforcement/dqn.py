@@ -60,7 +60,7 @@ class Config:
 
 QUICK = Config(steps=20_000, ablations=3)
 FULL = Config(steps=200_000, replay_size=50_000)
-ROWS_PER_BLOCK = 10  # steps of all environments between two calls that learn
+ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
 ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}}
 ABLATIONS |= {"not double": {"double": False}, "not dueling": {"dueling": False}}
@@ -97,7 +97,7 @@ class Replay:
 
     def __init__(self, config: Config, shape: tuple[int, ...], dtype, random: np.random.Generator):
         self.n_steps, self.gamma, self.random = config.n_steps, config.gamma, random
-        rows = max(config.replay_size // config.environments, ROWS_PER_BLOCK) + config.n_steps
+        rows = max(config.replay_size // config.environments, ROWS) + config.n_steps
         each = rows, config.environments
         self.observations = np.zeros((*each, *shape), dtype)
         self.actions, self.rewards = np.zeros(each, "int32"), np.zeros(each, "float32")
@@ -149,8 +149,7 @@ class Agent:
         self.target = build_q_network(space.shape, self.actions, config.dueling)
         self.target.set_weights(self.network.get_weights())
         self.replay = Replay(config, space.shape, space.dtype, self.random)
-        to_update = -(-config.steps_per_update // envs.num_envs)
-        self.rows = max(ROWS_PER_BLOCK, config.n_steps + 1, to_update)
+        self.rows = max(ROWS, config.n_steps + 1, -(-config.steps_per_update // envs.num_envs))
         self.blocks = -(-config.steps // (self.rows * envs.num_envs))
         self.history = np.zeros((self.blocks, 2))  # of each block: recent return, mean |TD error|
         self.recent, self.started = np.array(0.0), time.perf_counter()
@@ -197,8 +196,7 @@ class Agent:
         places, batches = self.replay.sample(shape, beta=0.4 + 0.6 * block / self.blocks)
         errors = self.train(*batches).numpy()
         self.history[block] = self.recent, errors.mean()
-        alpha = 0.6 * self.config.prioritised
-        self.replay.priorities.ravel()[places] = (errors + 1e-6) ** alpha
+        self.replay.priorities.ravel()[places] = (errors + 1e-6) ** (0.6 * self.config.prioritised)
 
     def train_batches(self, observations, actions, returns, discounts, following, weights):
         """An update for each batch (updates, batch, ...). Returns the sizes of the TD errors."""
