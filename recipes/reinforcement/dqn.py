@@ -52,13 +52,13 @@ class Config:
     """Q is a state's value plus each action's advantage"""
     prioritised: bool = False
     """draw transitions more often the more wrong their values were"""
-    ablations: int = 6
-    """train this many of ABLATIONS too, to compare with (0: one agent alone)"""
+    agents: int = 7
+    """how many to train: the one as set, then, to compare with it, those of ABLATIONS"""
     trials: int = 100
     """greedy episodes after training, on seeds that it has not seen"""
 
 
-QUICK = Config(steps=20_000, ablations=3)
+QUICK = Config(steps=20_000, agents=4)
 FULL = Config(steps=200_000, replay_size=50_000)
 ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
@@ -161,8 +161,8 @@ class Agent:
         self.observations, self.returns = None, np.zeros(envs.num_envs)
         # For checkpoints. What is inside the environments cannot be kept: they begin anew.
         memory = [each for each in vars(self.replay).values() if isinstance(each, np.ndarray)]
-        learned = [self.network, self.target, self.optimizer]
-        self.state = {"agent": [*learned, self.random, self.history, self.recent, *memory]}
+        learned = [self.network, self.target, self.optimizer, self.history, self.recent]
+        self.state = {"learned": learned, "memory": memory, "random": self.random}
 
     def progress(self) -> dict[str, float]:
         """A moving average of the returns, the speed, the share of random actions."""
@@ -221,7 +221,7 @@ def main(config: Config, run: Run) -> None:
     trials = environments.make_vec(config.env, config.trials)
     environments.require_vectors_or_frames(config.env, trials)
     agents, late, peak = {}, {}, {}
-    for name, change in [("as set", {}), *list(ABLATIONS.items())[: config.ablations]]:
+    for name, change in [("as set", {}), *ABLATIONS.items()][: config.agents]:
         copies = environments.make_vec(config.env, config.environments)
         agent = agents[name] = Agent(replace(config, **change), copies, run.seed)
         for block in run.loop(name, agent.blocks, agent.state, unit="blocks", show=agent.progress):
@@ -248,13 +248,13 @@ def main(config: Config, run: Run) -> None:
             what = "return in the second half" if measured is late else "largest mean |TD error|"
             numbers = f"{what}: {name} {measured[name]:.1f}, {other} {measured[other]:.1f}"
             run.claim(text, holds=measured[other] > least * measured[name], measured=numbers)
-    unit = f"block of {agent.rows * config.environments} steps"
-    for column, (what, scale) in enumerate({"return": "linear", "TD error": "log"}.items()):
+    for column, (what, scale) in enumerate({"return": "linear", "|TD error|": "log"}.items()):
         lines = {name: agent.history[:, column] for name, agent in agents.items()}
-        figure = figures.curves(lines, title=config.env, ylabel=what, xlabel=unit, yscale=scale)
-        run.figure(what.replace(" ", "_"), figure)
+        figure = figures.curves(lines, title=config.env, ylabel=what, xlabel="block", yscale=scale)
+        run.figure(("returns", "errors")[column], figure)
     film = environments.film(config.env, trained.values, pictures=10, every=50)
-    run.figure("film", figures.image_rows({"trained": film}, title="Each 50th step of an episode"))
+    film = figures.image_grid(film, title="Trained, step", captions=range(0, 500, 50), columns=5)
+    run.figure("film", film)
     run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
 
 
