@@ -262,6 +262,7 @@ def main() -> None:
     if torch is None:
         print("PyTorch is not installed: pip install '.[bench]'")
     else:
+        torch.set_num_threads(1)  # networks as small as these lose by more, much on a busy machine
         contestants[TORCH] = pytorch
     if stable_baselines3 is None:
         print("stable-baselines3 is not installed: pip install '.[bench]'")
