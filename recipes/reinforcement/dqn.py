@@ -176,7 +176,7 @@ class Agent:
     def collect(self) -> None:
         """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the time."""
         if self.observations is None:
-            self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**31)))
+            self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**30)))
         for _ in range(self.rows):
             actions = self.random.integers(self.actions, size=self.envs.num_envs)
             explores = self.random.random(len(actions)) < self.progress()["ε"]
@@ -229,7 +229,7 @@ def main(config: Config, run: Run) -> None:
             agent.learn(block)
         if name == "as set":
             trained, speed = agent, agent.progress()["steps/s"]
-            returns = environments.evaluate(agent.act, trials, seed=2**31 + run.seed)
+            returns = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
             run.metric("return", returns.mean(), unit=f"over {config.trials} greedy episodes")
             run.metric("steps_per_second", speed, timing=True)
         late[name] = agent.history[agent.blocks // 2 :, 0].mean()
