@@ -189,10 +189,9 @@ def main(config: Config, run: Run) -> None:
     x, x_test = (each.reshape(len(each), -1).astype("float64") for each in (images, test_images))
     model = mlp_in_keras(x.shape[1])
     weights = [Node(value) for value in model.get_weights()]
-    # Both take the same batches from the same start; nothing passes between them.
     random = np.random.default_rng(run.seed)
     batches = random.integers(len(x), size=(config.epochs * len(x) // 32, 32))
-    apart = np.zeros(len(batches))
+    apart = np.zeros(len(batches))  # both start alike and see the same; nothing passes between
     kept = {"graph": [weight.value for weight in weights], "keras": model, "apart": apart}
     for step in run.loop("graph beside Keras", len(batches), kept):
         batch = batches[step]
