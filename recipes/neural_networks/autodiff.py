@@ -114,15 +114,12 @@ def square_root(x: tf.Tensor) -> tf.Tensor:
     guess = x
     while tf.abs(guess * guess - x) > 1e-12 * x:
         guess = (guess + x / guess) / 2
-    return guess
+    return (guess + x / guess) / 2  # the slope comes to its end a step after the value
 
 
 def count_operations(function, *tensors: tf.Tensor) -> int:
-    """Multiplications, additions and the like in the traced graph, as far as its results need them.
-
-    A product of matrices counts 2 for each pair of numbers multiplied, all else 1 for each number
-    that comes out; what only moves numbers is free.
-    """
+    """Operations on numbers in the traced graph, as far as its results need them: products and
+    sums in matrix products, elsewhere 1 for each number that comes out; moving numbers is free."""
     free = {"Const", "Placeholder", "Identity", "Reshape", "ExpandDims", "Squeeze", "Pack", "Fill"}
     graph = tf.function(function, autograph=False).get_concrete_function(*tensors).graph
     count, seen, waiting = 0, set(), [tensor.op for tensor in graph.outputs]
@@ -158,12 +155,12 @@ def jacobian_costs(inputs: int, outputs: int) -> tuple[float, float]:
 
 
 def gradient_costs(inputs: int) -> tuple[float, float]:
-    """Operations for value and gradient, and for a Hessian-vector product, in function calls."""
+    """Operations for a gradient, and for a Hessian-vector product, in calls of the function."""
     f, x = network(inputs, 64, 1, seed=0)[0], tf.ones(inputs, tf.float64)
     loss = lambda x: f(x)[0]  # noqa: E731
-    both = count_operations(lambda x: (loss(x), gradient(loss, x)), x)
+    slopes = count_operations(lambda x: gradient(loss, x), x)
     product = count_operations(lambda x: hessian_vector(loss, x, x, jvp_by_two_vjps), x)
-    return both / count_operations(loss, x), product / count_operations(loss, x)
+    return slopes / count_operations(loss, x), product / count_operations(loss, x)
 
 
 def network_of_duals(w1: np.ndarray, w2: np.ndarray, x: np.ndarray, v: np.ndarray) -> list[Dual]:
@@ -197,8 +194,8 @@ def main(config: Config, run: Run) -> None:
     # One Jacobian-vector product in four ways, and on paper.
     f, w1, w2 = network(12, 64, 8, run.seed)
     x, v = (tf.constant(each) for each in np.random.default_rng(run.seed).normal(size=(2, 12)))
-    slope = 1 - tf.tanh(tf.linalg.matvec(w1, x)) ** 2
-    on_paper = (w2 * slope) @ w1
+    on_paper = (w2 * (1 - tf.tanh(tf.linalg.matvec(w1, x)) ** 2)) @ w1
+    exact = tf.linalg.matvec(on_paper, v)
     duals = network_of_duals(w1.numpy(), w2.numpy(), x.numpy(), v.numpy())
     ways = {
         "ForwardAccumulator": jvp(f, x, v),
@@ -206,14 +203,10 @@ def main(config: Config, run: Run) -> None:
         "dual numbers": tf.stack([each.slope for each in duals]),
         "differences": (f(x + 1e-5 * v) - f(x - 1e-5 * v)) / 2e-5,
     }
-    off = {
-        name: float(tf.reduce_max(abs(way - tf.linalg.matvec(on_paper, v))))
-        for name, way in ways.items()
-    }
+    off = {name: float(tf.reduce_max(abs(way - exact))) for name, way in ways.items()}
     both = jacobian_forwards(f, x), jacobian_backwards(f, x, 8)
     apart = max(float(tf.reduce_max(abs(each - on_paper))) for each in both)
     near = off.pop("differences")
-
     # What whole Jacobians cost, and what one vjp and Hessian-vector product of a single output.
     costs = {
         "inputs": np.array([jacobian_costs(n, 16) for n in config.sizes]),
@@ -230,13 +223,12 @@ def main(config: Config, run: Run) -> None:
         f"{near:.0e} (differences); Jacobian by columns, by rows {apart:.0e}",
     )
     more = config.sizes[-1] / config.sizes[0]
-    (by_inputs, by_outputs) = (each[-1] / each[0] for each in costs.values())
+    by_inputs, by_outputs = (each[-1] / each[0] for each in costs.values())
     run.claim(
         "A Jacobian by forward mode costs a pass for each input, by reverse mode for each output",
         holds=min(by_inputs[0], by_outputs[1]) > more / 2 and max(by_inputs[1], by_outputs[0]) < 2,
-        measured=f"{more:.0f} times the inputs: forward {by_inputs[0]:.1f}, reverse "
-        f"{by_inputs[1]:.1f} times the calls; {more:.0f} times the outputs: {by_outputs[0]:.1f}, "
-        f"{by_outputs[1]:.1f} times",
+        measured=f"{more:.0f} times the inputs cost forward {by_inputs[0]:.1f}, reverse "
+        f"{by_inputs[1]:.1f} times the calls, the outputs {by_outputs[0]:.1f}, {by_outputs[1]:.1f}",
     )
     run.claim(
         "A gradient costs a small constant of function calls, a Hessian-vector product another",
@@ -244,20 +236,18 @@ def main(config: Config, run: Run) -> None:
         measured=f"from {config.sizes[0]} to {config.sizes[-1]} inputs {vjps.min():.2f} to "
         f"{vjps.max():.2f}, and {products.min():.2f} to {products.max():.2f}",
     )
-
-    points, orders = tf.linspace(tf.constant(-3.0, tf.float64), 3.0, 61), range(config.order + 1)
-    errors = [
-        float(tf.reduce_max(abs(nth_derivative(tf.tanh, n)(points) - tanh_derivatives(points, n))))
-        for n in orders
-    ]
+    points = np.linspace(-3, 3, 61)
+    nested = [nth_derivative(tf.tanh, n)(tf.constant(points)) for n in range(config.order + 1)]
+    error = max(np.abs(d - tanh_derivatives(points, n)).max() for n, d in enumerate(nested))
     run.claim(
         "Nested tapes differentiate the derivative: higher orders come for free",
-        holds=max(errors) < 1e-8,
-        measured=f"derivatives of tanh up to the {config.order}th within {max(errors):.0e}",
+        holds=error < 1e-8,
+        measured=f"derivatives of tanh up to the {config.order}th within {error:.0e}",
     )
     written = tf.function(square_root)  # reads the source and writes a graph with a loop
-    ways = [[gradient(f, x).numpy() for x in points[31:]] for f in (square_root, written)]
-    off_by = np.abs(ways * 2 * np.sqrt(points[31:]) - 1).max(axis=1)
+    x = points[31:]
+    slopes = [[gradient(f, tf.constant(each)) for each in x] for f in (square_root, written)]
+    off_by = np.abs(np.array(slopes) * 2 * np.sqrt(x) - 1).max(axis=1)
     run.claim(
         "Traced as it runs, or rewritten from its source: a loop is differentiated either way",
         holds=off_by.max() < 1e-9,

@@ -176,8 +176,8 @@ def plot_graph(output: Node) -> plt.Figure:
             axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": "#999999"})
     for node, x in column.items():
         axes.text(x, row[node], node.gate, bbox={"boxstyle": "circle", "fc": "white"}, **middle)
-        axes.text(x, row[node] + 0.42, f"{node.value:.2f}", color="#0072B2", **middle)
-        axes.text(x, row[node] - 0.42, f"{node.gradient:.2f}", color="#D55E00", **middle)
+        axes.text(x, row[node] + 0.36, f"{node.value:.2f}", color="#0072B2", **middle)
+        axes.text(x, row[node] - 0.36, f"{node.gradient:.2f}", color="#D55E00", **middle)
     axes.axis("off")
     axes.axis((-0.3, column[output] + 0.3, 0.3 - leaves, 0.7))
     axes.set_title("σ(w0 x0 + w1 x1 + w2) of gates: values above (blue), gradients below (orange)")

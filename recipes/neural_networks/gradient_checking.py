@@ -249,7 +249,7 @@ def main(config: Config, run: Run) -> None:
     checks = [check_gradients(m, *batch, epsilon=0.01, entries=1024) for m in (smooth, kinked)]
     of_tanh, of_relu = (each["hidden/kernel"].error_with_kinks for each in checks)
     run.claim(
-        "Where a step crosses ReLU's kink the quotient mixes two slopes: no mistake, a smaller ε helps",
+        "Where a step crosses ReLU's kink the quotient mixes two slopes; a smaller ε helps",
         holds=of_relu > 30 * of_tanh and right["hidden/kernel"].error_with_kinks < 1e-6,
         measured=f"error at ε = 0.01 {of_relu:.0e}, with tanh {of_tanh:.0e}; with ReLU at 1e-5 "
         f"{right['hidden/kernel'].error_with_kinks:.0e}",

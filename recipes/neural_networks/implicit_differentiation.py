@@ -76,7 +76,6 @@ class Equilibrium(layers.Layer):
             for _ in range(self.iterations):
                 z = self.step(z, injected)
             return z
-
         # Nothing of the search is kept.
         fixed = tf.stop_gradient(repeat(lambda z: self.step(z, injected), z, self.iterations))
         # One more step from there has ∂f/∂θ, and no part of dz/dθ: this puts it in.
@@ -112,13 +111,13 @@ def build_classifier(width: int, iterations: int, implicit: bool, dtype="float32
     """Input: (batch, 64) pixels. Output: (batch, 10) logits, linear in the equilibrium."""
     x = keras.Input((64,), name="x", dtype=dtype)
     z = Equilibrium(width, iterations, implicit, dtype=dtype, name="equilibrium")(x)
-    return keras.Model(x, layers.Dense(10, dtype=dtype, name="logits")(z))
+    logits = layers.Dense(10, dtype=dtype, name="logits")(z)
+    return keras.Model(x, logits, name="implicit" if implicit else "unrolled")
 
 
 def gradients_and_memory(model: keras.Model, x, y) -> tuple[np.ndarray, int]:
-    """The loss's gradients by the weights, and the bytes kept for the backward pass: of the tensors
-    in the traced graph that were there before the gradient was asked for and that it reads. Not
-    counted: weights, and what is only another shape of it."""
+    """The gradient by all weights, flat, and the bytes kept for it: of those tensors of the forward
+    pass that the backward pass reads, weights and tensors by another name only not counted."""
     before = {}
 
     @tf.function(autograph=False)
@@ -130,10 +129,9 @@ def gradients_and_memory(model: keras.Model, x, y) -> tuple[np.ndarray, int]:
         return tape.gradient(loss, model.trainable_variables)
 
     free = {"Const", "Placeholder", "ReadVariableOp", "Identity", "Reshape", "Shape"}
-    operations = traced.get_concrete_function().graph.get_operations()
     read = {
         tensor.name: tensor.shape.num_elements() * tensor.dtype.size
-        for operation in operations
+        for operation in traced.get_concrete_function().graph.get_operations()
         if operation.name not in before
         for tensor in operation.inputs
         if before.get(tensor.op.name, "Const") not in free
@@ -153,8 +151,7 @@ def validation_error(w, x, y) -> float:
 
 def slope_by_theorem(w, matrix, x, y) -> float:
     """d(validation error)/dλ. The optimum has (XᵀX + λI) w − Xᵀy = 0, so dw/dλ = −matrix⁻¹ w."""
-    by_w = 2 * x.T @ (x @ w - y) / len(y)
-    return float(-by_w @ np.linalg.solve(matrix, w))
+    return float(-2 * np.mean((x @ w - y) * (x @ np.linalg.solve(matrix, w))))
 
 
 def slope_through_descent(penalty: float, x, y, x_new, y_new, steps: int) -> float:
@@ -177,7 +174,7 @@ def plot(counts, memory, errors, penalties, curve, path) -> plt.Figure:
     left.set(title="Kept for the backward pass", xlabel="iterations", ylabel="kB")
     middle.set(title="Error of the gradient", xlabel="iterations", ylabel="relative error")
     right.semilogx(penalties, curve, color="#999999", label="grid")
-    right.semilogx(*path, "o-", color="#D55E00", markersize=3, label="down the implicit gradient")
+    right.semilogx(*path, "o-", color="#D55E00", markersize=3, label="down the gradient")
     right.set(title="Ridge regression", xlabel="penalty λ", ylabel="validation error")
     for axes in (left, middle, right):
         axes.legend()
@@ -187,8 +184,7 @@ def plot(counts, memory, errors, penalties, curve, path) -> plt.Figure:
 def main(config: Config, run: Run) -> None:
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
-    modes, first, last = {"implicit": True, "unrolled": False}, config.counts[0], config.counts[-1]
-
+    modes, first, last = {"unrolled": False, "implicit": True}, config.counts[0], config.counts[-1]
     # One batch's gradient and what it keeps, by the number of iterations.
     start = build_classifier(config.width, 1, True, "float64").get_weights()
 
@@ -200,11 +196,9 @@ def main(config: Config, run: Run) -> None:
     exact, _ = batch_gradient(2 * last, False)
     memory, errors, accuracies = {}, {}, {}
     for mode, implicit in modes.items():
-        found, memory[mode] = zip(
-            *(batch_gradient(n, implicit) for n in config.counts), strict=True
-        )
+        pairs = [batch_gradient(count, implicit) for count in config.counts]
+        found, memory[mode] = zip(*pairs, strict=True)
         errors[mode] = [np.linalg.norm(each - exact) / np.linalg.norm(exact) for each in found]
-
     # The same training with either gradient.
     for mode, implicit in modes.items():
         keras.utils.set_random_seed(run.seed)
@@ -213,9 +207,7 @@ def main(config: Config, run: Run) -> None:
         model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
         training.fit(model, x, y, epochs=config.epochs, callbacks=run.callbacks)
         accuracies[mode] = model.evaluate(x_test, y_test, verbose=0)[1]
-        if implicit:
-            run.export(serving.classifier(model), example=x_test[:3])
-
+    run.export(serving.classifier(model), example=x_test[:3])
     # Ridge regression: 30 patients to fit, the others choose the penalty.
     (table, target), _ = data.load_table("diabetes")
     order = np.random.default_rng(run.seed).permutation(len(table))
@@ -231,7 +223,6 @@ def main(config: Config, run: Run) -> None:
         path.append((penalty, validation_error(w, *held_out)))
         penalty *= np.exp(-3 * penalty * slope_by_theorem(w, matrix, *held_out))
     path = np.array(path).T
-
     run.metric("test_accuracy", accuracies["implicit"])
     run.metric("kept_for_backward", memory["implicit"][-1] / 1024, unit="kB")
     run.figure("gradients", plot(config.counts, memory, errors, penalties, curve, path))
@@ -241,7 +232,7 @@ def main(config: Config, run: Run) -> None:
         measured=f"relative error after {last} iterations {errors['implicit'][-1]:.0e} implicit, "
         f"{errors['unrolled'][-1]:.0e} unrolled ({2 * last} unrolled iterations taken for exact)",
     )
-    kept, unrolled = memory.values()
+    unrolled, kept = memory.values()
     run.claim(
         "It keeps as much for the backward pass however long the search was; unrolling keeps all",
         holds=kept[0] == kept[-1] and unrolled[-1] / unrolled[0] > 0.7 * last / first,
