@@ -39,8 +39,8 @@ FULL = Config(width=256, epochs=40)
 
 
 class Contraction(keras.constraints.Constraint):
-    """Keeps ‖W‖₂ ≤ 0.8. As |tanh′| ≤ 1, iterating z ↦ tanh(z W + ...) then ends at the one z that
-    it leaves as it is."""
+    """Keeps ‖W‖₂ ≤ 0.8. As |tanh′| ≤ 1, z ↦ tanh(z W + ...) then brings any two z nearer to each
+    other, and iterating it ends at the one fixed point."""
 
     def __call__(self, w):
         return w / keras.ops.maximum(1.0, keras.ops.norm(w, ord=2) / 0.8)
@@ -50,9 +50,7 @@ class Contraction(keras.constraints.Constraint):
 class Equilibrium(layers.Layer):
     """(batch, features) to the fixed point z (batch, units) of z = tanh(z W + x U + b).
 
-    implicit: the gradient is that of the fixed point, by the implicit function theorem; otherwise
-    that of the iterations, each of which is kept.
-    """
+    implicit: by the implicit function theorem; otherwise through all iterations, which are kept."""
 
     def __init__(self, units: int, iterations: int = 40, implicit: bool = True, **options):
         super().__init__(**options)
