@@ -77,9 +77,9 @@ class Equilibrium(layers.Layer):
         # Nothing of the search is kept.
         fixed = tf.stop_gradient(repeat(lambda z: self.step(z, injected), z, self.iterations))
         # One more step from there has ∂f/∂θ, and no part of dz/dθ: this puts it in.
-        return self.solved(fixed, self.step(fixed, injected))
+        return self.solved(self.step(fixed, injected))
 
-    def solved(self, fixed, stepped):
+    def solved(self, stepped):
         """The value of the step; its gradient g becomes (I − J)⁻ᵀ g with J = ∂f/∂z at the fixed
         point, the solution of h = g + Jᵀ h, which is iterated as z was."""
         w, slope = tf.convert_to_tensor(self.w), 1 - tf.stop_gradient(stepped) ** 2
