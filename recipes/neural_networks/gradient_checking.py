@@ -222,7 +222,6 @@ def main(config: Config, run: Run) -> None:
         measured=f"relative error {found:.4f}, else {others:.0e}; test accuracy "
         f"{accuracies[0]:.4f} with the right gradient, {accuracies[1]:.4f} with the wrong one",
     )
-    # How the error falls with ε, here in float32 too.
     smooth, kinked = build_mlp(layers.Dense, "tanh"), build_mlp(layers.Dense)
     epsilons, places, curves = 10.0 ** np.arange(-9, 0), np.arange(0, 1024, 16), {}
     for dtype in ("float64", "float32"):
@@ -246,7 +245,8 @@ def main(config: Config, run: Run) -> None:
         holds=in_float32 > 1e4 * in_float64,
         measured=f"smallest error at any ε {in_float32:.1e}, in float64 {in_float64:.1e}",
     )
-    checks = [check_gradients(m, *batch, epsilon=0.01, entries=1024) for m in (smooth, kinked)]
+    large = {"epsilon": 0.01, "entries": 1024, "show": False}
+    checks = [check_gradients(model, *batch, **large) for model in (smooth, kinked)]
     of_tanh, of_relu = (each["hidden/kernel"].error_with_kinks for each in checks)
     run.claim(
         "Where a step crosses ReLU's kink the quotient mixes two slopes; a smaller ε helps",
