@@ -151,3 +151,12 @@ def test_the_planted_layer_computes_what_dense_does():
     wrong.set_weights(right.get_weights())
     x = np.random.default_rng(0).normal(size=(3, 64)).astype("float32")
     np.testing.assert_allclose(right(x), wrong(x), atol=1e-6)
+
+
+def test_dropout_drops_in_training_alone_and_the_same_each_time():
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dropout(0.5, seed=0)(layers.Dense(8)(x)))
+    batch = np.ones((4, 8)), np.zeros((4, 8)), keras.losses.MeanSquaredError()
+    trained, vector = gc.loss_of_all_weights(model, *batch, training=True)
+    tested, _ = gc.loss_of_all_weights(model, *batch)
+    assert float(trained(vector)) == float(trained(vector)) != float(tested(vector))
