@@ -205,7 +205,7 @@ def main(config: Config, run: Run) -> None:
     batch, accuracies = (x[:32], y[:32], loss), []
     right, wrong = (check_gradients(each, *batch, entries=config.entries) for each in models)
     for model in models:
-        model.compile("adam", loss, metrics=["accuracy"])
+        model.compile(keras.optimizers.SGD(0.1, 0.9), loss, metrics=["accuracy"])
         training.fit(model, x, y, epochs=15, seed=run.seed, callbacks=run.callbacks)
         accuracies.append(model.evaluate(x_test, y_test, verbose=0)[1])
     found, others = wrong["hidden/kernel"].error, max(each.error for each in right.values())
