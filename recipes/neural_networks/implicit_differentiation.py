@@ -46,7 +46,7 @@ class Contraction(keras.constraints.Constraint):
         return w / keras.ops.maximum(1.0, keras.ops.norm(w, ord=2) / 0.8)
 
 
-@keras.saving.register_keras_serializable("recipes")
+@keras.saving.register_keras_serializable("implicit_differentiation")
 class Equilibrium(layers.Layer):
     """(batch, features) to the fixed point z (batch, units) of z = tanh(z W + x U + b).
 
