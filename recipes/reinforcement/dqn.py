@@ -58,7 +58,7 @@ class Config:
     """greedy episodes after training, on seeds that it has not seen"""
 
 
-QUICK = Config(agents=4)
+QUICK = Config(agents=2)
 FULL = Config(steps=200_000, replay_size=50_000)
 ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
