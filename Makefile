@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/compression.py
+	$(BIN)/python benchmarks/reinforcement.py
 
 results: $(READY)  ## measure every recipe again (resumes), then write README's table
 	$(BIN)/python -m recipes results all
