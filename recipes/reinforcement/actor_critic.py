@@ -218,7 +218,7 @@ def main(config: Config, run: Run) -> None:
         setting = replace(config, **RIVALS.get(name, {}))
         updates = config.steps // (setting.copies * setting.horizon)
         if name == "REINFORCE":
-            setting, updates = replace(setting, horizon=spec.max_episode_steps), 45
+            setting, updates = replace(setting, horizon=spec.max_episode_steps), 25
         keras.utils.set_random_seed(run.seed)
         agent = agents[name] = Agent(*sizes, setting, updates * setting.epochs * setting.batches)
         random, started = np.random.default_rng(run.seed), time.perf_counter()

@@ -121,8 +121,7 @@ class Agent:
             return np.zeros(self.values.shape)
         if self.kind == "counts":
             return self.config.bonus / np.sqrt(np.maximum(self.visits, 1))
-        errors = self.surprise(self.seen).numpy().reshape(self.values.shape)
-        return self.config.bonus * errors
+        return self.config.bonus * np.reshape(self.surprise(self.seen), self.values.shape)
 
     def plan(self) -> None:
         """Q(s, a) ← r + bonus + γ max Q(s′, ·), where (s, a) has been tried; 0 elsewhere."""
@@ -136,8 +135,7 @@ class Agent:
 def train(agent: Agent, random, record, noise, updates: Iterable[int]) -> None:
     """Plays and plans in turn. updates: such as range(500). record: (updates, 3), of each the cells
     known, the episodes that ended and those at the goal. noise: of the screen, or None."""
-    config = agent.config
-    copies, cells = config.copies, WALL.size
+    config, copies = agent.config, agent.config.copies
     state, clock = np.full(copies, START), np.zeros(copies, int)
     for update in updates:
         entries, ended, reached = [], 0, 0
@@ -160,8 +158,7 @@ def train(agent: Agent, random, record, noise, updates: Iterable[int]) -> None:
             entries = np.concatenate(entries).astype("int32")
             agent.predict(entries, agent.seen[entries])
         agent.plan()
-        known = (agent.visits.reshape(cells, -1).sum(axis=1) > 0).sum()
-        record[update] = known, ended, reached
+        record[update] = agent.visits.any(axis=1).sum(), ended, reached
 
 
 def plot_visits(visits: dict[str, np.ndarray]) -> plt.Figure:
@@ -230,14 +227,12 @@ def main(config: Config, run: Run) -> None:
     run.metric("cells_visited_without", known["no bonus"])
     run.metric("success", success["surprise"])
     run.figure("visits", plot_visits({name: agent.visits for name, agent in agents.items()}))
-    steps = config.horizon * config.copies
-    run.figure("progress", plot_progress(records, steps))
+    run.figure("progress", plot_progress(records, config.horizon * config.copies))
 
-    cells = int((~WALL).sum())
     run.claim(
         "Who seeks surprise gets to see more of the world",
         holds=known["surprise"] > 1.3 * known["no bonus"],
-        measured=f"{known['surprise']:.0f} of {cells} cells with the bonus, "
+        measured=f"{known['surprise']:.0f} of {(~WALL).sum()} cells with the bonus, "
         f"{known['no bonus']:.0f} without, {known['counts']:.0f} with one for counts",
     )
     run.claim(
