@@ -253,7 +253,7 @@ def main(config: Config, run: Run) -> None:
     for name in config.rivals:
         run.claim(
             CLAIMS[name],
-            holds=solved["actor-critic"] < 0.8 * solved[name],
+            holds=solved["actor-critic"] < 0.9 * solved[name],
             measured=f"20 episodes of {threshold:.0f} on average after "
             f"{solved['actor-critic']:,.0f} steps; {name}: {solved[name]:,.0f} or later",
         )

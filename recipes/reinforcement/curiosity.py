@@ -60,7 +60,7 @@ ROOMS = """
 #T            #             #
 #############################
 """  # S: start, G: goal, T: where the screen hangs, if there is one
-GRID = np.array([list(row) for row in ROOMS.split()])
+GRID = np.array([list(row) for row in ROOMS.strip().splitlines()])
 WALL = GRID.ravel() == "#"
 START, GOAL, SCREEN = (int(np.flatnonzero(GRID.ravel() == mark)[0]) for mark in "SGT")
 MOVES = np.array([-GRID.shape[1], GRID.shape[1], -1, 1])  # up, down, left, right
