@@ -241,13 +241,14 @@ def main(config: Config, run: Run) -> None:
         f"{success['no bonus']:.0%} without the bonus, {success['counts']:.0%} with counts",
     )
     tried = agents["surprise"].visits
-    errors = agents["surprise"].bonus() / config.bonus
-    often, seldom = errors[tried > np.median(tried[tried > 0])], errors[(tried > 0) & (tried < 4)]
+    errors = agents["surprise"].bonus()[tried > 0] / config.bonus
+    seldom, often = np.quantile(tried[tried > 0], (0.1, 0.5))
+    dull, new = errors[tried[tried > 0] > often].mean(), errors[tried[tried > 0] <= seldom].mean()
     run.claim(
         "What has been seen often is no longer surprising",
-        holds=often.mean() < 0.5 * seldom.mean(),
-        measured=f"squared error {often.mean():.3f} where it has been often, {seldom.mean():.3f} "
-        "where it has been at most 3 times",
+        holds=dull < 0.5 * new,
+        measured=f"squared error {dull:.3f} of what was tried more than {often:.0f} times, "
+        f"{new:.3f} of what was tried at most {seldom:.0f} times",
     )
     noisy = "surprise, noisy screen"
     run.claim(
