@@ -1,5 +1,6 @@
 """Gymnasium environments by name, or one clear line why there is none."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -11,12 +12,19 @@ from gymnasium import spaces
 
 from deep_learning_recipes import UsageError, did_you_mean
 
+FRAMES = (4, 84, 84)
+
 
 def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
     """What Gymnasium knows of the environment that the user named by `flag`.
 
     Raises UsageError for a name that it does not know.
     """
+    if name.startswith("ALE/"):
+        with contextlib.suppress(ImportError):
+            import ale_py
+
+            gymnasium.register_envs(ale_py)
     try:
         return gymnasium.spec(name)
     except gymnasium.error.NamespaceNotFound as error:
@@ -34,7 +42,8 @@ def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` copies of an environment that step together: its own vectorised form where it has
     one, else one after the other. After an episode's end the next step resets its copy, and is no
-    transition.
+    transition. A game of Atari ("ALE/Pong-v5") shows the last four frames, (4, 84, 84) bytes of
+    grey, skips three of four, and gives of its rewards the sign.
 
     settings: arguments of the environment, such as is_slippery=True.
     Raises UsageError for a name that Gymnasium does not know, and for packages that are missing.
@@ -55,18 +64,56 @@ def require_vectors_and_choices(name: str, envs: gymnasium.vector.VectorEnv) -> 
 
     Raises UsageError for observations that are not vectors and actions that are not choices.
     """
-    observations, actions = envs.single_observation_space, envs.single_action_space
-    if not isinstance(actions, spaces.Discrete):
-        raise UsageError(
-            f"--env {name}: its actions are continuous ({actions}); this recipe chooses among a "
-            "few, as in CartPole-v1 or LunarLander-v3"
-        )
+    count = require_choices(name, envs)
+    observations = envs.single_observation_space
     if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
         raise UsageError(
             f"--env {name}: its observations are no vectors ({observations}); this recipe reads "
             "vectors, as in CartPole-v1 or LunarLander-v3"
         )
-    return observations.shape[0], int(actions.n)
+    return observations.shape[0], count
+
+
+def require_vectors_or_frames(name: str, envs: gymnasium.vector.VectorEnv) -> None:
+    """Raises UsageError for actions that are not choices, and for observations other than vectors
+    and the frames of Atari's games as `make_vec` prepares them."""
+    require_choices(name, envs)
+    observations = envs.single_observation_space
+    is_box = isinstance(observations, spaces.Box)
+    shape = observations.shape or ()
+    if not is_box or (len(shape) != 1 and shape != FRAMES):
+        what = "images that nothing prepares" if is_box else "no vectors"
+        raise UsageError(
+            f"--env {name}: its observations are {what} ({observations}); this recipe reads "
+            "vectors, as in CartPole-v1 or LunarLander-v3, and Atari's games, as ALE/Pong-v5"
+        )
+
+
+def require_choices(name: str, envs: gymnasium.vector.VectorEnv) -> int:
+    """The number of actions. Raises UsageError for actions that are not choices."""
+    actions = envs.single_action_space
+    if not isinstance(actions, spaces.Discrete):
+        raise UsageError(
+            f"--env {name}: its actions are continuous ({actions}); this recipe chooses among a "
+            "few, as in CartPole-v1 or LunarLander-v3"
+        )
+    return int(actions.n)
+
+
+def evaluate(
+    act: Callable[[np.ndarray], Any], envs: gymnasium.vector.VectorEnv, *, seed: int
+) -> np.ndarray:
+    """The return, not discounted, of one whole episode in each environment: (environments,).
+
+    act: gives actions for observations, both (environments, ...).
+    """
+    observations, _ = envs.reset(seed=seed)
+    returns, alive = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while alive.any():
+        observations, rewards, ended, cut, _ = envs.step(np.asarray(act(observations)))
+        returns += rewards * alive
+        alive &= ~(ended | cut)
+    return returns
 
 
 def film(
@@ -75,18 +122,29 @@ def film(
     """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0, 1].
 
     values: gives (1, actions) for an observation (1, ...); the largest one is taken. After the
-    episode's end the pictures are white.
+    episode's end the pictures are white. Of a game of Atari they show what the network sees.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
-    env = gymnasium.make(name, render_mode="rgb_array")
-    observation, _ = env.reset(seed=0)
-    frames, over = [np.asarray(env.render()) / 255], False
+    if name.startswith("ALE/"):
+        envs = make_vec(name, 1)
+    else:
+        envs = gymnasium.vector.SyncVectorEnv(
+            [lambda: gymnasium.make(name, render_mode="rgb_array")]
+        )
+
+    def picture() -> np.ndarray:
+        if name.startswith("ALE/"):
+            return np.repeat(observation[0, -1, ..., None] / 255, 3, axis=-1)
+        return np.asarray(envs.render())[0] / 255
+
+    observation, _ = envs.reset(seed=0)
+    frames, over = [picture()], False
     for step in range(1, every * (pictures - 1) + 1):
         if not over:
-            numbers = np.asarray(values(np.asarray(observation, "float32")[None]))
-            observation, _, ended, cut, _ = env.step(int(numbers.argmax()))
-            over = ended or cut
+            numbers = np.asarray(values(np.asarray(observation, "float32")))
+            observation, _, ended, cut, _ = envs.step(numbers.argmax(axis=-1))
+            over = bool(ended[0] or cut[0])
         if step % every == 0:
-            frames.append(np.ones_like(frames[0]) if over else np.asarray(env.render()) / 255)
-    env.close()
+            frames.append(np.ones_like(frames[0]) if over else picture())
+    envs.close()
     return np.array(frames)

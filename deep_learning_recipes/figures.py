@@ -53,7 +53,7 @@ def curves(
 
 
 def image_grid(
-    images: np.ndarray, *, title: str, captions: Sequence[str] = (), columns: int = 10
+    images: np.ndarray, *, title: str, captions: Sequence[object] = (), columns: int = 10
 ) -> Figure:
     """Images in [0, 1] of shape (n, height, width, 1 or 3), row by row, each with its caption."""
     rows = math.ceil(len(images) / columns)

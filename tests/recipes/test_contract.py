@@ -98,7 +98,8 @@ def test_every_hyperparameter_is_documented_and_in_the_help(recipe, capsys):
     text = capsys.readouterr().out
     assert recipe.title in text
     for field in [*fields, "preset", "seed", "out", "resume", "strategy", "precision", "export"]:
-        assert f"--{field.replace('_', '-')}" in text
+        flag = field.replace("_", "-")
+        assert f"--{flag}" in text or f"--no-{flag}" in text  # what is on can be turned off
     assert not Path("unused").exists()
 
 

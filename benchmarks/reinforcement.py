@@ -1,0 +1,303 @@
+"""DQN on CartPole-v1 against PyTorch, stable-baselines3 and a Keras tutorial's loop.
+
+    python benchmarks/reinforcement.py [--seconds 90] [--seed 0]
+
+Each learns until 100 greedy episodes earn 475 on average, or until its seconds or steps are over.
+They are asked after every 2,500 steps, while the clock stands still; a compilation is on the clock.
+The speed is that after the first 12,500 steps, with acting, learning and the environment in it.
+
+- our `dqn`: the recipe's default preset, and with CleanRL's hyper-parameters for a fair speed
+- PyTorch: a loop in one file with the hyper-parameters of CleanRL's dqn.py
+- stable-baselines3: DQN and A2C with the hyper-parameters that RL Baselines3 Zoo found for them
+- Keras tutorial: eager calls to act, an eager GradientTape to learn; hyper-parameters as PyTorch's
+
+PyTorch and stable-baselines3 (the `bench` extra) are left out where they are not installed.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+
+import gymnasium  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from keras import layers  # noqa: E402
+
+from deep_learning_recipes import environments  # noqa: E402
+from recipes import dqn  # noqa: E402
+
+try:
+    import torch
+except ImportError:
+    torch = None
+try:
+    import stable_baselines3
+    from stable_baselines3.common.callbacks import BaseCallback
+except ImportError:
+    stable_baselines3, BaseCallback = None, object
+
+ENV, SOLVED, STEPS_PER_CHECK, WARM_UP = "CartPole-v1", 475, 2_500, 12_500
+# Of CleanRL's dqn.py; the exploration falls from 1 to 0.05 over half of the steps.
+STEPS, LEARNING_STARTS, TRAIN_EVERY, TARGET_EVERY = 500_000, 10_000, 10, 500
+LEARNING_RATE, BUFFER, GAMMA, BATCH = 2.5e-4, 10_000, 0.99, 128
+OURS, OURS_AS_CLEANRL, TORCH, KERAS = (
+    "dqn, default preset",
+    "dqn, as CleanRL sets it",
+    "PyTorch, CleanRL's settings",
+    "Keras tutorial, eager",
+)
+
+
+@dataclass
+class Referee:
+    """Takes the time of one contestant, and tells it when to stop."""
+
+    limit: float
+    """seconds of learning"""
+    trials: gymnasium.vector.VectorEnv
+    checks: list[tuple[int, float, float]] = field(default_factory=list)
+    """steps done, seconds on the clock, mean return"""
+
+    def __post_init__(self) -> None:
+        self.seconds, self.resumed = 0.0, time.perf_counter()
+
+    def is_over(self, steps: int, act: Callable[[np.ndarray], np.ndarray]) -> bool:
+        """For every step, or many at once: checks when it is time, and says whether to stop."""
+        if steps // STEPS_PER_CHECK <= (
+            self.checks[-1][0] // STEPS_PER_CHECK if self.checks else 0
+        ):
+            return False
+        self.seconds += time.perf_counter() - self.resumed
+        value = environments.evaluate(act, self.trials, seed=10_000).mean()
+        self.checks.append((steps, self.seconds, value))
+        self.resumed = time.perf_counter()
+        return value >= SOLVED or self.seconds > self.limit
+
+    def speed(self) -> float:
+        """Steps a second after the warm-up; over all where there is nothing after it."""
+        late = [check for check in self.checks if check[0] >= WARM_UP]
+        first = late[0] if len(late) > 1 else (0, 0.0)
+        return (self.checks[-1][0] - first[0]) / (self.checks[-1][1] - first[1])
+
+
+def ours(config: dqn.Config, referee: Referee, seed: int) -> None:
+    agent = dqn.Agent(config, environments.make_vec(ENV, config.environments), seed)
+    for block in range(agent.blocks):
+        agent.collect()
+        agent.learn(block)
+        if referee.is_over(int(agent.replay.count) * config.environments, agent.act):
+            return
+
+
+def ours_default(referee: Referee, seed: int) -> None:
+    ours(dqn.Config(), referee, seed)
+
+
+def ours_as_cleanrl(referee: Referee, seed: int) -> None:
+    config = dqn.Config(
+        steps=STEPS,
+        steps_per_update=TRAIN_EVERY,
+        target_every=TARGET_EVERY // TRAIN_EVERY,
+        learning_rate=LEARNING_RATE,
+        replay_size=BUFFER,
+        gamma=GAMMA,
+        batch_size=BATCH,
+        n_steps=1,
+        double=False,
+        dueling=False,
+    )
+    ours(config, referee, seed)
+
+
+def one_by_one(referee: Referee, seed: int, act, learn, copy) -> None:
+    """The loop that CleanRL and the tutorials have: one environment, one step at a time.
+
+    act: actions for observations; learn: an update from a batch; copy: renews the target network.
+    """
+    env, draws = gymnasium.make(ENV), np.random.default_rng(seed)
+    buffer = {
+        "observations": np.zeros((BUFFER, 4), "float32"),
+        "following": np.zeros((BUFFER, 4), "float32"),
+        "actions": np.zeros(BUFFER, "int64"),
+        "rewards": np.zeros(BUFFER, "float32"),
+        "terminated": np.zeros(BUFFER, "float32"),
+    }
+    observation, _ = env.reset(seed=seed)
+    for step in range(STEPS):
+        epsilon = max(0.05, 1 - 0.95 * step / (0.5 * STEPS))
+        explores = random.random() < epsilon
+        action = random.randrange(2) if explores else int(act(observation[None])[0])
+        following, reward, terminated, truncated, _ = env.step(action)
+        transition = observation, following, action, reward, terminated
+        for array, value in zip(buffer.values(), transition, strict=True):
+            array[step % BUFFER] = value
+        observation = env.reset()[0] if terminated or truncated else following
+        if step >= LEARNING_STARTS and step % TRAIN_EVERY == 0:
+            rows = draws.integers(min(step + 1, BUFFER), size=BATCH)
+            learn(**{name: array[rows] for name, array in buffer.items()})
+        if step >= LEARNING_STARTS and step % TARGET_EVERY == 0:
+            copy()
+        if referee.is_over(step + 1, act):
+            return
+
+
+def pytorch(referee: Referee, seed: int) -> None:
+    torch.manual_seed(seed)
+    network, target = (
+        torch.nn.Sequential(
+            torch.nn.Linear(4, 120),
+            torch.nn.ReLU(),
+            torch.nn.Linear(120, 84),
+            torch.nn.ReLU(),
+            torch.nn.Linear(84, 2),
+        )
+        for _ in range(2)
+    )
+    target.load_state_dict(network.state_dict())
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+
+    def act(observations):
+        with torch.no_grad():
+            return network(torch.from_numpy(observations)).argmax(1).numpy()
+
+    def learn(**batch):
+        parts = {name: torch.from_numpy(array) for name, array in batch.items()}
+        with torch.no_grad():
+            best = target(parts["following"]).max(1).values
+            goal = parts["rewards"] + GAMMA * best * (1 - parts["terminated"])
+        values = network(parts["observations"]).gather(1, parts["actions"][:, None]).squeeze(1)
+        loss = torch.nn.functional.mse_loss(goal, values)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    one_by_one(referee, seed, act, learn, lambda: target.load_state_dict(network.state_dict()))
+
+
+def keras_tutorial(referee: Referee, seed: int) -> None:
+    network, target = (
+        keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(120, activation="relu"),
+                layers.Dense(84, activation="relu"),
+                layers.Dense(2),
+            ]
+        )
+        for _ in range(2)
+    )
+    target.set_weights(network.get_weights())
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+
+    def act(observations):
+        return tf.argmax(network(observations, training=False), axis=1).numpy()
+
+    def learn(observations, following, actions, rewards, terminated):
+        best = tf.reduce_max(target(following), axis=1)
+        goal = rewards + GAMMA * best * (1 - terminated)
+        with tf.GradientTape() as tape:
+            values = tf.reduce_sum(network(observations) * tf.one_hot(actions, 2), axis=1)
+            loss = tf.reduce_mean(tf.square(goal - values))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+
+    one_by_one(referee, seed, act, learn, lambda: target.set_weights(network.get_weights()))
+
+
+class Check(BaseCallback):
+    """Asks the referee within stable-baselines3's own loop."""
+
+    def __init__(self, referee: Referee):
+        super().__init__()
+        self.referee = referee
+
+    def _on_step(self) -> bool:
+        act = lambda observations: self.model.predict(observations, deterministic=True)[0]  # noqa: E731
+        return not self.referee.is_over(self.num_timesteps, act)
+
+
+def sb3_dqn(referee: Referee, seed: int) -> None:
+    model = stable_baselines3.DQN(
+        "MlpPolicy",
+        ENV,
+        learning_rate=2.3e-3,
+        batch_size=64,
+        buffer_size=100_000,
+        learning_starts=1_000,
+        target_update_interval=10,
+        train_freq=256,
+        gradient_steps=128,
+        exploration_fraction=0.16,
+        exploration_final_eps=0.04,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=seed,
+        device="cpu",
+    )
+    model.learn(50_000, callback=Check(referee))
+
+
+def sb3_a2c(referee: Referee, seed: int) -> None:
+    from stable_baselines3.common.env_util import make_vec_env
+
+    model = stable_baselines3.A2C("MlpPolicy", make_vec_env(ENV, 8, seed=seed), seed=seed)
+    model.learn(500_000, callback=Check(referee))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=90, help="for each at the most")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    # What is to be measured: a function of (referee, seed) that learns until it is over.
+    contestants = {OURS: ours_default, OURS_AS_CLEANRL: ours_as_cleanrl}
+    if torch is None:
+        print("PyTorch is not installed: pip install '.[bench]'")
+    else:
+        torch.set_num_threads(1)  # networks as small as these lose by more, much on a busy machine
+        contestants[TORCH] = pytorch
+    if stable_baselines3 is None:
+        print("stable-baselines3 is not installed: pip install '.[bench]'")
+    else:
+        contestants |= {"stable-baselines3 DQN": sb3_dqn, "stable-baselines3 A2C": sb3_a2c}
+    contestants[KERAS] = keras_tutorial
+
+    found = {}
+    for name, contestant in contestants.items():
+        print(f"{name} ...", flush=True)
+        random.seed(arguments.seed)
+        keras.utils.set_random_seed(arguments.seed)
+        found[name] = Referee(arguments.seconds, environments.make_vec(ENV, 100))
+        contestant(found[name], arguments.seed)
+
+    print(f"\n{ENV}, seed {arguments.seed}; stopped after {arguments.seconds:.0f} s or its steps")
+    print(f"{'':30}{'steps/s':>9}{'seconds to 475':>16}{'steps to 475':>14}{'last return':>13}")
+    for name, referee in found.items():
+        steps, seconds, value = referee.checks[-1]
+        mark = "" if value >= SOLVED else ">"
+        columns = f"{mark}{seconds:.1f}", f"{mark}{steps:,}"
+        print(f"{name:30}{referee.speed():9,.0f}{columns[0]:>16}{columns[1]:>14}{value:13.1f}")
+    print("\nours against the others (> where the other had not reached 475)")
+    for name, referee in found.items():
+        if name in (OURS, OURS_AS_CLEANRL):
+            continue
+        steps, seconds, value = referee.checks[-1]
+        mark = "" if value >= SOLVED else ">"
+        faster = found[OURS_AS_CLEANRL].speed() / referee.speed()
+        own_steps, own_seconds, _ = found[OURS].checks[-1]
+        print(
+            f"{name:30}{faster:6.1f}x steps a second, {mark}{seconds / own_seconds:.1f}x sooner, "
+            f"{mark}{steps / own_steps:.1f}x the steps"
+        )
+
+
+if __name__ == "__main__":
+    main()
