@@ -184,18 +184,6 @@ def train(agent: Agent, envs, config: Config, random, record, updates, whole=Fal
         record[update] = taken, np.mean(recent) if recent else np.nan
 
 
-def evaluate(agent: Agent, envs, seed: int) -> np.ndarray:
-    """The return of a greedy episode in each of the environments: (copies,)."""
-    observation, _ = envs.reset(seed=seed)
-    alive, returns = np.ones(envs.num_envs, bool), np.zeros(envs.num_envs)
-    while alive.any():
-        action = agent.probabilities(observation.astype("float32")).numpy().argmax(axis=1)
-        observation, reward, terminated, cut, _ = envs.step(action)
-        returns += reward * alive
-        alive = alive & ~terminated & ~cut
-    return returns
-
-
 def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figure:
     """The return while it learns, by the number of steps in the environment."""
     figure, axes = plt.subplots(figsize=(8.5, 4))
@@ -212,13 +200,16 @@ def main(config: Config, run: Run) -> None:
         raise UsageError(f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}")
     trials = environments.make_vec(config.env, 100)
     sizes = environments.require_vectors_and_choices(config.env, trials)
-    spec = gymnasium.spec(config.env)
-    agents, records, returns, threshold = {}, {}, {}, spec.reward_threshold
+    threshold = environments.solved_at(config.env)
+    agents, records, returns = {}, {}, {}
     for name in ("actor-critic", *config.rivals):
         setting = replace(config, **RIVALS.get(name, {}))
         updates = config.steps // (setting.copies * setting.horizon)
         if name == "REINFORCE":
-            setting, updates = replace(setting, horizon=spec.max_episode_steps), 25
+            setting, updates = (
+                replace(setting, horizon=gymnasium.spec(config.env).max_episode_steps),
+                25,
+            )
         keras.utils.set_random_seed(run.seed)
         agent = agents[name] = Agent(*sizes, setting, updates * setting.epochs * setting.batches)
         random, started = np.random.default_rng(run.seed), time.perf_counter()
@@ -232,8 +223,12 @@ def main(config: Config, run: Run) -> None:
         loop = run.loop(name, updates, {"agent": state}, unit="updates", show=show)
         envs = environments.make_vec(config.env, setting.copies)
         train(agent, envs, setting, random, record, loop, whole=name == "REINFORCE")
+
+        def act(observation, agent=agent):
+            return agent.probabilities(observation.astype("float32")).numpy().argmax(axis=1)
+
         # Greedy, on seeds that training has not seen.
-        returns[name] = float(evaluate(agent, trials, 2**31 + run.seed).mean())
+        returns[name] = environments.evaluate(act, trials, seed=2**31 + run.seed).mean()
 
     agent, found = agents["actor-critic"], returns["actor-critic"]
     run.metric("return", found)

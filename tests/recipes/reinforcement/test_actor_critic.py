@@ -176,15 +176,12 @@ def test_the_critic_learns_the_returns():
     np.testing.assert_allclose(np.squeeze(agent.critic(states)), returns, atol=0.3)
 
 
-def test_evaluation_is_greedy_and_counts_the_first_episode_only():
-    agent, _ = make_agent()
-    np.testing.assert_array_equal(actor_critic.evaluate(agent, Walk(), seed=0), [3, 5])
-
-
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--rivals", "sarsa"], "--rivals sarsa: choose among 'λ = 0', 'one pass', 'REINFORCE'"),
+        (["--env", "Acrobot-v0"], "Gymnasium has no such environment"),
+        (["--env", "Taxi-v4"], "its observations are no vectors"),
         (["--env", "Pendulum-v1"], "--env Pendulum-v1: its actions are continuous"),
     ],
 )
