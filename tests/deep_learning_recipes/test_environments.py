@@ -15,6 +15,7 @@ from deep_learning_recipes.environments import (
     make_vec,
     require_vectors_and_choices,
     require_vectors_or_frames,
+    solved_at,
 )
 
 
@@ -123,6 +124,6 @@ def test_evaluation_counts_one_whole_episode_of_each():
 
 
 def test_the_return_at_which_it_is_solved_or_one_line():
-    assert environments.solved_at("CartPole-v1") == 475
+    assert solved_at("CartPole-v1") == 475
     with pytest.raises(UsageError, match="--env Taxi-v4: it does not say at which return"):
-        environments.solved_at("Taxi-v4")
+        solved_at("Taxi-v4")
