@@ -39,6 +39,20 @@ def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
         raise UsageError(f"{flag} {name}: Gymnasium has no such environment{near}") from error
 
 
+def solved_at(name: str) -> float:
+    """The mean return at which an environment counts as solved.
+
+    Raises UsageError for one that does not say so.
+    """
+    threshold = find(name).reward_threshold
+    if threshold is None:
+        raise UsageError(
+            f"--env {name}: it does not say at which return it is solved; this recipe asks for one "
+            "that does, as CartPole-v1 and LunarLander-v3 do"
+        )
+    return threshold
+
+
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` copies of an environment that step together: its own vectorised form where it has
     one, else one after the other. After an episode's end the next step resets its copy, and is no

@@ -199,6 +199,7 @@ def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.F
 def main(config: Config, run: Run) -> None:
     envs = environments.make_vec(config.env, config.episodes)
     sizes = environments.require_vectors_and_choices(config.env, envs)
+    threshold = environments.solved_at(config.env)
     trials = environments.make_vec(config.env, 100)
     random, untrained = np.random.default_rng(run.seed), Agent(*sizes, config, "none")
     chance = float(untrained.play(trials, run.seed, random)["rewards"].sum(axis=0).mean())
@@ -246,7 +247,6 @@ def main(config: Config, run: Run) -> None:
             measured=f"mean return in the second half of training {late['none']:.0f} without, "
             f"{late['average']:.0f} with a moving average, {late['learned']:.0f} with V(s)",
         )
-    threshold = gymnasium.spec(config.env).reward_threshold
     run.claim(
         f"Playing and making what paid off more probable solves {config.env}",
         holds=returns["learned"] >= threshold,

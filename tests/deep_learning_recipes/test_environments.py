@@ -15,6 +15,7 @@ from deep_learning_recipes.environments import (
     make_vec,
     require_vectors_and_choices,
     require_vectors_or_frames,
+    solved_at,
 )
 
 
@@ -120,3 +121,9 @@ def test_evaluation_counts_one_whole_episode_of_each():
     envs = gymnasium.vector.SyncVectorEnv([Stairs] * 3)
     found = evaluate(lambda observations: np.ones(len(observations), int), envs, seed=11)
     assert found.tolist() == [1, 1 + 2, 1 + 2 + 3]
+
+
+def test_the_return_at_which_it_is_solved_or_one_line():
+    assert solved_at("CartPole-v1") == 475
+    with pytest.raises(UsageError, match="--env Taxi-v4: it does not say at which return"):
+        solved_at("Taxi-v4")

@@ -1,0 +1,261 @@
+"""Advantage actor-critic: a critic tells the actor whether an action was better than expected.
+
+REINFORCE waits for the end of an episode and weighs its actions by what they earned. Here a second
+network, the critic V(s), stands in for the rest: after a few steps the actor follows
+∇J = E[A(s, a) ∇log π(a|s)] with the advantage A = Q(s, a) − V(s). One step's estimate of it is the
+error δ = r + γ V(s′) − V(s): little variance, but as wrong as the critic. The sum of all that
+follow, Σ (γλ)ˡ δ₊ₗ, goes from there (λ = 0) to the whole return less V(s) (λ = 1): much variance,
+no error. An end is worth nothing beyond; a time limit is no end, so V(s′) counts there. To learn
+more than once from the same steps (--epochs), the objective is clipped where π has moved too far.
+Look at how λ decides how fast it learns, and at how many steps REINFORCE takes.
+
+Lectures: CS Reinforcement Learning (Actor-Critic)
+Paper: Mnih et al., Asynchronous methods for deep reinforcement learning, 2016; Schulman et al.,
+    High-dimensional continuous control using generalized advantage estimation, 2016 (equations 11
+    to 16), and Proximal policy optimization algorithms, 2017 (equation 7)
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+
+import gymnasium
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from matplotlib import pyplot as plt
+
+from deep_learning_recipes import UsageError, environments, figures, serving
+from deep_learning_recipes.run import Run, cli
+
+
+@dataclass
+class Config:
+    env: str = "CartPole-v1"
+    """a Gymnasium environment with a vector of observations and discrete actions"""
+    steps: int = 100_000
+    """of the environment, all copies together"""
+    copies: int = 32
+    """of the environment, which step together"""
+    horizon: int = 16
+    """steps of each copy between two updates"""
+    epochs: int = 4
+    """passes over the steps of an update; with 1 it is the plain advantage actor-critic"""
+    batches: int = 4
+    """steps of gradient descent in each pass"""
+    gamma: float = 0.99
+    """discount of a reward for each step that it lies ahead"""
+    trace: float = 0.95
+    """λ of the advantages, from 0 to 1"""
+    learning_rate: float = 3e-3
+    """of Adam, from which it falls to zero"""
+    reward_scale: float = 0.1
+    """factor of the rewards that it learns from: V(s) should be of the order of 1 to 10"""
+    rivals: tuple[str, ...] = ("λ = 0", "one pass", "REINFORCE")
+    """what to compare with: some of these, or none"""
+
+
+QUICK = Config(steps=80_000, rivals=("one pass",))
+FULL = Config(
+    env="LunarLander-v3",
+    steps=1_200_000,
+    horizon=128,
+    batches=16,
+    gamma=0.995,
+    trace=0.98,
+    learning_rate=1e-3,
+    reward_scale=0.05,
+    rivals=(),
+)
+
+CLIP = 0.2  # how far the probability of an action may move in one update, of itself
+ENTROPY = 0.01  # weight of the policy's entropy, which keeps it trying
+RIVALS = {
+    "λ = 0": {"trace": 0.0},
+    "one pass": {"epochs": 1, "batches": 1},
+    "REINFORCE": {"copies": 16, "epochs": 1, "batches": 1, "trace": 1.0, "learning_rate": 0.01},
+}
+CLAIMS = {
+    "λ = 0": "The error of one step (λ = 0) teaches less than the sum of those that follow",
+    "one pass": "Several passes over the same steps, clipped, make more of them than one",
+    "REINFORCE": "With a critic it takes fewer steps than REINFORCE",
+}
+
+
+def build_network(observations: int, outputs: int, scale: float) -> keras.Model:
+    """Input: (batch, observations) floats. Output: (batch, outputs), logits or a value."""
+    observation = hidden = keras.Input((observations,), name="observation")
+    for _ in range(2):
+        hidden = layers.Dense(64, activation="tanh", kernel_initializer="orthogonal")(hidden)
+    initializer = keras.initializers.Orthogonal(scale)
+    return keras.Model(observation, layers.Dense(outputs, kernel_initializer=initializer)(hidden))
+
+
+def generalized_advantages(rewards, values, following, terminated, over, gamma, trace):
+    """Aₜ = δₜ + γλ Aₜ₊₁ with δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ), within each episode.
+
+    All are (steps, copies). values, following: V of a step's state and of the one it led to;
+    terminated: ended of itself; over: that, or cut by a time limit; trace: λ."""
+    errors = rewards + gamma * following * ~terminated - values
+    advantages, advantage = np.zeros_like(errors), 0.0
+    for step in reversed(range(len(errors))):
+        advantage = errors[step] + gamma * trace * ~over[step] * advantage
+        advantages[step] = advantage
+    return advantages
+
+
+class Agent:
+    """An actor π(a|s) and a critic V(s)."""
+
+    def __init__(self, observations: int, actions: int, config: Config, updates: int):
+        self.actor = build_network(observations, actions, 0.01)
+        self.critic = build_network(observations, 1, 1.0)
+        rate = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, updates, 0.0)
+        self.weights = self.actor.trainable_variables + self.critic.trainable_variables
+        self.optimizer = keras.optimizers.Adam(rate, epsilon=1e-5, clipnorm=0.5)
+        self.optimizer.build(self.weights)
+
+    @tf.function(reduce_retracing=True)
+    def probabilities(self, observation):
+        return tf.nn.softmax(self.actor(observation))
+
+    @tf.function(jit_compile=True)
+    def learn(self, observations, actions, advantages, returns, batches):
+        """A step of gradient descent for each row of batches, which are numbers of samples. The
+        rest is (samples, ...)."""
+        before = tf.nn.log_softmax(self.actor(observations))
+        before = tf.gather(before, actions, batch_dims=1)
+        for chosen in batches:
+            observation, action = tf.gather(observations, chosen), tf.gather(actions, chosen)
+            advantage = tf.gather(advantages, chosen)
+            # On a scale of its own the advantage suits one learning rate whatever the rewards are.
+            advantage -= tf.reduce_mean(advantage)
+            advantage /= tf.sqrt(tf.reduce_mean(tf.square(advantage))) + 1e-8
+            with tf.GradientTape() as tape:
+                log_policy = tf.nn.log_softmax(self.actor(observation))
+                taken = tf.gather(log_policy, action, batch_dims=1)
+                # At a ratio of 1 its gradient is that of log π.
+                ratio = tf.exp(taken - tf.gather(before, chosen))
+                clipped = tf.clip_by_value(ratio, 1 - CLIP, 1 + CLIP)
+                gain = tf.minimum(ratio * advantage, clipped * advantage)
+                entropy = -tf.reduce_sum(tf.exp(log_policy) * log_policy, axis=-1)
+                error = tf.gather(returns, chosen) - tf.squeeze(self.critic(observation), -1)
+                loss = tf.reduce_mean(0.5 * tf.square(error) - gain - ENTROPY * entropy)
+            self.optimizer.apply(tape.gradient(loss, self.weights), self.weights)
+
+
+def train(agent: Agent, envs, config: Config, random, record, updates, whole=False) -> None:
+    """Plays a few steps, learns from them, and so on. updates: such as range(200). record:
+    (updates, 2), of each the steps so far and the mean return of the 20 last episodes.
+    whole: REINFORCE, which plays an episode in each copy, and knows no critic."""
+    observation, copies, recent, taken = None, envs.num_envs, deque(maxlen=20), record[:, 0].max()
+    for update in updates:
+        if observation is None or whole:
+            observation, _ = envs.reset(seed=int(random.integers(2**31)))
+            returns, idle = np.zeros(copies), np.zeros(copies, bool)
+        steps = []
+        for _ in range(config.horizon):
+            probabilities = agent.probabilities(observation.astype("float32")).numpy()
+            drawn = random.random((copies, 1))
+            action = (probabilities.cumsum(axis=1)[:, :-1] < drawn).sum(axis=1)
+            following, reward, terminated, cut, _ = envs.step(action)
+            over = terminated | cut
+            scaled = config.reward_scale * reward
+            steps.append((observation, following, action, scaled, terminated, over, ~idle))
+            returns = np.where(idle, 0, returns + reward)
+            recent.extend(returns[over & ~idle])
+            # After an end the next step resets: it takes no action and is no transition.
+            observation, idle = following, over | (whole & idle)
+        parts = map(np.array, zip(*steps, strict=True))
+        *states, actions, rewards, terminated, over, counts = parts
+        states = [part.reshape(over.size, -1).astype("float32") for part in states]
+        values = [np.reshape(agent.critic(part), over.shape) * (not whole) for part in states]
+        advantages = generalized_advantages(
+            rewards, *values, terminated, over, config.gamma, config.trace
+        )
+        targets = (part.ravel().astype("float32") for part in (advantages, advantages + values[0]))
+        # Always as many samples, for which `learn` is compiled once: a few are taken twice.
+        valid, size = np.flatnonzero(counts), -(-over.size // config.batches)
+        passes = [random.permutation(valid) for _ in range(config.epochs)]
+        batches = np.concatenate([np.resize(each, (config.batches, size)) for each in passes])
+        agent.learn(states[0], actions.ravel(), *targets, batches)
+        taken += counts.sum()
+        record[update] = taken, np.mean(recent) if recent else np.nan
+
+
+def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figure:
+    """The return while it learns, by the number of steps in the environment."""
+    figure, axes = plt.subplots(figsize=(8.5, 4))
+    for name, record in records.items():
+        axes.plot(record[:, 0] / 1000, record[:, 1], label=name)
+    axes.axhline(threshold, color="gray", linestyle=":", label="solved")
+    axes.set(xlabel="thousand steps of the environment", ylabel="mean return of 20 episodes")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def main(config: Config, run: Run) -> None:
+    if unknown := set(config.rivals) - set(RIVALS):
+        raise UsageError(f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}")
+    trials = environments.make_vec(config.env, 100)
+    sizes = environments.require_vectors_and_choices(config.env, trials)
+    threshold = environments.solved_at(config.env)
+    agents, records, returns = {}, {}, {}
+    for name in ("actor-critic", *config.rivals):
+        setting = replace(config, **RIVALS.get(name, {}))
+        updates = config.steps // (setting.copies * setting.horizon)
+        if name == "REINFORCE":
+            setting, updates = (
+                replace(setting, horizon=gymnasium.spec(config.env).max_episode_steps),
+                25,
+            )
+        keras.utils.set_random_seed(run.seed)
+        agent = agents[name] = Agent(*sizes, setting, updates * setting.epochs * setting.batches)
+        random, started = np.random.default_rng(run.seed), time.perf_counter()
+        record = records[name] = np.zeros((updates, 2))
+
+        def show(record=record, started=started):
+            steps, mean = record[record[:, 0].argmax()]
+            return {"return": mean, "steps/s": steps / (time.perf_counter() - started)}
+
+        state = [agent.actor, agent.critic, agent.optimizer, random, record]
+        loop = run.loop(name, updates, {"agent": state}, unit="updates", show=show)
+        envs = environments.make_vec(config.env, setting.copies)
+        train(agent, envs, setting, random, record, loop, whole=name == "REINFORCE")
+
+        def act(observation, agent=agent):
+            return agent.probabilities(observation.astype("float32")).numpy().argmax(axis=1)
+
+        # Greedy, on seeds that training has not seen.
+        returns[name] = environments.evaluate(act, trials, seed=2**31 + run.seed).mean()
+
+    agent, found = agents["actor-critic"], returns["actor-critic"]
+    run.metric("return", found)
+    rows = records.items()
+    solved = {k: np.min(r[r[:, 1] >= threshold, 0], initial=r[-1, 0]) for k, r in rows}
+    run.metric("steps_to_solve", solved["actor-critic"])
+    run.figure("learning", plot_learning(records, threshold))
+    film = environments.film(config.env, agent.probabilities, pictures=20, every=10)
+    run.figure("film", figures.image_grid(film, title="One picture in 10 steps; white: over"))
+
+    run.claim(
+        f"An actor and a critic solve {config.env}",
+        holds=found >= threshold,
+        measured=f"after {config.steps:,} steps a mean return of {found:.1f} in 100 greedy "
+        f"episodes on fresh seeds (solved: {threshold:.0f})",
+    )
+    for name in config.rivals:
+        run.claim(
+            CLAIMS[name],
+            holds=solved["actor-critic"] < 0.9 * solved[name],
+            measured=f"20 episodes of {threshold:.0f} on average after "
+            f"{solved['actor-critic']:,.0f} steps; {name}: {solved[name]:,.0f} or later",
+        )
+
+    example, _ = trials.reset(seed=run.seed)
+    run.export(serving.policy(agent.actor), example=example[:3])
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)

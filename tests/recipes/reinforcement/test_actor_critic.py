@@ -1,0 +1,191 @@
+"""Generalised advantages by hand and by their sums; the update against an exact gradient."""
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import command
+
+from recipes import actor_critic
+
+GAMMA = 0.9
+
+
+class Walk(gymnasium.vector.VectorEnv):
+    """Two copies of a walk 0, 1, 2, ... that pays 1 a step. The first one ends at 3, the second is
+    cut by a time limit at 5. An end is followed by a reset, which is no transition."""
+
+    num_envs = 2
+
+    def reset(self, seed=None, options=None):
+        self.place, self.over = np.zeros(2), np.zeros(2, bool)
+        return self.place[:, None].copy(), {}
+
+    def step(self, actions):
+        self.place = np.where(self.over, 0, self.place + 1)
+        reward = np.where(self.over, 50.0, 1.0)  # of a reset: must not be counted
+        terminated = ~self.over & (self.place == 3) & np.array([True, False])
+        truncated = ~self.over & (self.place == 5) & np.array([False, True])
+        self.over = terminated | truncated
+        return self.place[:, None].copy(), reward, terminated, truncated, {}
+
+
+def make_agent(observations=1, **settings):
+    keras.utils.set_random_seed(0)
+    config = actor_critic.Config(gamma=GAMMA, **settings)
+    return actor_critic.Agent(observations, 2, config, updates=100), config
+
+
+def advantages(trace, terminated=False, over=False):
+    """Of three steps that pay 1, 2, 3 with V = 10, 20, 30 and 40 after them; the second one ends or
+    is cut short, if so asked."""
+    column = lambda *values: np.array(values)[:, None]  # noqa: E731
+    return actor_critic.generalized_advantages(
+        column(1.0, 2, 3),
+        column(10.0, 20, 30),
+        column(20.0, 30, 40),
+        column(False, terminated, False),
+        column(False, over, False),
+        0.5,
+        trace,
+    )[:, 0]
+
+
+def test_lambda_0_is_the_error_of_one_step():
+    # 1 + 20/2 − 10 = 1, 2 + 30/2 − 20 = −3, 3 + 40/2 − 30 = −7
+    np.testing.assert_allclose(advantages(0.0), [1, -3, -7])
+
+
+def test_lambda_1_is_the_return_less_the_value():
+    # Returns 3 + 40/2 = 23, 2 + 23/2 = 13.5, 1 + 13.5/2 = 7.75
+    np.testing.assert_allclose(advantages(1.0), [7.75 - 10, 13.5 - 20, 23 - 30])
+
+
+def test_between_them_the_errors_are_summed_with_weights():
+    # γλ = 1/4: −7, −3 − 7/4 = −4.75, 1 − 4.75/4 = −0.1875
+    np.testing.assert_allclose(advantages(0.5), [-0.1875, -4.75, -7])
+
+
+def test_an_end_is_worth_nothing_beyond_and_a_time_limit_is():
+    # Neither lets the third step's error through; the end takes V = 30 away: 2 − 20 = −18.
+    np.testing.assert_allclose(advantages(0.5, over=True), [1 - 3 / 4, -3, -7])
+    np.testing.assert_allclose(advantages(0.5, True, True), [1 - 18 / 4, -18, -7])
+
+
+def played(whole, **settings):
+    """What the agent is given to learn in one update, and the record of that update."""
+    agent, config = make_agent(copies=2, epochs=2, batches=3, **settings)
+    given = []
+    agent.learn = lambda *arrays: given.append(arrays)
+    record = np.zeros((1, 2))
+    random = np.random.default_rng(0)
+    actor_critic.train(agent, Walk(), config, random, record, range(1), whole)
+    return agent, given[0], record[0]
+
+
+def test_the_step_that_resets_is_left_out():
+    _, (states, actions, _, returns, batches), record = played(False, horizon=8, trace=1.0)
+    # The first copy: 3 steps, reset, 3 steps, reset; the second: 5, reset, 2.
+    np.testing.assert_array_equal(states[:, 0].reshape(8, 2).T[0], [0, 1, 2, 3, 0, 1, 2, 3])
+    np.testing.assert_array_equal(states[:, 0].reshape(8, 2).T[1], [0, 1, 2, 3, 4, 5, 0, 1])
+    assert set(batches.ravel()) == set(range(16)) - {2 * 3, 2 * 7, 2 * 5 + 1}
+    assert batches.shape == (6, 6)
+    np.testing.assert_allclose(record, [13, np.mean([3, 5, 3])])
+    assert len(actions) == 16
+
+
+def test_returns_go_through_a_time_limit_and_not_through_an_end():
+    scale = 0.5
+    agent, (_, _, advantages, returns, _), _ = played(
+        False, horizon=8, trace=1.0, reward_scale=scale
+    )
+    beyond = float(agent.critic(np.array([[5.0]]))[0, 0])
+    ended = sum(scale * GAMMA**step for step in range(3))
+    cut = sum(scale * GAMMA**step for step in range(5)) + GAMMA**5 * beyond
+    np.testing.assert_allclose(returns[:2], [ended, cut], rtol=1e-5)
+    start = float(agent.critic(np.array([[0.0]]))[0, 0])
+    np.testing.assert_allclose(advantages[:2], [ended - start, cut - start], rtol=1e-4)
+
+
+def test_reinforce_plays_one_episode_in_each_copy_and_asks_no_critic():
+    _, (_, _, advantages, _, batches), record = played(True, horizon=9, trace=1.0, reward_scale=1.0)
+    first, second = advantages.reshape(9, 2).T
+    np.testing.assert_allclose(first[:3], [1 + GAMMA + GAMMA**2, 1 + GAMMA, 1], rtol=1e-6)
+    np.testing.assert_allclose(second[4], 1)
+    assert set(batches.ravel()) == {0, 2, 4, 1, 3, 5, 7, 9}
+    np.testing.assert_allclose(record, [8, 4])
+
+
+def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(monkeypatch):
+    monkeypatch.setattr(actor_critic, "ENTROPY", 0.0)
+    agent, _ = make_agent(observations=3)
+    random = np.random.default_rng(1)
+    states = random.normal(size=(6, 3)).astype("float32")
+    actions = random.integers(2, size=6)
+    advantages, returns = random.normal(size=(2, 6)).astype("float32")
+    seen = []
+    agent.optimizer.apply = lambda gradients, weights: seen.extend(gradients)
+    tf.config.run_functions_eagerly(True)
+    try:
+        agent.learn(states, actions, advantages, returns, np.arange(6)[None])
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+    # E[A ∇log π] with A of mean 0 and deviation 1, and the critic's squared error, as they stand.
+    normal = (advantages - advantages.mean()) / advantages.std()
+    with tf.GradientTape() as tape:
+        chosen = tf.reduce_sum(tf.nn.softmax(agent.actor(states)) * np.eye(2)[actions], axis=1)
+        loss = -tf.reduce_mean(normal * tf.math.log(chosen))
+        loss += tf.reduce_mean((returns - agent.critic(states)[:, 0]) ** 2) / 2
+    expected = tape.gradient(loss, agent.weights)
+    for found, exact in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(found, exact, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "pulls"), [([0.0, 2.0], False), ([2.0, 0.0], True)])
+def test_where_the_policy_has_moved_too_far_nothing_pulls_further(monkeypatch, shift, pulls):
+    monkeypatch.setattr(actor_critic, "ENTROPY", 0.0)
+    agent, _ = make_agent()
+    states = np.array([[0.0], [1.0]], "float32")
+    # Action 1 was good in one state and action 0 bad in the other: both ask for more of action 1.
+    actions, advantages = np.array([1, 0]), np.array([1.0, -1], "float32")
+    seen = []
+
+    def apply(gradients, weights):
+        seen.append([np.abs(each).max() for each in gradients[: len(agent.actor.weights)]])
+        agent.actor.weights[-1].assign(shift)
+
+    agent.optimizer.apply = apply
+    tf.config.run_functions_eagerly(True)
+    try:
+        rows = np.tile(np.arange(2), (2, 1))
+        agent.learn(states, actions, advantages, np.zeros(2, "float32"), rows)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert max(seen[0]) > 0
+    assert (max(seen[1]) > 0) == pulls
+
+
+def test_the_critic_learns_the_returns():
+    agent, _ = make_agent(learning_rate=0.01)
+    states = np.array([[0.0], [1.0]], "float32")
+    returns = np.array([1.0, -1], "float32")
+    rows = np.tile(np.arange(2), (300, 1))
+    agent.learn(states, np.array([0, 1]), np.zeros(2, "float32"), returns, rows)
+    np.testing.assert_allclose(np.squeeze(agent.critic(states)), returns, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rivals", "sarsa"], "--rivals sarsa: choose among 'λ = 0', 'one pass', 'REINFORCE'"),
+        (["--env", "Taxi-v4"], "its observations are no vectors"),
+        (["--env", "Pendulum-v1"], "--env Pendulum-v1: its actions are continuous"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(flags, said):
+    finished = command("-m", "recipes.actor_critic", *flags)
+    assert finished.returncode == 2
+    assert said in finished.stderr
+    assert "Traceback" not in finished.stderr
