@@ -1,4 +1,4 @@
-"""DQN on CartPole-v1 against PyTorch, stable-baselines3 and a Keras tutorial's loop.
+"""DQN and actor-critic on CartPole-v1 against PyTorch, stable-baselines3 and a Keras tutorial.
 
     python benchmarks/reinforcement.py [--seconds 90] [--seed 0]
 
@@ -7,6 +7,7 @@ They are asked after every 2,500 steps, while the clock stands still; a compilat
 The speed is that after the first 12,500 steps, with acting, learning and the environment in it.
 
 - our `dqn`: the recipe's default preset, and with CleanRL's hyper-parameters for a fair speed
+- our `actor_critic`: the recipe's default preset
 - PyTorch: a loop in one file with the hyper-parameters of CleanRL's dqn.py
 - stable-baselines3: DQN and A2C with the hyper-parameters that RL Baselines3 Zoo found for them
 - Keras tutorial: eager calls to act, an eager GradientTape to learn; hyper-parameters as PyTorch's
@@ -33,7 +34,7 @@ import tensorflow as tf  # noqa: E402
 from keras import layers  # noqa: E402
 
 from deep_learning_recipes import environments  # noqa: E402
-from recipes import dqn  # noqa: E402
+from recipes import actor_critic, dqn  # noqa: E402
 
 try:
     import torch
@@ -49,9 +50,10 @@ ENV, SOLVED, STEPS_PER_CHECK, WARM_UP = "CartPole-v1", 475, 2_500, 12_500
 # Of CleanRL's dqn.py; the exploration falls from 1 to 0.05 over half of the steps.
 STEPS, LEARNING_STARTS, TRAIN_EVERY, TARGET_EVERY = 500_000, 10_000, 10, 500
 LEARNING_RATE, BUFFER, GAMMA, BATCH = 2.5e-4, 10_000, 0.99, 128
-OURS, OURS_AS_CLEANRL, TORCH, KERAS = (
+OURS, OURS_AS_CLEANRL, OUR_ACTOR_CRITIC, TORCH, KERAS = (
     "dqn, default preset",
     "dqn, as CleanRL sets it",
+    "actor_critic, default preset",
     "PyTorch, CleanRL's settings",
     "Keras tutorial, eager",
 )
@@ -116,6 +118,25 @@ def ours_as_cleanrl(referee: Referee, seed: int) -> None:
         dueling=False,
     )
     ours(config, referee, seed)
+
+
+def ours_actor_critic(referee: Referee, seed: int) -> None:
+    config = actor_critic.Config()
+    envs = environments.make_vec(ENV, config.copies)
+    updates = config.steps // (config.copies * config.horizon)
+    agent = actor_critic.Agent(4, 2, config, updates * config.epochs * config.batches)
+    record = np.zeros((updates, 2))
+
+    def act(observations):
+        return agent.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
+
+    def until_over():
+        for update in range(updates):
+            yield update
+            if referee.is_over(int(record[update, 0]), act):
+                return
+
+    actor_critic.train(agent, envs, config, np.random.default_rng(seed), record, until_over())
 
 
 def one_by_one(referee: Referee, seed: int, act, learn, copy) -> None:
@@ -259,6 +280,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # What is to be measured: a function of (referee, seed) that learns until it is over.
     contestants = {OURS: ours_default, OURS_AS_CLEANRL: ours_as_cleanrl}
+    contestants[OUR_ACTOR_CRITIC] = ours_actor_critic
     if torch is None:
         print("PyTorch is not installed: pip install '.[bench]'")
     else:
@@ -285,9 +307,9 @@ def main() -> None:
         mark = "" if value >= SOLVED else ">"
         columns = f"{mark}{seconds:.1f}", f"{mark}{steps:,}"
         print(f"{name:30}{referee.speed():9,.0f}{columns[0]:>16}{columns[1]:>14}{value:13.1f}")
-    print("\nours against the others (> where the other had not reached 475)")
+    print("\ndqn against the others (> where the other had not reached 475)")
     for name, referee in found.items():
-        if name in (OURS, OURS_AS_CLEANRL):
+        if name in (OURS, OURS_AS_CLEANRL, OUR_ACTOR_CRITIC):
             continue
         steps, seconds, value = referee.checks[-1]
         mark = "" if value >= SOLVED else ">"
