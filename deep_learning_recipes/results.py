@@ -6,10 +6,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from deep_learning_recipes import UsageError, catalogue
@@ -43,6 +45,7 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
                 print(f"  FELL: {text}")
         folder = _folder(recipe, 0, preset)
         pictures = [keep_picture(folder / name, out, recipe.name) for name in records[0]["figures"]]
+        pictures += [draw_curve(name, records, out) for name in records[0].get("curves", ())]
         summary = {**summarise(records, preset), "figures": pictures}
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
@@ -139,6 +142,33 @@ def keep_picture(source: Path, out: Path, recipe: str) -> str:
         if target.stat().st_size < PICTURE_BYTES:
             return target.name
         width = round(min(width, picture.width) * 0.85)
+
+
+def draw_curve(name: str, records: list[dict[str, Any]], out: Path) -> str:
+    """Draws what `run.curve` recorded under a name, as mean and spread over the runs; returns the
+    picture's name."""
+    from matplotlib import pyplot as plt
+
+    from deep_learning_recipes import figures
+
+    figures.use_style()
+    curves = [record["curves"][name] for record in records]
+    first, length = curves[0], min(len(curve["x"]) for curve in curves)
+    values = np.array([curve["y"][:length] for curve in curves], "float64")  # None becomes NaN
+    mean, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(curves) - 1))
+    figure, axes = plt.subplots(figsize=(8.5, 4))
+    x = first["x"][:length]
+    axes.plot(x, mean, label="mean")
+    axes.fill_between(x, mean - spread, mean + spread, alpha=0.25, label="standard deviation")
+    axes.plot(x, values.T, color="black", alpha=0.25, linewidth=0.7)
+    axes.set(xlabel=first["xlabel"], ylabel=name)
+    axes.set_title(f"{records[0]['recipe']}: {len(records)} seeds")
+    axes.legend()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"seeds_{name.replace(' ', '_')}.png"
+        figure.savefig(path)
+        plt.close(figure)
+        return keep_picture(path, out, records[0]["recipe"])
 
 
 def recipes_table(results: Path) -> str:

@@ -86,6 +86,7 @@ class Run:
         self.started = time.monotonic()
         self.metrics: dict[str, dict[str, Any]] = {}
         self.claims: list[dict[str, Any]] = []
+        self.curves: dict[str, dict[str, Any]] = {}
         self.figures: list[str] = []
         self.exports: list[str] = []
         self.loops = 0
@@ -100,6 +101,14 @@ class Run:
     def claim(self, text: str, *, holds: bool, measured: str) -> None:
         """Records a statement of the lecture, whether it held, and the numbers that decided it."""
         self.claims.append({"text": text, "holds": bool(holds), "measured": measured})
+        self.write()
+
+    def curve(self, name: str, x: Any, y: Any, *, xlabel: str) -> None:
+        """Records how a number went while it trained, y over x (points,), so that `python -m
+        recipes results` can draw its mean and spread over seeds. At most 200 points are kept."""
+        chosen = np.unique(np.linspace(0, len(x) - 1, 200).round().astype(int))
+        points = {"x": np.asarray(x)[chosen].tolist(), "y": np.asarray(y)[chosen].tolist()}
+        self.curves[name] = {"xlabel": xlabel, **points}
         self.write()
 
     def loop(
@@ -159,6 +168,7 @@ class Run:
             **self.about,
             "metrics": self.metrics,
             "claims": self.claims,
+            "curves": self.curves,
             "figures": self.figures,
             "exports": self.exports,
         }

@@ -232,6 +232,7 @@ def main(config: Config, run: Run) -> None:
 
     agent, found = agents["actor-critic"], returns["actor-critic"]
     run.metric("return", found)
+    run.curve("mean return", *records["actor-critic"].T, xlabel="environment steps")
     rows = records.items()
     solved = {k: np.min(r[r[:, 1] >= threshold, 0], initial=r[-1, 0]) for k, r in rows}
     run.metric("steps_to_solve", solved["actor-critic"])

@@ -232,6 +232,8 @@ def main(config: Config, run: Run) -> None:
             returns = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
             run.metric("return", returns.mean(), unit=f"over {config.trials} greedy episodes")
             run.metric("steps_per_second", speed, timing=True)
+            steps = config.steps * np.linspace(0, 1, agent.blocks)
+            run.curve("mean return", steps, agent.history[:, 0], xlabel="environment steps")
         late[name] = agent.history[agent.blocks // 2 :, 0].mean()
         peak[name] = agent.history[:, 1].max()
         run.metric(f"late_return_{name.replace(' ', '_')}", late[name], unit="in the second half")
@@ -252,8 +254,8 @@ def main(config: Config, run: Run) -> None:
         figure = figures.curves(lines, title=config.env, ylabel=what, xlabel="block", yscale=scale)
         run.figure(("returns", "errors")[column], figure)
     film = environments.film(config.env, trained.values, pictures=10, every=50)
-    film = figures.image_grid(film, title="Trained, step", captions=range(0, 500, 50), columns=5)
-    run.figure("film", film)
+    times = {"captions": range(0, 500, 50), "columns": 5}
+    run.figure("film", figures.image_grid(film, title="Trained, step", **times))
     run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
 
 

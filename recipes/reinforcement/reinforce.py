@@ -202,8 +202,7 @@ def main(config: Config, run: Run) -> None:
     threshold = environments.solved_at(config.env)
     trials = environments.make_vec(config.env, 100)
     random, untrained = np.random.default_rng(run.seed), Agent(*sizes, config, "none")
-    chance = float(untrained.play(trials, run.seed, random)["rewards"].sum(axis=0).mean())
-
+    chance = untrained.play(trials, run.seed, random)["rewards"].sum(axis=0).mean()
     scores, agents, variances = {}, {}, np.full((config.updates, len(BASELINES)), np.nan)
     for baseline in BASELINES:
         keras.utils.set_random_seed(run.seed)  # all three start from the same policy
@@ -224,6 +223,7 @@ def main(config: Config, run: Run) -> None:
     }
     run.metric("return", returns["learned"])
     run.metric("return_without_baseline", returns["none"])
+    run.curve("mean return", range(config.updates), scores["learned"], xlabel="update")
     run.figure("learning", plot_learning(scores, variances))
     strips = {
         name: environments.film(config.env, agent.probabilities, pictures=10, every=2)
@@ -255,8 +255,8 @@ def main(config: Config, run: Run) -> None:
         f"{chance:.1f})",
     )
 
-    example, _ = trials.reset(seed=run.seed)
-    run.export(serving.policy(agents["learned"].policy), example=example[:3])
+    example = trials.reset(seed=run.seed)[0][:3]
+    run.export(serving.policy(agents["learned"].policy), example=example)
 
 
 if __name__ == "__main__":

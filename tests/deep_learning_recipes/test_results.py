@@ -82,6 +82,17 @@ def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     assert ran == [0]
 
 
+def test_a_curve_is_drawn_with_its_spread_over_seeds():
+    """The lines of two runs of unequal length; what was not finite is left out."""
+    runs = [
+        {"recipe": "toy", "curves": {"mean return": {"xlabel": "step", "x": x, "y": y}}}
+        for x, y in (([1, 2, 3], [None, 4, 6]), ([1, 2], [0, 2]))
+    ]
+    name = results.draw_curve("mean return", runs, Path("out"))
+    assert name == "toy-seeds_mean_return.png"
+    assert Image.open(Path("out") / name).width > 500
+
+
 def test_runs_of_other_code_do_not_count(monkeypatch):
     recipe, digest = catalogue.find_recipe("lenet"), results._digest
     before = digest(recipe)
