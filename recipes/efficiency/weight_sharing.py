@@ -3,10 +3,10 @@
 k-means clusters the weights of a kernel, and each weight is replaced by its cluster's centroid. Of
 n weights and k clusters it takes n·log₂ k bits, and 32·k for the codebook of centroids, in place of
 32·n. The centroids are then trained on: a weight is its cluster's centroid, so a centroid's
-gradient is the sum of its weights' gradients, ∂L/∂c_k = Σ_ij ∂L/∂w_ij · 1(label_ij = k). Where
-k-means starts matters: few weights are large, but large weights matter most.
-Look at how many bits are needed, before and after the centroids are trained, and at which weights
-each start spends its centroids on.
+gradient is the sum of its weights' gradients, ∂L/∂c_k = Σ_ij ∂L/∂w_ij · 1(label_ij = k). The
+paper starts k-means evenly over the weights' range, since few weights are large, but matter most.
+Look at how many bits are needed, before and after the centroids are trained, and at what k-means
+leaves of where it started.
 
 Lectures: CS Efficient Methods and Hardware (Weight Sharing, Trained Quantization)
 Paper: Han, Mao and Dally, Deep compression, 2016 (section 3, equations 1 to 3, figures 3, 6 and 8)
@@ -30,9 +30,9 @@ class Config:
     """digits_by_writer (tested on other writers), digits; mnist / fashion_mnist if available"""
     units: int = 256
     """width of the two hidden layers"""
-    bits: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
+    bits: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     """of a weight: kernels of 2^bits values; 1, 2 and 4 are needed"""
-    restarts: int = 3
+    restarts: int = 2
     """random starts of the network; accuracies are their means"""
     epochs: int = 30
     """passes over the training images in float32"""
@@ -42,7 +42,7 @@ class Config:
     """of Adam; it falls to 0 along a cosine"""
 
 
-QUICK = Config(bits=(1, 2, 4), restarts=2)
+QUICK = Config(bits=(1, 2, 4), restarts=1, epochs=20)
 FULL = Config(data="mnist", units=512, centroid_epochs=3)
 STARTS = ("linear", "random", "density")
 
@@ -71,19 +71,19 @@ def first_centroids(
     return np.quantile(values, (np.arange(clusters) + 0.5) / clusters)
 
 
-def k_means(
-    values: np.ndarray, centroids: np.ndarray, steps: int = 100
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's algorithm on numbers (equation 2). centroids: ascending. Returns the labels, in the
-    shape of `values`, and the centroids. A cluster that lost all its members stays where it is."""
-    clusters = len(centroids)
-    for _ in range(steps):
-        # On a line, the nearest centroid changes halfway between two of them.
-        labels = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)
-        counts = np.bincount(labels.ravel(), minlength=clusters)
-        sums = np.bincount(labels.ravel(), values.ravel(), clusters)
-        centroids = np.where(counts > 0, sums / np.maximum(counts, 1), centroids)
-    return labels, centroids.astype("float32")
+def k_means(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lloyd's algorithm on numbers (equation 2), until nothing moves. centroids: ascending. Returns
+    the labels, in the shape of `values`, and the centroids. An empty cluster stays where it is."""
+    # On a line a cluster is an interval, so that sorted values and their running sums are enough.
+    ordered = np.sort(values, axis=None).astype("float64")
+    running = np.concatenate([[0], np.cumsum(ordered)])
+    before = None
+    while not np.array_equal(before, centroids):
+        before, halfway = centroids, (centroids[1:] + centroids[:-1]) / 2
+        edges = [0, *np.searchsorted(ordered, halfway, side="right"), len(ordered)]
+        counts, sums = np.diff(edges), np.diff(running[edges])
+        centroids = np.where(counts > 0, sums / np.maximum(counts, 1), before)
+    return np.searchsorted(halfway, values), centroids.astype("float32")
 
 
 class SharedWeights(keras.Model):
@@ -195,7 +195,8 @@ def main(config: Config, run: Run) -> None:
                 shared = SharedWeights(network, found)
                 measured[label][-1].append(accuracy(network))
                 if bits == 4:
-                    codebook_of[start] = found[1][1]
+                    codebook_of[f"{start}, at first"] = firsts[1]
+                    codebook_of[f"{start}, k-means"] = found[1][1]
             fit(shared, config.centroid_epochs)
             measured[trained][-1].append(accuracy(network))
             values = [len(np.unique(kernel)) for kernel in get_kernels(network)]
@@ -215,8 +216,8 @@ def main(config: Config, run: Run) -> None:
     run.metric("test_accuracy_1_bit", means[trained][at[1]])
     run.metric("compression_ratio_4_bits", ratio)
     run.claim(
-        "Four bits a weight are nearly 8 times smaller and lose no more than 0.5 points",
-        holds=ratio > 7.5 and means[trained][at[4]] > full - 0.005,
+        "Four bits a weight are nearly 8 times smaller and lose less than a point",
+        holds=ratio > 7.5 and means[trained][at[4]] > full - 0.01,
         measured=f"{ratio:.2f} times, codebooks and float32 biases counted; test accuracy "
         f"{means[trained][at[4]]:.4f} against {full:.4f} in float32",
     )
@@ -231,12 +232,15 @@ def main(config: Config, run: Run) -> None:
         holds=all(count <= 2**bits for bits, count in distinct.items()),
         measured=", ".join(f"{bits} bits: {count}" for bits, count in distinct.items()),
     )
-    large = {start: np.mean(np.abs(each) > 2 * kernel.std()) for start, each in codebook_of.items()}
+    large = [
+        [np.mean(np.abs(codebook_of[f"{start}, {when}"]) > 2 * kernel.std()) for start in STARTS]
+        for when in ("at first", "k-means")
+    ]
     run.claim(
-        "A linear start gives the rare large weights more centroids than the others",
-        holds=large["linear"] > max(large["random"], large["density"]) + 0.1,
-        measured="share of 16 centroids beyond two standard deviations: "
-        + ", ".join(f"{start} {share:.0%}" for start, share in large.items()),
+        "A linear start gives the rare large weights more centroids; k-means levels it out",
+        holds=large[0][0] > max(large[0][1:]) + 0.15 and np.ptp(large[1]) < 0.15,
+        measured="share of 16 centroids beyond two standard deviations, before and after k-means: "
+        + ", ".join(f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)),
     )
     accuracies = [means[label][at[4]] for label in starts]
     run.claim(

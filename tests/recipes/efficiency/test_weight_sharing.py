@@ -18,7 +18,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 @pytest.mark.parametrize("start", weight_sharing.STARTS)
 def test_k_means_finds_what_scikit_learn_finds(start):
     first = weight_sharing.first_centroids(VALUES, 8, start, np.random.default_rng(1))
-    labels, centroids = weight_sharing.k_means(VALUES, first, steps=1000)
+    labels, centroids = weight_sharing.k_means(VALUES, first)
     rival = KMeans(8, init=first[:, None], n_init=1, tol=0, max_iter=1000, algorithm="lloyd")
     rival.fit(VALUES.reshape(-1, 1).astype("float64"))
     np.testing.assert_allclose(centroids, rival.cluster_centers_[:, 0], atol=1e-5)
