@@ -163,8 +163,7 @@ def huffman_encode(symbols: np.ndarray, alphabet: int) -> bytes:
     lengths = huffman_lengths(np.bincount(symbols, minlength=alphabet))
     codes = canonical_codes(lengths)
     bits = "".join(codes[symbol] for symbol in symbols.tolist())
-    coded = np.packbits(np.frombuffer(bits.encode(), "uint8") == ord("1")).tobytes()
-    return lengths.tobytes() + coded
+    return lengths.tobytes() + np.packbits(np.array(list(bits), int)).tobytes()
 
 
 def huffman_decode(coded: bytes, alphabet: int, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ Lectures: CS Efficient Methods and Hardware (Weight Sharing, Trained Quantizatio
 Paper: Han, Mao and Dally, Deep compression, 2016 (section 3, equations 1 to 3, figures 3, 6 and 8)
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import keras
@@ -89,8 +90,7 @@ def k_means(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
 class SharedWeights(keras.Model):
     """A network whose kernels' weights are centroids, of which nothing else is trained.
 
-    codebooks: labels, integers in the kernel's shape, and centroids, (clusters,), of each kernel.
-    """
+    codebooks: of each kernel labels, integers in its shape, and centroids, (clusters,)."""
 
     def __init__(self, network: keras.Model, codebooks: list[tuple[np.ndarray, np.ndarray]]):
         super().__init__(name="shared")
@@ -131,9 +131,7 @@ def shared_bytes(model: keras.Model, bits: int) -> int:
     return int(np.ceil(weights * bits / 8)) + 4 * len(kernels) * 2**bits + 4 * biases
 
 
-def plot_accuracies(
-    bits: tuple[int, ...], curves: dict[str, list[float]], float32: float
-) -> plt.Figure:
+def plot_accuracies(bits: tuple, curves: dict[str, list[float]], float32: float) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 4.4))
     for label, accuracies in curves.items():
         trained = "trained" in label
@@ -141,7 +139,7 @@ def plot_accuracies(
     axes.axhline(float32, color="black", linewidth=1, label="float32")
     axes.set(title="How many bits are needed?", xlabel="bits a weight", ylabel="test accuracy")
     axes.set_xticks(bits)
-    axes.legend()
+    axes.legend(title="start of k-means")
     return figure
 
 
@@ -162,78 +160,72 @@ def main(config: Config, run: Run) -> None:
     (x, y), (x_test, y_test) = data.load(config.data)
     x, x_test = (each.reshape(len(each), -1) for each in (x, x_test))
     random = np.random.default_rng(run.seed)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def fit(model, epochs):
         steps = epochs * len(x) // 32
         schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(schedule), loss)
+        model.compile(keras.optimizers.Adam(schedule), cross_entropy)
         training.fit(model, x, y, epochs=epochs, callbacks=run.callbacks)
 
     def test_loss(model):
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return float(loss(y_test, model.predict(x_test, verbose=0)))
+        return float(cross_entropy(y_test, model.predict(x_test, verbose=0)))
 
     def accuracy(model):
         return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
 
-    starts = [f"{start} start" for start in STARTS]
-    trained = "linear start, centroids trained"
-    measured: dict[str, list[list[float]]] = {label: [] for label in (*starts, trained)}
-    in_full, distinct = [], dict.fromkeys(config.bits, 0)
-    codebook_of, losses = {}, []
+    trained = "linear, centroids trained"
+    measured, distinct = defaultdict(list), defaultdict(int)  # accuracies, values: by bits
+    in_full, losses, codebook_of = [], defaultdict(list), {}
     for _ in range(config.restarts):
         network = build_model(x.shape[1], config.units)
         fit(network, config.epochs)
         weights = network.get_weights()
         fit(network, config.centroid_epochs)  # as many as those with trained centroids get
         in_full.append(accuracy(network))
-        for accuracies in measured.values():
-            accuracies.append([])
         for bits in config.bits:
-            for start, label in reversed(list(zip(STARTS, starts, strict=True))):
+            for start in reversed(STARTS):  # the linear one stays
                 network.set_weights(weights)
                 kernels = [kernel.numpy() for kernel in get_kernels(network)]
                 firsts = [first_centroids(each, 2**bits, start, random) for each in kernels]
                 found = [k_means(*each) for each in zip(kernels, firsts, strict=True)]
                 shared = SharedWeights(network, found)
-                measured[label][-1].append(accuracy(network))
+                measured[start, bits].append(accuracy(network))
                 if bits == 4:
                     codebook_of[f"{start}, at first"] = firsts[1]
                     codebook_of[f"{start}, k-means"] = found[1][1]
             before = test_loss(network)
             fit(shared, config.centroid_epochs)
-            if bits == 1:
-                losses.append([before, test_loss(network)])
-            measured[trained][-1].append(accuracy(network))
+            losses[bits].append([before, test_loss(network)])
+            measured[trained, bits].append(accuracy(network))
             values = [len(np.unique(kernel)) for kernel in get_kernels(network)]
             distinct[bits] = max(distinct[bits], *values)
             if bits == 4:
                 four_bits = network.get_weights()
-    means = {label: np.mean(accuracies, axis=0) for label, accuracies in measured.items()}
-    full, at = np.mean(in_full), {bits: place for place, bits in enumerate(config.bits)}
-    run.figure("accuracies", plot_accuracies(config.bits, means, full))
+    mean = {key: np.mean(accuracies) for key, accuracies in measured.items()}
+    full = np.mean(in_full)
+    curves = {each: [mean[each, bits] for bits in config.bits] for each in (*STARTS, trained)}
+    run.figure("accuracies", plot_accuracies(config.bits, curves, full))
     network.set_weights(weights)
-    kernel = get_kernels(network)[1].numpy()
-    run.figure("centroids", plot_centroids(kernel, codebook_of))
+    run.figure("centroids", plot_centroids(kernels[1], codebook_of))
 
     ratio = 4 * network.count_params() / shared_bytes(network, 4)
-    run.metric("test_accuracy_4_bits", means[trained][at[4]])
+    run.metric("test_accuracy_4_bits", mean[trained, 4])
     run.metric("test_accuracy_float32", full)
-    run.metric("test_accuracy_1_bit", means[trained][at[1]])
+    run.metric("test_accuracy_1_bit", mean[trained, 1])
     run.metric("compression_ratio_4_bits", ratio)
     run.claim(
         "Four bits a weight are nearly 8 times smaller and lose less than a point",
-        holds=ratio > 7.5 and means[trained][at[4]] > full - 0.01,
+        holds=ratio > 7.5 and mean[trained, 4] > full - 0.01,
         measured=f"{ratio:.2f} times, codebooks and float32 biases counted; test accuracy "
-        f"{means[trained][at[4]]:.4f} against {full:.4f} in float32",
+        f"{mean[trained, 4]:.4f} against {full:.4f} in float32",
     )
-    clustered, tuned = np.mean(losses, axis=0)
+    clustered, tuned = np.mean(losses[1], axis=0)
     run.claim(
         "Trained centroids repair much of what the coarsest codebook breaks",
         holds=tuned < 0.95 * clustered,
         measured=f"test loss with 1 bit {clustered:.3f} after k-means, {tuned:.3f} after training; "
-        f"test accuracy {means[starts[0]][at[1]]:.4f}, {means[trained][at[1]]:.4f}",
+        f"test accuracy {mean[STARTS[0], 1]:.4f}, {mean[trained, 1]:.4f}",
     )
     run.claim(
         "Of b bits a kernel has at most 2^b values, also after training",
@@ -241,7 +233,7 @@ def main(config: Config, run: Run) -> None:
         measured=", ".join(f"{bits} bits: {count}" for bits, count in distinct.items()),
     )
     large = [
-        [np.mean(np.abs(codebook_of[f"{start}, {when}"]) > 2 * kernel.std()) for start in STARTS]
+        [np.mean(np.abs(codebook_of[f"{s}, {when}"]) > 2 * kernels[1].std()) for s in STARTS]
         for when in ("at first", "k-means")
     ]
     run.claim(
@@ -250,14 +242,13 @@ def main(config: Config, run: Run) -> None:
         measured="share of 16 centroids beyond two standard deviations, before and after k-means: "
         + ", ".join(f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)),
     )
-    accuracies = [means[label][at[4]] for label in starts]
     run.claim(
         "Not visible with 4 bits here: the paper's gain by the linear start (under a point)",
-        holds=max(accuracies) - min(accuracies) < 0.01,
-        measured=", ".join(f"{a} {b:.4f}" for a, b in zip(starts, accuracies, strict=True)),
+        holds=np.ptp([mean[start, 4] for start in STARTS]) < 0.01,
+        measured=", ".join(f"{start} {mean[start, 4]:.4f}" for start in STARTS),
     )
     rival = compression.cluster(network, x, y, clusters=16, epochs=config.centroid_epochs)
-    ours, theirs = measured[trained][-1][at[4]], accuracy(rival.model)
+    ours, theirs = measured[trained, 4][-1], accuracy(rival.model)
     run.claim(
         "TF Model Optimization's clustering of the same network comes to the same, within a point",
         holds=abs(ours - theirs) < 0.01,
