@@ -44,8 +44,10 @@ class Config:
     """random starts of each network; all numbers are their means"""
     epochs: int = 10
     """passes over the training images in full"""
-    epochs_of_a_round: int = 6
-    """passes after each round of pruning, and with shared weights"""
+    epochs_of_a_round: int = 8
+    """passes after each round of pruning"""
+    centroid_epochs: int = 3
+    """passes that train the shared weights"""
     bits: int = 4
     """of a cluster number: 2^bits values a kernel, one of them 0"""
     gap_bits: int = 5
@@ -181,11 +183,10 @@ def huffman_decode(coded: bytes, alphabet: int, count: int) -> np.ndarray:
 
 def plot(ratios: dict[str, list[float]]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 4.4))
-    width = 0.8 / len(ratios)
     for index, (label, heights) in enumerate(ratios.items()):
-        drawn = axes.bar(np.arange(3) + width * index, heights, 0.9 * width, label=label)
+        drawn = axes.bar(np.arange(3) + 0.2 * index, heights, 0.18, label=label)
         axes.bar_label(drawn, fmt="%.0f")
-    axes.set_xticks(np.arange(3) + 0.4 - width / 2, ["pruned", "shared weights", "Huffman coded"])
+    axes.set_xticks(np.arange(3) + 0.1 * (len(ratios) - 1), ["pruned", "shared", "Huffman coded"])
     axes.set(title="How many times smaller than float32?", ylabel="ratio of sizes")
     axes.legend(loc="upper left")
     return figure
@@ -206,23 +207,22 @@ def main(config: Config, run: Run) -> None:
         return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
 
     def compress(name):
-        """The file, the network in it, and the accuracy of the one in full."""
+        """The file, the network in it, and the accuracy of one in full that trained as long."""
         network = build_model(name)
         fit(network, config.epochs)
         start = network.get_weights()
-        fit(network, (ROUNDS[name] + 1) * config.epochs_of_a_round)  # as the compressed one
+        fit(network, ROUNDS[name] * config.epochs_of_a_round + config.centroid_epochs)
         in_full = accuracy(network)
         network.set_weights(start)
 
-        def prune_more(epoch, logs):
-            done, later = divmod(epoch, config.epochs_of_a_round)
-            if not later:
-                prune(network, np.power(KEPT[name], (done + 1) / ROUNDS[name]))
+        def prune_more(epoch, logs):  # within a round it finds nothing left to cut off
+            done = epoch // config.epochs_of_a_round
+            prune(network, np.power(KEPT[name], (done + 1) / ROUNDS[name]))
 
         pruning = keras.callbacks.LambdaCallback(on_epoch_begin=prune_more)
         fit(network, config.epochs_of_a_round, ROUNDS[name], [pruning])
         shared = SharedWeights(network, config.bits)
-        fit(shared, config.epochs_of_a_round)
+        fit(shared, config.centroid_epochs)
         content = name, shared.labels, [c.numpy() for c in shared.centroids], config.gap_bits
         return weight_file.write(*content, huffman_encode), network, in_full
 
