@@ -43,7 +43,7 @@ class Config:
     """of Adam; it falls to 0 along a cosine"""
 
 
-QUICK = Config(bits=(1, 2, 4), restarts=1, epochs=20)
+QUICK = Config(bits=(1, 2, 4), epochs=20)
 FULL = Config(data="mnist", units=512, centroid_epochs=3)
 STARTS = ("linear", "random", "density")
 
@@ -222,9 +222,9 @@ def main(config: Config, run: Run) -> None:
     )
     clustered, tuned = np.mean(losses[1], axis=0)
     run.claim(
-        "Trained centroids repair much of what the coarsest codebook breaks",
-        holds=tuned < 0.95 * clustered,
-        measured=f"test loss with 1 bit {clustered:.3f} after k-means, {tuned:.3f} after training; "
+        "One bit a weight: training the two centroids takes off a third of the test loss and more",
+        holds=tuned < 2 / 3 * clustered,
+        measured=f"test loss {clustered:.3f} after k-means, {tuned:.3f} after training; "
         f"test accuracy {mean[STARTS[0], 1]:.4f}, {mean[trained, 1]:.4f}",
     )
     run.claim(
