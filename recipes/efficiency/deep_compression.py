@@ -187,9 +187,7 @@ def plot(ratios: dict[str, list[float]]) -> plt.Figure:
         drawn = axes.bar(np.arange(3) + 0.2 * index, heights, 0.18, label=label)
         axes.bar_label(drawn, fmt="%.0f")
     axes.set_xticks(np.arange(3) + 0.1 * (len(ratios) - 1), ["pruned", "shared", "Huffman coded"])
-    axes.set(
-        title="Times smaller than float32 (paper's 12: without indices)", ylabel="ratio of sizes"
-    )
+    axes.set(title="Times smaller than float32 (paper's 12: without indices)", ylabel="ratio")
     axes.legend(loc="upper left")
     return figure
 
