@@ -43,7 +43,7 @@ class Config:
     """of Adam; it falls to 0 along a cosine"""
 
 
-QUICK = Config(bits=(1, 2, 4), epochs=20)
+QUICK = Config(bits=(1, 2, 4))
 FULL = Config(data="mnist", units=512, centroid_epochs=3)
 STARTS = ("linear", "random", "density")
 
