@@ -68,7 +68,8 @@ def test_the_centroids_gradients_equal_finite_differences():
                 shared.share()
                 losses.append(float(LOSS(Y, shared.network(X))))
             centroids.assign(values)
-            assert sums[index] == pytest.approx((losses[0] - losses[1]) / 2e-2, abs=5e-3, rel=0.02)
+            slope = (losses[0] - losses[1]) / 2e-2
+            assert float(sums[index]) == pytest.approx(slope, abs=5e-3, rel=0.02)
 
 
 def test_training_moves_centroids_only():
