@@ -5,15 +5,10 @@ learns again, round by round. Shared weights: k-means clusters what is left of e
 becomes the number of its cluster, and the centroids are trained on, each by the sum of its weights'
 gradients. Huffman coding: frequent numbers get short codes. Where a weight stands is written as the
 zeros skipped since the last one, in a fixed number of bits before Huffman coding; a longer gap is
-bridged by filler zeros.
+bridged by filler zeros. Codes are canonical: ordered by length, then by symbol, each is the one
+before plus 1, so that the file holds their lengths only. deep_learning_recipes/weight_file.py has
+the file byte by byte; one that was cut off or altered is refused.
 Look at what each stage contributes.
-
-The file (deep_learning_recipes/weight_file.py has it byte by byte): "DCF1", length, SHA-256 of what
-follows; the network's name; of each kernel and bias the shape and 2ᵇ − 1 centroids; then the
-nonzero weights and fillers of all of them, first their b-bit cluster numbers, then their g-bit
-gaps, each as Huffman-coded here: the lengths of the codes (a byte each, 0: not used), the codes.
-Codes are canonical: ordered by length, then by symbol, each is the one before plus 1, so that the
-lengths alone tell them. A file that was cut off or altered is refused.
 
 Lectures: CS Efficient Methods and Hardware (Pruning, Weight Sharing, Huffman Coding)
 Paper: Han, Mao and Dally, Deep compression, 2016 (figures 2 and 3, equation 3, tables 1 to 3)
@@ -242,7 +237,7 @@ def main(config: Config, run: Run) -> None:
         ratio = sizes[0] / sizes[-1]
         run.metric(f"compression_ratio_{name}", ratio)
         run.metric(f"test_accuracy_{name}", compressed)
-        run.metric(f"points_lost_{name}", 100 * (full - compressed))
+        run.metric(f"points_lost_{name}", round(100 * (full - compressed), 4))
         run.claim(
             f"{name} takes at least 40 times less and loses less than a point (the margin of one "
             "run, as trainings in full differ by half a point; results/ has the mean of 5 seeds)",

@@ -250,8 +250,8 @@ def main(config: Config, run: Run) -> None:
     rival = compression.cluster(network, x, y, clusters=16, epochs=config.centroid_epochs)
     ours, theirs = measured[trained, 4][-1], accuracy(rival.model)
     run.claim(
-        "TF Model Optimization's clustering of the same network comes to the same, within a point",
-        holds=abs(ours - theirs) < 0.01,
+        "TF Model Optimization's clustering of the same network comes within two points of it",
+        holds=abs(ours - theirs) < 0.02,
         measured=f"test accuracy with 16 values {ours:.4f} here, {theirs:.4f} by TF Model "
         "Optimization (which trains biases as well)",
     )
