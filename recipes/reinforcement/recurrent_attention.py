@@ -54,7 +54,7 @@ class Config:
     """of Adam at first; it falls to zero along a cosine"""
 
 
-QUICK = Config(pictures=16_000, epochs=6, learning_rate=4e-3)
+QUICK = Config(pictures=16_000, epochs=7, batch_size=128)
 FULL = Config(data="mnist", digit_size=28, side=60, pictures=100_000, patch=12, scales=3, epochs=50)
 
 POLICIES = ("learned", "random", "centre")
