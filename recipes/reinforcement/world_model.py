@@ -28,23 +28,23 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    games: int = 4000
+    games: int = 10_000
     """played at random, to learn the model from"""
     latent_size: int = 8
     """numbers in z"""
-    units: int = 64
+    units: int = 96
     """of the recurrent network, numbers in h"""
-    epochs: int = 48
+    epochs: int = 24
     """passes over the games for the recurrent network; a sixth of it for the frames"""
     generations: int = 80
     """of evolution in the dream"""
 
 
-QUICK = Config(epochs=30, generations=40)
-FULL = Config(games=20_000, latent_size=16, units=256, epochs=200, generations=1000)
+QUICK = Config(games=7000, units=64, epochs=18, generations=60)
+FULL = Config(games=40_000, latent_size=16, units=256, epochs=60, generations=1000)
 
 SIDE, ACTIONS, REACH, WIND = 16, 3, 2.0, 0.05  # pixels; left, stay, right; half of the bat; gusts
-POPULATION, DREAMS, SPREAD, MOMENTUM = 64, 32, 0.3, 0.8  # of evolution
+POPULATION, DREAMS, SPREAD, MOMENTUM = 64, 64, 0.3, 0.8  # of evolution
 
 
 def play(state, action, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
