@@ -40,7 +40,7 @@ class Config:
     """of evolution in the dream"""
 
 
-QUICK = Config(games=7000, units=64, epochs=20, generations=60)
+QUICK = Config(games=7000, epochs=26, generations=60)
 FULL = Config(games=40_000, latent_size=16, units=256, epochs=60, generations=1000)
 
 SIDE, ACTIONS, REACH, WIND = 16, 3, 2.0, 0.05  # pixels; left, stay, right; half of the bat; gusts
