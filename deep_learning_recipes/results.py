@@ -1,5 +1,6 @@
 """Measures recipes over seeds and keeps what was found: results/NAME.json and small pictures."""
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -16,6 +17,7 @@ from deep_learning_recipes.catalogue import Recipe
 from deep_learning_recipes.files import replacing
 
 PICTURE_BYTES = 150_000
+STAMP = "code.sha256"  # in the folder of a run that is finished, but not yet in the results
 TABLE_BEGINS = "<!-- table of recipes: written by `python -m recipes table` -->"
 TABLE_ENDS = "<!-- end of the table of recipes -->"
 
@@ -23,8 +25,8 @@ TABLE_ENDS = "<!-- end of the table of recipes -->"
 def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int:
     """Runs each recipe once for each seed 0, 1, ... and writes `out`/NAME.json with pictures.
 
-    A seed that a former, interrupted call finished is not run again, unless the recipe's file or
-    the preset has changed. Returns 0, or 1 if a run failed or a claim fell.
+    A seed that an interrupted call finished is not run again by the next one, unless the recipe's
+    file, the package or the preset has changed. Returns 0, or 1 if a run failed or a claim fell.
     """
     code = 0
     for recipe in recipes:
@@ -47,6 +49,8 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
         with replacing(out / f"{recipe.name}.json") as file:
             file.write(text.encode())
         print(f"{recipe.name}: {out / recipe.name}.json")
+        for seed in range(seeds):
+            (_folder(recipe, seed, preset) / STAMP).unlink()
     return code
 
 
@@ -57,8 +61,8 @@ def _folder(recipe: Recipe, seed: int, preset: str) -> Path:
 def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     """The record of one finished run; None if it failed."""
     folder = _folder(recipe, seed, preset)
-    source = folder / "recipe.py"
-    if source.exists() and source.read_bytes() == recipe.path.read_bytes():
+    stamp, code = folder / STAMP, _digest(recipe)
+    if stamp.exists() and stamp.read_text() == code:
         return json.loads((folder / "metrics.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", f"recipes.{recipe.name}", "--preset", preset]
@@ -74,8 +78,15 @@ def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     if not record["finished"]:
         print(finished.stderr[-2000:], file=sys.stderr)
         return None
-    shutil.copy(recipe.path, source)
+    stamp.write_text(code)
     return record
+
+
+def _digest(recipe: Recipe) -> str:
+    """Of the code that a run depends on: the recipe's and the package's."""
+    package = Path(__file__).parent.rglob("*.py")
+    texts = [path.read_bytes() for path in (recipe.path, *sorted(package))]
+    return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 def summarise(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:

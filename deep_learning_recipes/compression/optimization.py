@@ -123,9 +123,8 @@ def prune(
     layers: names of the layers to prune ("block/dense" within a nested model). None: all that TF
         Model Optimization can prune: Dense, Conv, Embedding, and of SeparableConv the pointwise
         kernel. With a pattern, Dense and Conv2D with at least m input channels.
-    training: epochs=10, batch_size=32, learning_rate=1e-3 (of Adam; it falls to 0 along a cosine),
-        optimizer (a tf_keras one, in place of Adam), loss (None: the model's own),
-        validation_data, verbose.
+    training: epochs=10, batch_size=32, learning_rate=1e-3 (of Adam), optimizer (a tf_keras one, in
+        place of Adam), loss (None: the model's own), validation_data, verbose.
     """
     tfmot = _tfmot()
     if schedule not in ("polynomial", "constant"):
@@ -309,9 +308,8 @@ class _Training:
             raise ValueError("there is nothing to train on: the arrays hold no examples")
         self.steps = math.ceil(examples / batch_size)
         if optimizer is None:
-            optimizer = tf_keras.optimizers.Adam(
-                tf_keras.optimizers.schedules.CosineDecay(learning_rate, self.steps * epochs)
-            )
+            # At a constant rate: one that falls leaves little to mend the last zeros with.
+            optimizer = tf_keras.optimizers.Adam(learning_rate)
         self.optimizer = optimizer
         self.loss = loss if loss is not None else model.loss
         self.validation_data = validation_data

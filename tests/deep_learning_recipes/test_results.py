@@ -1,5 +1,6 @@
 """Results over seeds, their pictures, and the README's table."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     assert kept["metrics"]["accuracy"]["values"] == [0.5, 0.6, 0.7]
     assert kept["figures"] == ["lenet-curve.png"]
     assert Path("results/lenet-curve.png").exists()
+    # What is in the results is measured anew when asked for again.
+    ran.clear()
+    results.measure([recipe], seeds=1, preset="default", out=Path("results"))
+    assert ran == [0]
+
+
+def test_runs_of_other_code_do_not_count(monkeypatch):
+    recipe, digest = catalogue.find_recipe("lenet"), results._digest
+    before = digest(recipe)
+    another = dataclasses.replace(recipe, path=catalogue.find_recipe("mlp").path)
+    assert digest(another) != before
+    monkeypatch.setattr(results, "__file__", str(ROOT / "recipes" / "__init__.py"))
+    assert digest(recipe) != before
 
 
 def test_a_run_that_fails_is_shown_and_writes_no_results(monkeypatch, capsys):

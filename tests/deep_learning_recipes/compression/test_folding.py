@@ -167,6 +167,36 @@ def test_a_compiled_network_folds_too():
     model = keras.Sequential([keras.Input((5,)), layers.Rescaling(0.1), layers.Dense(4)])
     model.compile("adam", "mse")
     model.fit(VECTORS, np.zeros((50, 4)), verbose=0)
+    folded = fold(model)
+    assert not folded.compiled
+    assert_same(model, folded, VECTORS)
+
+
+def test_what_another_place_needs_too_is_not_changed():
+    """A layer that is used twice, a tensor that is an output itself, groups of channels."""
+    image = keras.Input((9, 9, 4))
+    shared = layers.Conv2D(4, 1)
+    twice = layers.BatchNormalization()(shared(layers.ReLU()(shared(image))))
+    between = layers.Conv2D(4, 3)(image)
+    outputs = {"before": between, "after": layers.BatchNormalization()(between)}
+    grouped = layers.Conv2D(6, 3, groups=2)(layers.BatchNormalization()(image))
+    for end, expected in [
+        (twice, ["Conv2D", "DepthwiseConv2D"]),
+        (outputs, ["Conv2D", "DepthwiseConv2D"]),
+        (grouped, ["DepthwiseConv2D", "Conv2D"]),
+    ]:
+        model = scramble(keras.Model(image, end))
+        folded = fold(model)
+        assert kinds(folded) == expected
+        found, wanted = (keras.tree.flatten(each(IMAGES)) for each in (folded, model))
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert np.max(np.abs(ours - theirs)) < 3e-6 * np.max(np.abs(theirs))
+
+
+def test_a_pixel_that_never_varies_is_divided_as_keras_does():
+    normalization = layers.Normalization(mean=[1.0] * 5, variance=[0.0, 1, 1, 1, 1])
+    model = scramble(keras.Sequential([keras.Input((5,)), normalization, layers.Dense(3)]))
+    normalization.variance = np.array([[0.0, 1, 1, 1, 1]], "float32")
     assert_same(model, fold(model), VECTORS)
 
 
