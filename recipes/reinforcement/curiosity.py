@@ -1,16 +1,17 @@
 """Curiosity: where a reward is far away, an agent that seeks surprise finds it.
 
 A goal behind three doors pays once, and chance hardly ever leads there. So the agent learns a model
-of its world, which predicts what it will observe after an action, f(s, a) ≈ s′, and takes the error
-‖f(s, a) − s′‖² for a reward of its own: what is new pays, and what has been seen often is predicted
-well and becomes dull. Such a bonus has a famous weakness: a screen of random noise is never
-predicted well, and an agent may watch it for ever. Counting the visits of each state, 1/√n, is not
-fooled, but asks to know what a state is.
+of its world, a network p(s′ | s, a) of what it will observe after an action, and takes the model's
+error, −log p(s′ | s, a), for a reward of its own: what is new pays, and what has been seen often is
+predicted well and becomes dull. Such a bonus has a famous weakness: a screen of random noise is
+never predicted well, and an agent may watch it for ever. Counting the visits of each state, 1/√n,
+is not fooled, but asks to know what a state is.
 Look at the maps of where each agent has been, and at what a noisy screen does to them.
 
 Lectures: N18 Deep reinforcement learning (deep predictive models, surprising states)
-Paper: Stadie et al., Incentivizing exploration in reinforcement learning with deep predictive
-    models, 2015; Burda et al., Large-scale study of curiosity-driven learning, 2019 (noisy screen)
+Paper: Pathak et al., Curiosity-driven exploration by self-supervised prediction, 2017; Stadie et
+    al., Incentivizing exploration in reinforcement learning with deep predictive models, 2015;
+    Burda et al., Large-scale study of curiosity-driven learning, 2019 (noisy screen)
 """
 
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    updates: int = 1500
+    updates: int = 1000
     """of the agent's plans and of its model of the world"""
     horizon: int = 4
     """steps of each copy of the world between two updates"""
@@ -40,13 +41,13 @@ class Config:
     """what a reward is worth one step later, γ"""
     exploration: float = 0.1
     """share of actions taken at random, ε"""
-    bonus: float = 0.01
-    """what an error of 1, or a first visit, is worth beside the goal's 1"""
-    learning_rate: float = 0.02
-    """of plain gradient descent, for the model of the world"""
+    bonus: float = 0.003
+    """what an error of one nat, or a first visit, is worth beside the goal's 1"""
+    learning_rate: float = 1e-2
+    """of the model of the world"""
 
 
-QUICK = Config(updates=1200)
+QUICK = Config(updates=700)
 FULL = Config(updates=3000)
 
 ROOMS = """
@@ -64,6 +65,8 @@ GRID = np.array([list(row) for row in ROOMS.strip().splitlines()])
 WALL = GRID.ravel() == "#"
 START, GOAL, SCREEN = (int(np.flatnonzero(GRID.ravel() == mark)[0]) for mark in "SGT")
 MOVES = np.array([-GRID.shape[1], GRID.shape[1], -1, 1])  # up, down, left, right
+ENTRY = np.arange(WALL.size * len(MOVES))  # a number for each cell and action in it; one-hot:
+ONE_HOT = np.hstack([np.eye(WALL.size)[ENTRY // 4], np.eye(4)[ENTRY % 4]]).astype("float32")
 PIXELS = 16  # of the screen
 KINDS = ("no bonus", "counts", "surprise")
 
@@ -93,26 +96,32 @@ class Agent:
         # What came of each action when it was last taken: the next cell, the reward, what was seen.
         self.following, self.rewards = np.zeros_like(self.visits), np.zeros_like(self.values)
         self.seen = np.zeros((self.values.size, WALL.size + PIXELS), "float32")
-        cell_and_action = keras.Input((), dtype="int32", name="cell_and_action")
-        # In a world so small a table of predictions will do: a linear model of a one-hot input.
-        table = layers.Embedding(self.values.size, WALL.size + PIXELS, "zeros")
-        self.model = keras.Model(cell_and_action, table(cell_and_action))
-        self.optimizer = keras.optimizers.SGD(config.learning_rate)
+        # From a cell and an action to logits of the next cell and of the pixels.
+        cell_and_action = keras.Input((WALL.size + len(MOVES),), name="cell_and_action")
+        hidden = layers.Dense(64, activation="relu")(cell_and_action)
+        heads = [layers.Dense(count, dtype="float32")(hidden) for count in (WALL.size, PIXELS)]
+        self.model = keras.Model(cell_and_action, heads, name="model")
+        self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def predict(self, entries, seen):
-        """Learns what is seen after entries (batch,), numbers of a cell and an action in it."""
+    def errors(self, entries, seen):
+        """−log p(s′ | s, a) in nats, (batch,), of what was seen (batch, cells + PIXELS) after
+        entries (batch,), numbers of a cell and an action in it."""
+        place, screen = self.model(tf.gather(ONE_HOT, entries))
+        places = tf.nn.softmax_cross_entropy_with_logits(seen[:, : WALL.size], place)
+        pixels = tf.nn.sigmoid_cross_entropy_with_logits(seen[:, WALL.size :], screen)
+        return places + tf.reduce_sum(pixels, axis=1)
+
+    @tf.function(jit_compile=True)
+    def learn(self, entries, seen):
         with tf.GradientTape() as tape:
-            error = tf.reduce_sum(tf.square(self.model(entries) - seen))
-        weights = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(error, weights), weights)
+            error = tf.reduce_mean(self.errors(entries, seen))
+        self.optimizer.apply(tape.gradient(error, self.model.trainable_variables))
 
     @tf.function(jit_compile=True)
     def surprise(self, seen):
-        """‖f(s, a) − s′‖² of each cell and action, for what was last seen after them."""
-        predicted = self.model(tf.range(len(seen)))
-        return tf.reduce_sum(tf.square(predicted - seen), axis=-1)
+        """The errors of each cell and action, for what was last seen after them."""
+        return self.errors(tf.range(len(seen)), seen)
 
     def bonus(self) -> np.ndarray:
         """Of each cell and action that has been tried: (cells, 4)."""
@@ -137,7 +146,7 @@ def train(agent: Agent, random, record, noise, updates: Iterable[int]) -> None:
     config, copies = agent.config, agent.config.copies
     state, clock = np.full(copies, START), np.zeros(copies, int)
     for update in updates:
-        entries, ended, reached = [], 0, 0
+        entries, seen, ended, reached = [], [], 0, 0
         for _ in range(config.horizon):
             among_equals = agent.values[state] + 1e-9 * random.random((copies, len(MOVES)))
             is_random = random.random(copies) < config.exploration
@@ -148,14 +157,14 @@ def train(agent: Agent, random, record, noise, updates: Iterable[int]) -> None:
             agent.following[state, action] = following
             agent.rewards[state, action] = following == GOAL
             entries.append(state * len(MOVES) + action)
-            agent.seen[entries[-1]] = observe(following, noise)
+            seen.append(observe(following, noise))
+            agent.seen[entries[-1]] = seen[-1]
             clock += 1
             over = (following == GOAL) | (clock >= config.limit)
             ended, reached = ended + over.sum(), reached + (following == GOAL).sum()
             state, clock = np.where(over, START, following), np.where(over, 0, clock)
         if agent.kind == "surprise":
-            entries = np.unique(entries).astype("int32")
-            agent.predict(entries, agent.seen[entries])
+            agent.learn(np.concatenate(entries).astype("int32"), np.concatenate(seen))
         agent.plan()
         record[update] = agent.visits.any(axis=1).sum(), ended, reached
 
@@ -193,10 +202,8 @@ def plot_progress(records: dict[str, np.ndarray], steps: int) -> plt.Figure:
 def build_table(values: np.ndarray) -> keras.Model:
     """A table of action values (cells, actions) as a network. Input: (batch,) numbers of cells."""
     observation = keras.Input((), dtype="int32", name="observation")
-    table = layers.Embedding(*values.shape, name="table")
-    found = table(observation)
-    table.set_weights([values])
-    return keras.Model(observation, found, name="table")
+    table = layers.Embedding(*values.shape, weights=[values], name="table")
+    return keras.Model(observation, table(observation), name="table")
 
 
 def main(config: Config, run: Run) -> None:
@@ -207,11 +214,8 @@ def main(config: Config, run: Run) -> None:
         random, noise = (np.random.default_rng([run.seed, number]) for number in range(2))
         record = records[name] = np.zeros((config.updates, 3))
         tables = [agent.values, agent.visits, agent.following, agent.rewards, agent.seen, record]
-        kept = {
-            "tables": tables,
-            "model": [agent.model, agent.optimizer],
-            "random": [random, noise],
-        }
+        learned = [agent.model, agent.optimizer]
+        kept = {"tables": tables, "model": learned, "random": [random, noise]}
         show = lambda record=record: {"cells": record[:, 0].max()}  # noqa: E731
         loop = run.loop(name, config.updates, kept, unit="updates", show=show)
         train(agent, random, record, noise if "screen" in name else None, loop)
@@ -219,9 +223,7 @@ def main(config: Config, run: Run) -> None:
         success[name] = reached / max(ended, 1)
 
     known = {name: record[-1, 0] for name, record in records.items()}
-    share = {
-        name: agent.visits[SCREEN].sum() / agent.visits.sum() for name, agent in agents.items()
-    }
+    share = {name: each.visits[SCREEN].sum() / each.visits.sum() for name, each in agents.items()}
     run.metric("cells_visited", known["surprise"])
     run.metric("cells_visited_without", known["no bonus"])
     run.metric("success", success["surprise"])
@@ -247,8 +249,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "What has been seen often is no longer surprising",
         holds=dull < 0.5 * new,
-        measured=f"squared error {dull:.3f} of what was tried more than {often:.0f} times, "
-        f"{new:.3f} of what was tried at most {seldom:.0f} times",
+        measured=f"{dull:.2f} nats for what was tried more than {often:.0f} times, "
+        f"{new:.2f} nats for what was tried at most {seldom:.0f} times",
     )
     noisy = "surprise, noisy screen"
     run.claim(

@@ -204,7 +204,10 @@ def main(config: Config, run: Run) -> None:
 
     pixels = frames.reshape(-1, SIDE**2)
     vae = fit(VAE(SIDE**2, config.latent_size, name="vae"), pixels, 6, 256)
-    z = np.asarray(vae.encoder(pixels)[0]).reshape(*frames.shape[:2], -1)
+    mean, log_variance = (np.reshape(x, (*frames.shape[:2], -1)) for x in vae.encoder(pixels))
+    z = np.float32(
+        random.normal(mean, np.exp(log_variance / 2))
+    )  # to learn not to trust each digit
     steps = z[:, :-1], np.eye(ACTIONS, dtype="float32")[actions], z[:, 1:], catches
     dynamics = Dynamics(config.latent_size, config.units, name="dynamics")
     fit(dynamics, tuple(part[500:] for part in steps), config.epochs, 64)
@@ -213,9 +216,8 @@ def main(config: Config, run: Run) -> None:
     def dreams_of(tries, temperature, count, random):
         first = z[random.integers(len(z), size=count), 0]
         noise = random.normal(size=(SIDE - 2, count, config.latent_size))
-        return dynamics.dream(
-            *(tf.constant(x, "float32") for x in (tries, first, noise, temperature))
-        )
+        inputs = tries, first, noise, temperature
+        return dynamics.dream(*(tf.constant(x, "float32") for x in inputs))
 
     curves, films, dreamt, real = {}, {}, [], []
     for temperature in (0, 1):

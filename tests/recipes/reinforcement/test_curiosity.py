@@ -1,8 +1,9 @@
-"""The rooms by breadth-first search, the plan by value iteration, the model's surprise by NumPy."""
+"""The rooms by breadth-first search, the plan by value iteration, the model's surprise by SciPy."""
 
 import keras
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from recipes import curiosity
 
@@ -51,19 +52,44 @@ def test_the_screen_is_seen_at_its_cell_only_and_changes():
     assert not curiosity.observe(states, None)[:, CELLS:].any()
 
 
-def test_surprise_is_the_squared_error_and_falls_where_it_has_been():
-    agent = make_agent("surprise", bonus=0.5, learning_rate=0.01)
-    agent.seen[:] = curiosity.observe(np.arange(agent.values.size) % CELLS, None)
-    predicted = np.array(agent.model(np.arange(agent.values.size)))
-    expected = 0.5 * ((predicted - agent.seen) ** 2).sum(axis=1)
+def test_surprise_is_the_negative_log_likelihood_of_what_was_seen():
+    agent = make_agent("surprise", bonus=0.5)
+    numbers = np.arange(agent.values.size)
+    agent.seen[:] = curiosity.observe(numbers % CELLS, None)
+    agent.seen[:, CELLS:] = np.random.default_rng(0).integers(2, size=agent.seen[:, CELLS:].shape)
+    one_hot = np.hstack([np.eye(CELLS)[numbers // ACTIONS], np.eye(ACTIONS)[numbers % ACTIONS]])
+    first, first_bias, place, place_bias, screen, screen_bias = agent.model.get_weights()
+    hidden = np.maximum(one_hot @ first + first_bias, 0)
+    places, logits = hidden @ place + place_bias, hidden @ screen + screen_bias
+    pixels = 1 / (1 + np.exp(-logits))
+    of_place = special.log_softmax(places, axis=1)[numbers, numbers % CELLS]
+    of_screen = stats.bernoulli.logpmf(agent.seen[:, CELLS:], pixels).sum(axis=1)
+    expected = -0.5 * (of_place + of_screen)
     np.testing.assert_allclose(agent.bonus().ravel(), expected, rtol=1e-4)
-    known = np.arange(8, dtype="int32")
-    for _ in range(20):
-        agent.predict(known, agent.seen[known])
+
+
+def test_surprise_falls_where_the_model_has_learned():
+    agent = make_agent("surprise", bonus=1)
+    agent.seen[:] = curiosity.observe(agent.following.ravel() + curiosity.START, None)
+    entries = np.array([40, 45, 50, 55], "int32")
+    agent.seen[entries] = curiosity.observe(np.array([31, 33, 35, 37]), None)
+    before = agent.bonus().ravel()[entries]
+    # An unknowing model: 1 of 261 places, and 16 pixels that are black or white.
+    np.testing.assert_allclose(before, np.log(CELLS) + 16 * np.log(2), rtol=0.1)
+    for _ in range(200):
+        agent.learn(entries, agent.seen[entries])
     after = agent.bonus().ravel()
-    # Each step takes 2 · 0.01 of the difference away; a one-hot picture is 1 away from black.
-    np.testing.assert_allclose(after[known], 0.5 * 0.98**40, rtol=1e-4)
-    np.testing.assert_allclose(after[8:], 0.5)
+    assert (after[entries] < 0.05).all()
+    assert after.mean() > 4  # elsewhere it expects what it has learned here
+
+
+def test_noise_stays_surprising():
+    agent, random = make_agent("surprise", bonus=1), np.random.default_rng(0)
+    entries, places = np.full(16, 40, "int32"), np.full(16, curiosity.SCREEN)
+    for _ in range(300):
+        agent.learn(entries, curiosity.observe(places, random))
+    errors = np.asarray(agent.errors(entries, curiosity.observe(places, random)))
+    assert errors.mean() == pytest.approx(16 * np.log(2), rel=0.2)
 
 
 def test_counts_pay_one_by_the_root_of_the_visits():
