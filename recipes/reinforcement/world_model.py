@@ -28,19 +28,19 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    games: int = 10_000
+    games: int = 8000
     """played at random, to learn the model from"""
     latent_size: int = 8
     """numbers in z"""
     units: int = 96
     """of the recurrent network, numbers in h"""
-    epochs: int = 24
+    epochs: int = 20
     """passes over the games for the recurrent network; the autoencoder makes 6"""
-    generations: int = 80
+    generations: int = 60
     """of evolution in the dream"""
 
 
-QUICK = Config(games=7000, epochs=26, generations=60)
+QUICK = Config(games=5000, epochs=16, generations=40)
 FULL = Config(games=40_000, latent_size=16, units=256, epochs=60, generations=1000)
 
 SIDE, ACTIONS, REACH, WIND = 16, 3, 2.0, 0.05  # pixels; left, stay, right; half of the bat; gusts
