@@ -232,7 +232,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Who seeks surprise gets to see more of the world",
         holds=known["surprise"] > 1.3 * known["no bonus"],
-        measured=f"{known['surprise']:.0f} of {(~WALL).sum() - 1} cells before the goal with the bonus, "
+        measured=f"{known['surprise']:.0f} of {(~WALL).sum() - 1} cells before the goal with it, "
         f"{known['no bonus']:.0f} without, {known['counts']:.0f} with one for counts",
     )
     run.claim(
