@@ -205,7 +205,7 @@ def main(config: Config, run: Run) -> None:
     pixels = frames.reshape(-1, SIDE**2)
     vae = fit(VAE(SIDE**2, config.latent_size, name="vae"), pixels, 6, 256)
     mean, log_variance = (np.reshape(x, (*frames.shape[:2], -1)) for x in vae.encoder(pixels))
-    z = np.float32(random.normal(mean, np.exp(log_variance / 2)))  # drawn, as in a dream
+    z = random.normal(mean, np.exp(log_variance / 2)).astype("float32")  # drawn, as in a dream
     steps = z[:, :-1], np.eye(ACTIONS, dtype="float32")[actions], z[:, 1:], catches
     dynamics = Dynamics(config.latent_size, config.units, name="dynamics")
     fit(dynamics, tuple(part[500:] for part in steps), config.epochs, 64)
