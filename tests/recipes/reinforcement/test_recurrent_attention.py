@@ -1,0 +1,133 @@
+"""Glimpses against slices of the picture, the estimator against quadrature."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recipes import recurrent_attention as ram
+
+RANDOM = np.random.default_rng(0)
+SMALL = ram.Config(side=12, patch=4, scales=2, glimpses=3, units=8)
+
+
+def sliced(picture, location, patch, scale):
+    """The patch by slicing and averaging a picture with a wide black edge."""
+    side, edge = len(picture), 50
+    row, column = (round(float((x + 1) / 2 * side) - patch * scale / 2) + edge for x in location)
+    wide = np.pad(picture, edge)
+    cut = wide[row : row + patch * scale, column : column + patch * scale]
+    return cut.reshape(patch, scale, patch, scale).mean(axis=(1, 3))
+
+
+def test_a_glimpse_is_what_slicing_gives_even_beyond_the_edge():
+    pictures = RANDOM.random((6, 13, 13)).astype("float32")
+    location = RANDOM.uniform(-1, 1, (6, 2)).astype("float32")
+    location[:2] = [[-1, 1], [1, -1]]
+    found = np.asarray(ram.glimpse(pictures, location, patch=3, scales=3)).reshape(6, 3, 3, 3)
+    for picture, place, seen in zip(pictures, location, found, strict=True):
+        for scale, patch in zip((1, 2, 4), seen, strict=True):
+            np.testing.assert_allclose(patch, sliced(picture, place, 3, scale), atol=1e-6)
+
+
+def test_what_was_seen_is_sharp_inside_coarse_around_and_grey_elsewhere():
+    picture = RANDOM.random((16, 16)).astype("float32")
+    seen = ram.seen_by(picture, np.zeros((1, 2), "float32"), patch=4, scales=2)
+    np.testing.assert_allclose(seen[6:10, 6:10], picture[6:10, 6:10], atol=1e-6)
+    np.testing.assert_allclose(seen[4:6, 4:6], picture[4:6, 4:6].mean(), atol=1e-6)
+    assert (seen[:4] == 0.5).all() and (seen[:, 12:] == 0.5).all()
+
+
+def test_pictures_hold_their_digit_whole_and_the_right_amount_of_clutter():
+    labels = np.arange(10)
+    digits = labels[:, None, None] / 10 * np.ones((6, 6))
+    pictures, found = ram.clutter(digits, labels, 50, 20, np.random.default_rng(0), pieces=0)
+    for picture, label in zip(pictures, found, strict=True):
+        assert picture.sum() == pytest.approx(digits[label].sum(), abs=1e-4)
+    full = np.ones((3, 6, 6))
+    pictures, _ = ram.clutter(full, np.zeros(3), 400, 20, np.random.default_rng(0))
+    share = 1 - (1 - (36 / 400)) * (1 - 4 / 400) ** 4  # were places drawn over the edges too
+    assert pictures.mean() == pytest.approx(share, abs=0.01)
+    assert set(np.unique(pictures)) == {0, 1}
+    assert pictures.sum(axis=(1, 2)).min() >= 36
+
+
+def test_returns_are_means_of_the_rewards_after_the_choice():
+    rewards = np.array([[9.0, 1, 2, 6]], "float32")
+    np.testing.assert_allclose(ram.mean_of_later(rewards), [[3, 4, 6]])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_the_estimator_is_right_on_average_whatever_the_baseline(value):
+    """d/dμ E[f(l)], l ~ N(μ, σ²), for f(l) = sin 3l₁ + l₁ l₂², by Gauss and Hermite's rule."""
+    sigma, mean = 0.3, np.array([0.2, -0.5])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
+    noise = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
+    weight = np.outer(weights, weights).ravel() / weights.sum() ** 2
+
+    def f(location):
+        return np.sin(3 * location[..., 0]) + location[..., 0] * location[..., 1] ** 2
+
+    def expectation(mean):
+        return weight @ f(mean + sigma * noise)
+
+    step = 1e-5 * np.eye(2)
+    exact = [(expectation(mean + each) - expectation(mean - each)) / 2e-5 for each in step]
+
+    means = tf.Variable(np.tile(mean, (len(noise), 1)), dtype="float64")
+    chosen = mean + sigma * noise
+    values = tf.fill([len(noise)], tf.constant(value, "float64"))
+    with tf.GradientTape() as tape:
+        loss = ram.reinforce_loss(f(chosen), chosen, means, values, sigma)
+    each = -np.asarray(tape.gradient(loss, means)) * len(noise)  # the loss is a mean
+    np.testing.assert_allclose(weight @ each, exact, rtol=1e-6)
+
+
+def test_the_baseline_goes_towards_the_return():
+    value = tf.Variable([0.0, 2.0])
+    zeros = np.zeros((2, 2), "float32")
+    with tf.GradientTape() as tape:
+        loss = ram.reinforce_loss(np.ones(2, "float32"), zeros, zeros, value, 0.1)
+    np.testing.assert_allclose(tape.gradient(loss, value), [-1, 1])  # of the mean square error
+
+
+def test_the_locations_are_those_of_the_policy():
+    keras.utils.set_random_seed(0)
+    pictures = RANDOM.random((16, 12, 12)).astype("float32")
+    for policy in ram.POLICIES:
+        agent = ram.Attention(SMALL, policy)
+        logits, locations, *choices = map(np.asarray, agent(pictures, exploring=True))
+        assert logits.shape == (16, 3, 10) and locations.shape == (16, 3, 2)
+        assert (locations[:, 0] == 0).all()
+        if policy == "learned":
+            chosen, mean, value = choices
+            assert value.shape == (16, 2)
+            np.testing.assert_allclose(locations[:, 1:], np.clip(chosen, -1, 1))
+            assert np.std(chosen - mean) == pytest.approx(SMALL.sigma, rel=0.4)
+            _, still, _, means, _ = map(np.asarray, agent(pictures))
+            np.testing.assert_allclose(still[:, 1:], means)  # no chance when it is not learning
+        else:
+            assert (np.abs(locations[:, 1:]).max() > 0.5) == (policy == "random")
+
+
+def test_all_weights_learn():
+    keras.utils.set_random_seed(0)
+    pictures = RANDOM.random((16, 12, 12)).astype("float32")
+    agent = ram.Attention(SMALL, "learned")
+    agent.compile("adam")
+    before = [np.array(weight) for weight in agent.trainable_variables]
+    labels = RANDOM.integers(10, size=16).astype("int32")
+    agent.fit(pictures, labels, batch_size=16, epochs=2, verbose=0)
+    for weight, old in zip(agent.trainable_variables, before, strict=True):
+        assert np.abs(np.array(weight) - old).max() > 0, weight.path
+
+
+def test_what_the_core_remembers_is_learned_by_reading_alone():
+    keras.utils.set_random_seed(0)
+    agent = ram.Attention(SMALL, "learned")
+    pictures = RANDOM.random((4, 12, 12)).astype("float32")
+    with tf.GradientTape() as tape:
+        _, _, *choices = agent(pictures, exploring=True)
+        loss = ram.reinforce_loss(np.ones((4, 2), "float32"), *choices, SMALL.sigma)
+    gradients = tape.gradient(loss, agent.core.trainable_variables)
+    assert all(gradient is None for gradient in gradients)
