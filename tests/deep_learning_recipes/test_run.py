@@ -154,6 +154,7 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         axes.plot([1, 2])
         run.figure("line", figure)
         assert not plt.get_fignums()
+        run.curve("return", np.arange(1000), 2.0 * np.arange(1000), xlabel="step")
 
     arguments = ("--preset", "quick", "--seed", "3", "--learning-rate", "0.1", "--out", "here")
     assert run_cli(monkeypatch, *arguments, main=main) == code
@@ -164,6 +165,9 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         {"text": "One beats the other", "holds": bool(holds), "measured": "1 against 2"}
     ]
     assert record["figures"] == ["line.png"]
+    curve = record["curves"]["return"]
+    assert (curve["xlabel"], len(curve["x"])) == ("step", 200)
+    assert (curve["x"][0], curve["x"][-1], curve["y"][-1]) == (0, 999, 1998)
     assert record["finished"]
     assert (record["preset"], record["seed"]) == ("quick", 3)
     assert record["config"]["epochs"] == 2
