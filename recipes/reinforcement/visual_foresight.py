@@ -46,8 +46,7 @@ FULL = Config(films=100_000, candidates=400, tasks=200)
 
 SIDE = 16  # pixels; the centres of the corners' pixels are (0, 0) and (15, 15)
 GRIPPER, BLOCK, REACH = 1.0, 2.0, 2.0  # the radii of the two discs; the largest |action|
-HOLD = 2  # steps that an action lasts in films and plans: one alone gets nowhere
-UNROLL = 2  # steps foreseen in training
+HOLD, UNROLL = 2, 2  # steps that an action lasts, and that are foreseen in training
 ROUNDS, ELITES = 3, 5  # of the cross-entropy method
 STEPS, NEAR = 15, 1.0  # to reach a goal in; how near the block must be at their end, in pixels
 PLACES = np.stack(np.indices((SIDE, SIDE)), axis=-1).astype("float32")
@@ -78,8 +77,7 @@ def draw(gripper, block) -> np.ndarray:
 
 
 def set_up(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places of grippers and of blocks, (count, 2) each; a gripper is within 3 pixels of its block,
-    on any side."""
+    """Places of grippers, within 3 pixels of their blocks, and of blocks; (count, 2) each."""
     block = random.uniform(BLOCK + 0.5, SIDE - 1.5 - BLOCK, (count, 2))
     angle = random.uniform(0, 2 * np.pi, count)
     distance = GRIPPER + BLOCK + random.uniform(0, 3, (count, 1))
@@ -107,8 +105,7 @@ def build_predictor(units: int = 128) -> keras.Model:
     """frame: (batch, SIDE, SIDE, 2) in [0, 1]. action: (batch, 2) in pixels. Outputs: next_frame,
     and kernels (batch, 2 axes, 2 colours, 5), the probabilities of moves by −2 ... 2 pixels."""
     frame, action = keras.Input((SIDE, SIDE, 2), name="frame"), keras.Input((2,), name="action")
-    # Feature points, the mean place of each colour (as in Finn et al., Deep spatial autoencoders
-    # for visuomotor learning, 2016): from bare pixels it would need far more films.
+    # Feature points, the mean place of each colour: bare pixels would take far more films.
     gripper, block = (mean_place(frame[..., colour]) for colour in range(2))
     points = [gripper / (SIDE / 2) - 1, block / (SIDE / 2) - 1, block - gripper]
     hidden = layers.Concatenate()([*points, action])
@@ -134,13 +131,12 @@ def flow(frames, kernels):
 def build_foresight(predictor: keras.Model, horizon: int) -> keras.Model:
     """From a frame and actions (batch, horizon, 2) to the frames that follow, each foreseen from
     the one foreseen before: (batch, horizon, SIDE, SIDE, 2)."""
-    frame = first = keras.Input((SIDE, SIDE, 2), name="frame")
+    frame = keras.Input((SIDE, SIDE, 2), name="frame")
     actions = keras.Input((horizon, 2), name="actions")
-    frames = []
+    frames = [frame]
     for step in range(horizon):
-        frame = predictor({"frame": frame, "action": actions[:, step]})["next_frame"]
-        frames.append(frame)
-    return keras.Model([first, actions], ops.stack(frames, axis=1), name="foresight")
+        frames.append(predictor({"frame": frames[-1], "action": actions[:, step]})["next_frame"])
+    return keras.Model([frame, actions], ops.stack(frames[1:], axis=1), name="foresight")
 
 
 def cross_entropy_method(costs_of, shape, candidates: int, random) -> np.ndarray:
@@ -195,8 +191,8 @@ def main(config: Config, run: Run) -> None:
         "with another film's actions": long([frames[:, 0], actions[::-1]]),
         "the first frame": frames[:, :1],
     }
-    squares = {name: np.square(guess - frames[:, 1:]) for name, guess in guesses.items()}
-    errors = {name: each.sum(axis=(2, 3, 4)).mean(axis=0) for name, each in squares.items()}
+    square = lambda guess: np.square(guess - frames[:, 1:]).sum(axis=(2, 3, 4)).mean(axis=0)  # noqa: E731
+    errors = {name: square(guess) for name, guess in guesses.items()}
 
     gripper, block = set_up(20 * config.tasks, random)
     distance = np.linalg.norm(block - block[::-1], axis=-1)
@@ -228,14 +224,12 @@ def main(config: Config, run: Run) -> None:
         reached[name] = np.linalg.norm(places[1:, 1] - goal, axis=-1) < NEAR
     shares = {name: each.mean(axis=1) for name, each in reached.items()}
     foresight, world, chance = (share[-1] for share in shares.values())
-
     run.metric("reached", foresight, unit="of the goals")
     run.metric("reached_with_the_world_itself", world, unit="of the goals")
     foreseen, others, first_frame = (curve.mean() for curve in errors.values())
     run.metric("error", foreseen)
     run.claim(
-        "In held-out films it foresees what the actions do: better than told another film's, and "
-        "than if all stayed as it is",
+        "In held-out films it foresees what the actions do",
         holds=foreseen < 0.6 * min(others, first_frame),
         measured=f"squared error of a frame {foreseen:.2f}, with another film's actions "
         f"{others:.2f}, of the first frame {first_frame:.2f}",
@@ -252,13 +246,13 @@ def main(config: Config, run: Run) -> None:
         measured=f"{foresight:.1%} reached, {world:.1%} by trying as much in the world",
     )
 
-    labels = {"xlabel": "steps ahead", "ylabel": "squared error of a frame"}
-    run.figure("errors", figures.curves(errors, title="Foresight of held-out films", **labels))
-    labels = {"xlabel": "step", "ylabel": "share of the goals reached"}
-    run.figure("reached", figures.curves(shares, title="Planning by what?", **labels))
+    labels = {"title": "Foresight", "xlabel": "steps ahead", "ylabel": "squared error of a frame"}
+    run.figure("errors", figures.curves(errors, **labels))
+    labels = {"title": "Planning", "xlabel": "step", "ylabel": "share of the goals reached"}
+    run.figure("reached", figures.curves(shares, **labels))
     places = paths["foreseen"]
-    way = np.linalg.norm(places[-1, 1] - places[0, 1], axis=-1)
-    task = np.argmax(way * reached["foreseen"][-1])
+    way = np.linalg.norm(places[-1, 1] - places[0, 1], axis=-1) * reached["foreseen"][-1]
+    task = np.argmax(way)
     happened = draw(*places.swapaxes(0, 1)[:, :, task])
     first_plan = plan("foreseen", places[0], random)[task, None].astype("float32")
     guess = np.concatenate([happened[:1], long([happened[:1], first_plan])[0]])
