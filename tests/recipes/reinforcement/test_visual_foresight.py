@@ -85,7 +85,8 @@ def test_foresight_goes_on_from_what_it_foresaw(predictor):
     actions = RANDOM.uniform(-2, 2, (2, 3, 2)).astype("float32")
     foreseen = vf.build_foresight(predictor, 3)([frames, actions])
     for step in range(3):
-        frames = predictor({"frame": frames, "action": actions[:, step]})["next_frame"]
+        inputs = {"frame": np.asarray(frames), "action": actions[:, step]}
+        frames = predictor(inputs)["next_frame"]
         np.testing.assert_allclose(foreseen[:, step], frames, atol=1e-6)
 
 
