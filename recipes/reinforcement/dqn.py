@@ -28,7 +28,7 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     env: str = "CartPole-v1"
     """a Gymnasium environment with vector observations and a few actions, or ALE/... (Atari)"""
-    steps: int = 30_000
+    steps: int = 60_000
     """steps in the environment to learn from"""
     environments: int = 8
     """copies of the environment that run side by side"""
@@ -36,13 +36,13 @@ class Config:
     """environment steps for each gradient step"""
     batch_size: int = 128
     """transitions a gradient is averaged over"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 2.5e-4
     """of Adam"""
     gamma: float = 0.99
     """what a reward one step later is worth"""
     replay_size: int = 10_000
     """the newest transitions, to learn from; 1 means that there is no replay: the newest block"""
-    target_every: int = 20
+    target_every: int = 50
     """updates after which the target network is copied; 1 means that there is none"""
     n_steps: int = 3
     """rewards that are added up before the network's value stands for the rest"""
