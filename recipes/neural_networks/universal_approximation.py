@@ -126,9 +126,8 @@ def train(model: keras.Model, x: np.ndarray, y: np.ndarray, evaluations: int) ->
         return np.hstack([by_kernel.reshape(len(x), -1), by_bias, hidden, one])
 
     vector = np.concatenate([each.ravel() for each in start]).astype("float64")
-    found = least_squares(
-        residuals, vector, jacobian, method="lm", x_scale="jac", max_nfev=evaluations
-    )
+    options = {"method": "lm", "x_scale": "jac", "max_nfev": evaluations}
+    found = least_squares(residuals, vector, jacobian, **options)
     model.set_weights(unpack(found.x))
 
 
@@ -191,19 +190,14 @@ def main(config: Config, run: Run) -> None:
     narrow, middle, wide = widths[0], widths[len(widths) // 2], widths[-1]
     fine = np.linspace(-1, 1, 2001)[:, np.newaxis]
     inside, beside = bump(-0.3, 0.4, 60)(np.array([[0.05], [-0.6]])).numpy().ravel()
-    stairs = {neurons: construct(curve, neurons) for neurons in widths}
-    differences = {neurons: np.asarray(net(fine)) - curve(fine) for neurons, net in stairs.items()}
+    differences = {n: np.asarray(construct(curve, n)(fine)) - curve(fine) for n in widths}
     worst = {neurons: float(np.abs(each).max()) for neurons, each in differences.items()}
     run.figure("construction", plot_construction({n: construct(curve, n) for n in (8, 32)}))
 
     # tanh(a) = 2σ(2a) − 1: the same steps, but about 0, which trains faster.
-    random = np.random.default_rng(run.seed)
-    x, new = random.uniform(-1, 1, (2, 500, 2))
-    jobs = {
-        "curve": (curve, 1, "tanh"),
-        "surface": (surface, 2, "tanh"),
-        "no bend": (curve, 1, "linear"),
-    }
+    x, new = np.random.default_rng(run.seed).uniform(-1, 1, (2, 500, 2))
+    jobs = {"curve": (curve, 1, "tanh"), "surface": (surface, 2, "tanh")}
+    jobs["no bend"] = (curve, 1, "linear")
     models: dict[str, dict[int, keras.Model]] = {name: {} for name in jobs}
     errors: dict[str, list[float]] = {name: [] for name in jobs}
     every = [(name, neurons) for name in jobs for neurons in widths]
@@ -220,16 +214,11 @@ def main(config: Config, run: Run) -> None:
     staircase = [root_mean_square(each) for each in differences.values()]
     run.metric("error", errors["curve"][-1])
     run.metric("error_in_two_dimensions", errors["surface"][-1])
-    run.metric("constructed_error", staircase[-1])
     fits = ({n: models[name][n] for n in (narrow, middle, wide)} for name in ("curve", "surface"))
     run.figure("fits", plot_fits(*fits))
-    lines = {
-        "curve, no bend": errors["no bend"],
-        "curve, constructed": staircase,
-        "curve, trained": errors["curve"],
-        "surface, trained": errors["surface"],
-    }
-    run.figure("errors", plot_errors(widths, lines))
+    names = ("curve, no bend", "curve, constructed", "curve, trained", "surface, trained")
+    curves = (errors["no bend"], staircase, errors["curve"], errors["surface"])
+    run.figure("errors", plot_errors(widths, dict(zip(names, curves, strict=True))))
 
     run.claim(
         "Two sigmoids make a bump",
@@ -242,18 +231,13 @@ def main(config: Config, run: Run) -> None:
         holds=all(worst[n] < bound(n) for n in widths) and worst[wide] < worst[narrow] / 2,
         measured=", ".join(f"{n} neurons {worst[n]:.2f} (bound {bound(n):.2f})" for n in widths),
     )
-    few, some, many = (
-        [errors[name][widths.index(n)] for name in ("curve", "surface")]
-        for n in (narrow, middle, wide)
-    )
+    shown = [widths.index(n) for n in (narrow, middle, wide)]
+    falls = {name: [errors[name][index] for index in shown] for name in ("curve", "surface")}
     run.claim(
         "The error of trained networks falls as neurons are added",
-        holds=all(c < b < a and c < a / 5 for a, b, c in zip(few, some, many, strict=True)),
-        measured="; ".join(
-            f"{name} {a:.4f}, {b:.4f}, {c:.4f}"
-            for name, a, b, c in zip(("curve", "surface"), few, some, many, strict=True)
-        )
-        + f" with {narrow}, {middle}, {wide} neurons",
+        holds=all(c < b < a and c < a / 5 for a, b, c in falls.values()),
+        measured=f"with {narrow}, {middle}, {wide} neurons: "
+        + "; ".join(f"{name} {a:.4f}, {b:.4f}, {c:.4f}" for name, (a, b, c) in falls.items()),
     )
     run.claim(
         "Training finds better networks than the construction",
@@ -264,7 +248,8 @@ def main(config: Config, run: Run) -> None:
     straight = root_mean_square(line(new[:, 0]) - curve(new[:, 0]))
     run.claim(
         "It is the bend: without it any number of neurons draws the best straight line",
-        holds=np.allclose(errors["no bend"], straight, rtol=0.01) and many[0] < straight / 10,
+        holds=np.allclose(errors["no bend"], straight, rtol=0.01)
+        and errors["curve"][-1] < straight / 10,
         measured=f"{errors['no bend'][0]:.4f} with {narrow} neurons, {errors['no bend'][-1]:.4f} "
         f"with {wide}; least squares {straight:.4f}",
     )

@@ -20,6 +20,7 @@ MORE_LAYERS = {
     "Softmax": (layers.Softmax(), VECTOR),
     "Rescaling": (layers.Rescaling(2.0), VECTOR),
     "Reshape": (layers.Reshape((3, 2)), VECTOR),
+    "Permute": (layers.Permute((2, 1)), SEQUENCE),
     "RepeatVector": (layers.RepeatVector(3), VECTOR),
     "Flatten": (layers.Flatten(), IMAGE),
     "DepthwiseConv2D": (layers.DepthwiseConv2D(3), IMAGE),
