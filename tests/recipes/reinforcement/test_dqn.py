@@ -194,7 +194,14 @@ def test_an_update_is_a_gradient_step_on_the_squared_error_and_the_target_is_cop
 
 
 def test_it_solves_the_corridor_and_knows_what_each_place_is_worth():
-    config = small(steps=6_000, environments=8, n_steps=2, learning_rate=3e-3, replay_size=2_000)
+    config = small(
+        steps=6_000,
+        environments=8,
+        n_steps=2,
+        learning_rate=3e-3,
+        replay_size=2_000,
+        target_every=20,
+    )
     keras.utils.set_random_seed(0)
     agent = dqn.Agent(config, corridors(8), seed=0)
     for block in range(agent.blocks):
