@@ -87,3 +87,45 @@ def image_rows(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10)
             axes.spines[:].set_visible(False)
     figure.suptitle(title)
     return figure
+
+
+def heat_maps(
+    images: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    captions: Sequence[str] = (),
+    overlay: bool = True,
+) -> Figure:
+    """One row for each image (n, height, width, 1 or 3) in [0, 1]: the image with its caption, then
+    for each named method its map (n, height, width) and the map laid over the image.
+
+    Maps are non-negative or clipped to that; each is divided by its highest value, so that the
+    colour bar on the right reads "of the map's highest". overlay: leave the overlays out if False.
+    """
+    columns = 1 + len(maps) * (2 if overlay else 1)
+    figure, grid = plt.subplots(
+        len(images), columns, figsize=(1.6 * columns + 0.8, 1.6 * len(images) + 0.7), squeeze=False
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, (image, line) in enumerate(zip(images, grid, strict=True)):
+        picture = np.squeeze(image)
+        line[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
+        if captions:
+            line[0].set_title(captions[i], fontsize=9, pad=3)
+        places = iter(line[1:])
+        for name, values in maps.items():
+            heat = np.maximum(values[i], 0)
+            heat = heat / (heat.max() or 1)
+            axes = next(places)
+            drawn = axes.imshow(heat, vmin=0, vmax=1)
+            if i == 0:
+                axes.set_title(name, fontsize=10, pad=3)
+            if overlay:
+                axes = next(places)
+                axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                axes.imshow(heat, vmin=0, vmax=1, alpha=0.65)
+    figure.colorbar(drawn, ax=grid, shrink=0.8, label="of the map's highest")
+    figure.suptitle(title)
+    return figure
