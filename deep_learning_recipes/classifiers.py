@@ -235,9 +235,8 @@ def last_convolution(model: keras.Model) -> str:
     passed = (layers.MaxPooling2D, layers.AveragePooling2D, layers.Dropout, layers.InputLayer)
     for layer in reversed(model.layers):
         shape = getattr(layer.output, "shape", ())
-        if len(shape) == 4 and min(shape[1:3]) > 1:
-            if not isinstance(layer, passed):
-                return str(layer.name)
+        if len(shape) == 4 and min(shape[1:3]) > 1 and not isinstance(layer, passed):
+            return str(layer.name)
     raise UsageError(f"{model.name}: it has no convolution whose maps could be looked at")
 
 
