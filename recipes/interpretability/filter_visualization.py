@@ -1,0 +1,307 @@
+"""Filters, activation maps, and the patches that excite a neuron most.
+
+What has a network learned to look for? The first layer's filters are pictures themselves: small
+patches of colour that are laid over the image. Those of later layers weigh other layers' maps, and
+cannot be looked at. But a neuron can be asked for what it likes: go through many pictures, and cut
+out its receptive field, all that it can see, where it answered the loudest. Look at how the patches
+of one neuron are alike, by strokes in the first layers, by the digit in the last ones.
+
+Lectures: CS Visualizing & Understanding (filter weights, maximally activating patches, activations)
+Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (section 4)
+"""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+from matplotlib import pyplot as plt
+
+from deep_learning_recipes import classifiers, data, explanations, serving, training
+from deep_learning_recipes.run import Run, cli
+
+
+@dataclass
+class Config:
+    scenes: int = 3000
+    """pictures of a digit on a photograph to train on"""
+    epochs: int = 8
+    """passes over them"""
+    batch_size: int = 64
+    """pictures a gradient is averaged over"""
+    learning_rate: float = 5e-3
+    """of Adam at first; it falls to zero along a cosine"""
+    patches: int = 9
+    """of each neuron, from as many pictures"""
+    model: str = ""
+    """a .keras file or a network of keras.applications, to look into in place of the one trained"""
+    image: str = ""
+    """a picture of your own (PNG, JPEG), whose activation maps are drawn"""
+
+
+QUICK = Config(scenes=2000, epochs=4)
+FULL = Config(scenes=10_000, epochs=20)
+
+LAYERS = ("relu1", "relu2", "relu3", "relu4")
+
+
+def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
+    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes) logits.
+
+    The maps of "relu1" to "relu4" have 16, 32, 64 and 64 channels: the neurons to look at.
+    """
+    x = images = keras.Input(input_shape, name="images")
+    for number, (filters, size) in enumerate(((16, 7), (32, 3), (64, 3), (64, 3)), start=1):
+        # The first layer starts small, so that what is seen in its filters was learned; batch norm
+        # sets the scale.
+        start = keras.initializers.RandomNormal(stddev=0.01) if number == 1 else "he_normal"
+        x = layers.Conv2D(
+            filters,
+            size,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=start,
+            name=f"conv{number}",
+        )(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
+        x = layers.ReLU(name=f"relu{number}")(x)
+        if number <= 2:
+            x = layers.MaxPooling2D(name=f"pool{number}")(x)
+    x = layers.GlobalMaxPooling2D(name="strongest")(x)
+    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
+
+
+def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
+    """What a neuron of layer `name` can see of the picture, in pixels: (size, stride, start).
+
+    Neuron i of a row sees the pixels from start + i·stride on, `size` of them; some may lie outside
+    the picture, where padding is. The layers up to there are one chain of Conv2D, MaxPooling2D and
+    layers that work on each place alone. Raises ValueError for another layer.
+    """
+    size, stride, start = 1, 1, 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            reach, step = layer.kernel_size[0] - 1, layer.strides[0]
+            before = reach // 2 if layer.padding == "same" else 0
+        elif isinstance(layer, layers.MaxPooling2D):
+            reach, step, before = layer.pool_size[0] - 1, layer.strides[0], 0
+        elif isinstance(layer, (layers.InputLayer, layers.BatchNormalization, layers.ReLU)):
+            reach, step, before = 0, 1, 0
+        else:
+            raise ValueError(f"{layer.name}: the receptive field of such a layer is not known here")
+        size, start, stride = size + reach * stride, start - before * stride, stride * step
+        if layer.name == name:
+            return size, stride, start
+    raise ValueError(f"{model.name} has no layer {name!r}")
+
+
+def cut(images: np.ndarray, places: np.ndarray, field: tuple[int, int, int]) -> np.ndarray:
+    """The receptive fields of the neurons at `places` (n, 3): picture, row, column of the map.
+    Outside the picture is black. Returns (n, size, size, 3)."""
+    size, stride, start = field
+    margin = size
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    corners = margin + start + stride * places[:, 1:]
+    return np.stack(
+        [
+            padded[picture, top : top + size, left : left + size]
+            for picture, (top, left) in zip(places[:, 0], corners, strict=True)
+        ]
+    )
+
+
+def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
+    """Where the maps (n, height, width, channels) of a channel are highest, one place in each of
+    the `count` pictures that excite it most, (count, 3): picture, row, column."""
+    flat = maps[..., channel].reshape(len(maps), -1)
+    pictures = np.argsort(-flat.max(axis=1), kind="stable")[:count]
+    rows, columns = np.divmod(flat[pictures].argmax(axis=1), maps.shape[2])
+    return np.stack([pictures, rows, columns], axis=1)
+
+
+def alikeness(patches: np.ndarray) -> float:
+    """The mean correlation of all pairs of patches (n, size, size, 3), as grey pictures."""
+    grey = patches.mean(axis=-1).reshape(len(patches), -1)
+    correlations = np.corrcoef(grey + 1e-6 * np.arange(grey.shape[1]))  # a flat patch has none
+    return float(correlations[np.triu_indices(len(patches), 1)].mean())
+
+
+def roughness(kernel: np.ndarray) -> float:
+    """How much filters (height, width, in, out) change from one pixel to the next, relative to
+    their size: 2 for noise, less for what is smooth."""
+    steps = np.square(np.diff(kernel, axis=0)).mean() + np.square(np.diff(kernel, axis=1)).mean()
+    return float(steps / 2 / np.square(kernel - kernel.mean((0, 1))).mean())
+
+
+def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, title: str):
+    """The filters of the convolution `first`, what each finds in an image (height, width, 1 or 3),
+    and the maps of the layer `last` that answer most."""
+    outputs = [model.get_layer(first).output, model.get_layer(last).output]
+    early, late = (np.asarray(maps[0]) for maps in keras.Model(model.input, outputs)(image[None]))
+    kernel = np.asarray(model.get_layer(first).kernel)
+    reach = np.abs(kernel).max((0, 1, 2))
+    late = late[..., np.argsort(-late.max((0, 1)))]
+    figure, grid = plt.subplots(3, 9, figsize=(11, 4.2))
+    for axes in grid.flat:
+        axes.axis("off")
+    grid[0, 0].imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
+    for line, text in zip(
+        grid, (title, f"find in it:\n{first}", f"strongest of\n{last}"), strict=True
+    ):
+        line[0].set_title(text, fontsize=9)
+    for i in range(min(8, kernel.shape[-1], late.shape[-1])):
+        grid[0, i + 1].imshow(np.squeeze(0.5 + kernel[..., i] / (2 * reach[i])), cmap="gray")
+        grid[0, i + 1].set_title(f"filter {i}", fontsize=9)
+        grid[1, i + 1].imshow(np.abs(early[..., i]), vmin=0, vmax=np.abs(early).max())
+        heat = grid[2, i + 1].imshow(np.maximum(late[..., i], 0), vmin=0, vmax=late.max())
+    figure.colorbar(heat, ax=grid[2], shrink=0.9, label="activation")
+    figure.suptitle("Filters of the first layer, what they find, and what the last layer finds")
+    return figure
+
+
+def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[str]]):
+    """For each layer a row of neurons: the patches (n, size, size, 3) of each in one square."""
+    figure, grid = plt.subplots(len(patches), 6, figsize=(10, 7.4))
+    for (name, neurons), line in zip(patches.items(), grid, strict=True):
+        for axes, neuron, caption in zip(line, neurons, captions[name], strict=True):
+            side = math.isqrt(len(neuron))
+            framed = np.pad(neuron, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+            rows = framed[: side**2].reshape(side, side, *framed.shape[1:])
+            axes.imshow(rows.transpose(0, 2, 1, 3, 4).reshape(side * framed.shape[1], -1, 3))
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(caption, fontsize=9)
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(f"{name}\n{neurons[0].shape[1]} pixels")
+    figure.suptitle("What excites a neuron most, from pictures that were not trained on")
+    return figure
+
+
+def main(config: Config, run: Run) -> None:
+    if config.model:
+        own = classifiers.load(config.model)
+        size = own.model.inputs[0].shape[1]
+        pictures = own.read([config.image]) if config.image else data.load_photos(size)
+        convolutions = [each for each in own.model.layers if isinstance(each, layers.Conv2D)]
+        for i, (image, logits) in enumerate(
+            zip(pictures, own.model.predict(pictures), strict=True)
+        ):
+            run.metric(f"class_of_picture_{i}", logits.argmax())
+            title = own.class_names[logits.argmax()]
+            figure = plot_maps(own.model, convolutions[0].name, own.last_convolution, image, title)
+            run.figure(f"maps-{i}", figure)
+        return
+    picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
+
+    train, test = data.load_scenes(config.scenes, 500, seed=run.seed)
+    model = build_model()
+    eyes = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
+    before = dict(zip(LAYERS, eyes.predict(test.images, verbose=0), strict=True))
+    first_filters = model.get_layer("conv1").kernel.numpy()
+    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = training.fit(
+        model,
+        train.images,
+        train.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        validation_data=(test.images, test.labels),
+        callbacks=run.callbacks,
+    ).history
+    run.metric("test_accuracy", history["val_accuracy"][-1])
+    after = dict(zip(LAYERS, eyes.predict(test.images, verbose=0), strict=True))
+
+    rng = np.random.default_rng(run.seed)
+    alike, pure, shown, captions = {}, {}, {}, {}
+    for name in LAYERS:
+        field = receptive_field(model, name)
+        height, width, channels = after[name].shape[1:]
+        for state, maps in (("trained", after[name]), ("untrained", before[name])):
+            living = [each for each in range(channels) if maps[..., each].max() > 0]
+            places = [strongest_places(maps, each, config.patches) for each in living]
+            patches = [cut(test.images, each, field) for each in places]
+            labels = [np.bincount(test.labels[each[:, 0]]) for each in places]
+            alike[state, name] = np.mean([alikeness(each) for each in patches])
+            pure[state, name] = np.mean([each.max() / config.patches for each in labels])
+            if state == "trained":
+                shown[name] = patches[:6]
+                captions[name] = [
+                    f"{each.max()} of {config.patches} are a {each.argmax()}" for each in labels[:6]
+                ]
+        chance = [
+            rng.integers((len(test.images), height, width), size=(config.patches, 3))
+            for _ in range(channels)
+        ]
+        alike["random", name] = np.mean([alikeness(cut(test.images, c, field)) for c in chance])
+        run.metric(f"alikeness_{name}", alike["trained", name])
+        run.metric(f"same_digit_{name}", pure["trained", name])
+
+    # The neuron that lights up on the digit is chosen by training pictures, judged by others.
+    scale = len(test.images[0]) // len(after["relu4"][0])
+    enlarge = lambda maps: maps.repeat(scale, axis=1).repeat(scale, axis=2)  # noqa: E731
+    chosen_by = eyes.predict(train.images[:500], verbose=0)[-1]
+    shares = [
+        explanations.share_on_object(enlarge(chosen_by[..., each]), train.masks[:500]).mean()
+        for each in range(chosen_by.shape[-1])
+    ]
+    neuron = int(np.argmax(shares))
+    share = explanations.share_on_object(enlarge(after["relu4"][..., neuron]), test.masks).mean()
+    run.metric("activation_on_digit", share)
+    roughnesses = roughness(first_filters), roughness(model.get_layer("conv1").kernel.numpy())
+
+    run.figure("patches", plot_patches(shown, captions))
+    example = int(np.argmax(after["relu4"][..., neuron].max((1, 2))))
+    drawn = [(f"a {test.labels[example]}", "maps", test.images[example])]
+    drawn += [] if picture is None else [("your picture", "maps-own", picture)]
+    for title, name, image in drawn:
+        run.figure(name, plot_maps(model, "conv1", "relu4", image, title))
+
+    run.claim(
+        "What excites a neuron most looks alike, in every layer",
+        holds=all(alike["trained", name] > alike["random", name] + 0.3 for name in LAYERS),
+        measured="mean correlation of its patches, against random ones: "
+        + ", ".join(
+            f"{name} {alike['trained', name]:.2f} against {alike['random', name]:.2f}"
+            for name in LAYERS
+        ),
+    )
+    early, late, untrained = (
+        pure["trained", LAYERS[0]],
+        pure["trained", LAYERS[-1]],
+        pure["untrained", LAYERS[-1]],
+    )
+    run.claim(
+        "Late neurons look for digits, early ones for strokes that many digits have",
+        holds=late > max(early, untrained) + 0.08,
+        measured=f"patches that show the neuron's commonest digit: relu4 {late:.2f}, relu1 "
+        f"{early:.2f}, relu4 before training {untrained:.2f}",
+    )
+    late, untrained = alike["trained", "relu4"], alike["untrained", "relu4"]
+    run.claim(
+        "A random filter has its favourites too; training makes the late ones' more alike",
+        holds=late > untrained + 0.04 and untrained > alike["random", "relu4"] + 0.2,
+        measured=f"relu4 {late:.2f}, before training {untrained:.2f}, random patches "
+        f"{alike['random', 'relu4']:.2f}",
+    )
+    run.claim(
+        "A late neuron lights up on the object, though no one told the network where it is",
+        holds=share > 2.5 * test.masks.mean(),
+        measured=f"{share:.0%} of neuron {neuron}'s activation is on the digit, which is "
+        f"{test.masks.mean():.0%} of the picture",
+    )
+    run.claim(
+        "First-layer filters start as noise and become smooth enough to be looked at",
+        holds=roughnesses[1] < roughnesses[0] - 0.15,
+        measured=f"change from pixel to pixel {roughnesses[0]:.2f} before (noise: 2), "
+        f"{roughnesses[1]:.2f} after training",
+    )
+    run.export(serving.classifier(model), example=test.images[:3])
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)
