@@ -159,8 +159,7 @@ def main(config: Config, run: Run) -> None:
     (x, truth), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(-1, 64), x_test.reshape(-1, 64)
     leaked = random.choice(len(x_test), config.copies, replace=False)
-    noise = random.normal(size=(config.copies, 64))
-    copies = np.clip(x_test[leaked] + 0.02 * noise, 0, 1)
+    copies = np.clip(x_test[leaked] + random.normal(0, 0.02, (config.copies, 64)), 0, 1)
 
     # Splits, and copies between them.
     (early, _), (late, _) = data.load("digits_by_writer")
@@ -179,9 +178,8 @@ def main(config: Config, run: Run) -> None:
     mixed = x.copy()
     mixed[is_turned] = np.rot90(x[is_turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(-1, 64)
     factors = outliers_of_classes(mixed, truth, 2 * config.neighbours)
-    by_class = average_precision_score(is_turned, factors)
     at_once = local_outlier_factor(mixed, 2 * config.neighbours)
-    by_all = average_precision_score(is_turned, at_once)
+    by_class, by_all = (average_precision_score(is_turned, each) for each in (factors, at_once))
 
     # Wrong labels.
     wrong = np.zeros(len(x), bool)
@@ -207,16 +205,14 @@ def main(config: Config, run: Run) -> None:
     run.figure("overview", plot_overview(counts, distances, is_copy, limit, apart))
     worst = np.argsort(given)[:30]
     captions = [f"{y[row]} → {unseen[row].argmax()}{'' if wrong[row] else ' ?'}" for row in worst]
-    title = "Most suspicious: given → proposed label (?: was not changed)"
-    images = x[worst].reshape(-1, 8, 8, 1)
-    run.figure("suspects", figures.image_grid(images, title=title, captions=captions))
+    options = {"title": "Given → proposed label (?: was not changed)", "captions": captions}
+    run.figure("suspects", figures.image_grid(x[worst].reshape(-1, 8, 8, 1), **options))
     rows = {}
     for label in range(10):
         of_label = np.flatnonzero(truth == label)
         ranked = of_label[np.argsort(-factors[of_label])][:9]
         rows[str(label)] = np.concatenate([mixed[of_label].mean(axis=0)[None], mixed[ranked]])
-    title = "Each class: its mean, then its outliers, the farthest out first"
-    run.figure("outliers", figures.image_rows(rows, title=title))
+    run.figure("outliers", figures.image_rows(rows, title="Each class: its mean, its outliers"))
 
     run.claim(
         "Networks that did not see a label find most of the wrong ones, with few false alarms",
