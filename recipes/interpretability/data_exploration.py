@@ -43,8 +43,6 @@ class Config:
     """width of the networks' hidden layer"""
     epochs: int = 60
     """passes over the training images"""
-    batch_size: int = 32
-    """images a gradient is averaged over"""
     learning_rate: float = 2e-3
     """of Adam"""
 
@@ -188,8 +186,8 @@ def main(config: Config, run: Run) -> None:
     fold = random.permutation(len(x)) % config.folds
     model = build_folds(64, config.folds, config.units)
     model.compile(keras.optimizers.Adam(config.learning_rate), loss_of_shown)
-    sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, x, np.stack([y, fold], axis=1), callbacks=run.callbacks, **sizes)
+    targets = np.stack([y, fold], axis=1)
+    training.fit(model, x, targets, epochs=config.epochs, callbacks=run.callbacks)
     unseen = np.asarray(ops.softmax(model(x)))[np.arange(len(x)), fold]
     suspected, estimate = confident_learning(unseen, y)
     given = unseen[np.arange(len(x)), y]

@@ -120,7 +120,6 @@ def as_network(tree: DecisionTreeRegressor) -> keras.Model:
     rounded = nodes.threshold[inner].astype("float32")
     above = rounded > nodes.threshold[inner]
     thresholds = np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-
     columns = keras.Input((tree.n_features_in_,), name="columns")
     yes = ops.cast(ops.take(columns, nodes.feature[inner], axis=1) <= thresholds, "float32")
     agreements = ops.matmul(2 * yes - 1, wanted) - np.abs(wanted).sum(axis=0)
@@ -150,8 +149,8 @@ def draw_tree(tree: DecisionTreeRegressor, names: list[str], classes: list[str])
                 axes.text(*np.mean(line, axis=1), answer, ha="center", backgroundcolor="white")
         color = ("#F5C76A", "#A6D8F2")[values.argmax() % 2] if is_leaf[node] else "white"
         box = {"boxstyle": "round", "facecolor": color, "edgecolor": "#666666"}
-        place = places[node], -levels[node]
-        axes.text(*place, text, ha="center", va="center", fontsize=9, bbox=box)
+        style = {"ha": "center", "va": "center", "fontsize": 9, "bbox": box}
+        axes.text(places[node], -levels[node], text, **style)
     axes.set_axis_off()
     axes.set_title("What the network does, in few questions (shares of the made-up rows)")
     return figure
@@ -164,7 +163,7 @@ def plot_by_depth(found: dict[str, np.ndarray], of_network: dict[str, float]) ->
         for axes, what, curves in zip(row, ("fidelity", "accuracy"), scores, strict=True):
             for name, curve in zip(SOURCES, curves, strict=True):
                 style = "o--" if "origin" in name else ".-"  # it often lies under another
-                axes.plot(np.arange(1, len(curve) + 1), 100 * curve, style, label=name)
+                axes.plot(range(1, len(curve) + 1), 100 * curve, style, label=name)
             axes.set(xlabel="questions at most", title=f"{table}: {what}")
         row[0].set_ylabel("% of held-out rows")
         row[1].axhline(100 * of_network[table], color="black", linestyle=":", label="the network")
@@ -220,7 +219,6 @@ def main(config: Config, run: Run) -> None:
     for name, value in zip(SOURCES, accuracy[:, -1], strict=True):
         run.metric(f"digits_accuracy ({name})", value)
     drawn_fidelity = cancer_fidelity[3, config.drawn_depth - 1]
-    run.metric("breast_cancer_fidelity_of_the_drawn_tree", drawn_fidelity)
     run.figure("by_depth", plot_by_depth(mean, right))
     columns, classes = data.feature_names("breast_cancer"), data.class_names("breast_cancer")
     run.figure("tree", draw_tree(small, columns, classes))
