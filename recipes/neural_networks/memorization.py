@@ -232,7 +232,7 @@ def main(config: Config, run: Run) -> None:
         and generalizes.min() > 0.93
         and low <= at_chance <= high,
         measured=f"all {n:,} training labels right after {real.max()} and {shuffled.max()} epochs; "
-        f"test accuracy {generalizes.mean():.3f} and {at_chance:.3f} (guess: {low:.2f} to {high:.2f})",
+        f"test {generalizes.mean():.3f} and {at_chance:.3f} (guess: {low:.2f} to {high:.2f})",
     )
     run.claim(
         "Real labels are learned faster than noise images, and those faster than shuffled labels",
