@@ -114,8 +114,7 @@ class Learner(keras.Model):
 
 
 def scenarios(train, test, random: np.random.Generator) -> dict[str, list[tuple]]:
-    """Two ways to bring something new, each a list of tasks (x, y, held-out x, held-out y). The
-    images of train and test are flat."""
+    """Two ways to bring something new: lists of tasks (x, y, held-out x, held-out y), x flat."""
     pixels = train[0].shape[1]
     orders = [np.arange(pixels), *(random.permutation(pixels) for _ in "BC")]
     parts = [np.isin(y, range(5)) for _, y in (train, test)]
@@ -128,8 +127,7 @@ def scenarios(train, test, random: np.random.Generator) -> dict[str, list[tuple]
 
 def mix(task: tuple, kept: list[tuple]) -> list[np.ndarray]:
     """The task's images and digits, and as many of what was kept of each earlier one, repeated."""
-    count = len(task[0])
-    again = [[np.resize(each, (count, *each.shape[1:])) for each in pair] for pair in kept]
+    again = [[np.resize(each, (len(task[0]), *each.shape[1:])) for each in pair] for pair in kept]
     return [np.concatenate(parts) for parts in zip(task[:2], *again, strict=True)]
 
 
@@ -175,8 +173,7 @@ def main(config: Config, run: Run) -> None:
     start = network.get_weights()
 
     def learn(tasks, memory=0, strength=0.0, even=False):
-        """One task after the other, the first always alike: accuracies (after which task, on which
-        task), and those on the first one by epoch."""
+        """Task after task: accuracies (after which, on which), and those on the first by epoch."""
         learner.restart(start)
         kept, curve, matrix = [], [], []
         for task in tasks:
