@@ -6,7 +6,8 @@ weight consolidation (EWC) keeps no example: it ties each weight to its old valu
 stiff as the old task is sensitive to it, L(θ) = L_B(θ) + Σᵢ λ/2 Fᵢ (θᵢ − θ*ᵢ)², where F is the
 diagonal of the Fisher information, F = E_x E_{y ~ p(y|x)} [(∂ log p(y|x) / ∂θ)²].
 Tasks are digits with their pixels in a new order each time. Look at A's accuracy while B and C are
-learned, at the matrices, and at the new digits, where EWC has nothing to hold on to.
+learned, at the matrices, and at the new digits, where EWC fails: a network that has never seen them
+is sure that they are not meant, so F is small where it will have to change.
 
 Lectures: N18 3.2 Intriguing Properties (catastrophic forgetting is a real issue with SGD)
 Paper: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017 (equation 3)
@@ -44,7 +45,7 @@ class Config:
     """other λ to compare, of EWC and of springs that are equally stiff for all weights"""
 
 
-QUICK = Config(units=128, strengths=(3.0,))
+QUICK = Config(units=128, epochs=25, learning_rate=0.08, strengths=(3.0,))
 FULL = Config(data="mnist", units=512, epochs=10)
 
 NEW_PIXELS, NEW_DIGITS = "new order of pixels", "new digits"
@@ -72,8 +73,7 @@ def expected_squares(network: keras.Model, images: tf.Tensor) -> list[tf.Tensor]
 
 
 def fisher_information(network: keras.Model, x: np.ndarray, batch: int = 50) -> list[np.ndarray]:
-    """The Fisher information's diagonal, an array for each weight: a mean over images x, and an
-    expectation over the network's own answers, where labels would say little of what it is sure."""
+    """The Fisher information's diagonal, an array for each weight; y ~ p(y|x), not labels."""
     parts = [expected_squares(network, x[at : at + batch]) for at in range(0, len(x), batch)]
     return [np.concatenate(part).mean(axis=0) for part in zip(*parts, strict=True)]
 
@@ -117,8 +117,7 @@ def scenarios(train, test, random: np.random.Generator) -> dict[str, list[tuple]
     """Two ways to bring something new: lists of tasks (x, y, held-out x, held-out y), x flat."""
     pixels = train[0].shape[1]
     orders = [np.arange(pixels), *(random.permutation(pixels) for _ in "BC")]
-    parts = [np.isin(y, range(5)) for _, y in (train, test)]
-    masks = [parts, [~part for part in parts]]
+    masks = [[y < 5 for _, y in (train, test)], [y >= 5 for _, y in (train, test)]]
     return {
         NEW_DIGITS: [(train[0][a], train[1][a], test[0][b], test[1][b]) for a, b in masks],
         NEW_PIXELS: [(train[0][:, o], train[1], test[0][:, o], test[1]) for o in orders],
@@ -154,13 +153,16 @@ def plot_matrices(matrices: dict[str, dict[str, np.ndarray]], shown: list[str]) 
 def plot_trade_off(ends: dict[str, np.ndarray]) -> plt.Figure:
     """Old tasks against the new one, by each method's accuracies at the end, (tasks,)."""
     figure, axes = plt.subplots(figsize=(8.5, 5))
+    colors = {PLAIN: "C0", EWC: "C2", EVERYTHING: "C3", EVEN: "C4"}
     for name, end in ends.items():
         kind, _, strength = name.partition(", λ = ")
-        color = {EWC: "C2", EVEN: "C1"}.get(kind, "black")
-        axes.plot(end[-1], end[:-1].mean(), "o" if strength else "s", ms=8, color=color)
-        axes.text(end[-1] - 0.01, end[:-1].mean(), f"{kind} {strength}", color=color, ha="right")
+        place, style = (end[-1], end[:-1].mean()), {"color": colors.get(kind, "C1")}
+        axes.plot(*place, "o" if strength else "s", ms=8, label=kind, **style)
+        axes.annotate(f"{strength}   ", place, ha="right", va="center", **style)
+    by_name = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(by_name.values(), by_name.keys())
     axes.set(xlabel="held-out accuracy on C, the newest task", ylabel="mean of A and B, the old")
-    axes.set(title="Keeping the old against learning the new: EWC and even springs by their λ")
+    axes.set(title="Keeping the old against learning the new: by λ of EWC and even springs")
     return figure
 
 
@@ -250,8 +252,7 @@ def main(config: Config, run: Run) -> None:
     on_low = {name: matrix[-1, 0] for name, matrix in matrices[NEW_DIGITS].items()}
     best = max(value for name, value in on_low.items() if name.startswith(EWC))
     run.claim(
-        "New digits in the same outputs defeat EWC: of a network that is sure, the Fisher is all "
-        "but zero where they must rise; rehearsal holds",
+        "New digits in the same outputs defeat EWC at any λ; rehearsal still holds",
         holds=best < 0.6 < 0.8 < on_low[few],
         measured=f"on 0-4 after 5-9: plain SGD {on_low[PLAIN]:.3f}, EWC {best:.3f} at its best λ, "
         f"rehearsal {on_low[few]:.3f}",
