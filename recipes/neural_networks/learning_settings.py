@@ -108,7 +108,8 @@ def build_network(pixels: int, units: int, learning_rate: float) -> keras.Model:
 def clusters_named(codes, codes_test, y_test: np.ndarray) -> np.ndarray:
     """Ten clusters of the codes, and for each held-out image the digit of its cluster: names go one
     to one, so that as many as can be are right, the usual score of a clustering."""
-    clusters = KMeans(10, n_init=10, random_state=0).fit(np.asarray(codes)).predict(codes_test)
+    codes, codes_test = (np.asarray(each, "float64") for each in (codes, codes_test))
+    clusters = KMeans(10, n_init=10, random_state=0).fit(codes).predict(codes_test)
     counts = np.zeros((10, 10), int)
     np.add.at(counts, (clusters, y_test), 1)
     return linear_sum_assignment(counts, maximize=True)[1][clusters]
@@ -194,7 +195,7 @@ def main(config: Config, run: Run) -> None:
     accuracies = {name: [] for name in ORDER}
     for _ in range(config.restarts):
         fresh = build_network(x_train.shape[1], config.units, config.learning_rate)
-        start = [np.array(each) for each in (*fresh.weights, *fresh.optimizer.variables)]
+        start = [ops.convert_to_numpy(v) for v in (*fresh.weights, *fresh.optimizer.variables)]
         of_each = [random.permutation(np.flatnonzero(y_train == d)) for d in range(10)]
         few = np.concatenate([indices[: config.labels // 10] for indices in of_each])
         for name, stages in sights(x_train, y_train, few).items():

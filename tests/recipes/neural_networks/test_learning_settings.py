@@ -77,15 +77,13 @@ def test_training_does_not_see_withheld_labels(images):
     for labels in (y, scrambled(y, few)):
         keras.utils.set_random_seed(0)
         network = ls.build_network(16, 8, 1e-2)
-        before = [np.array(w) for w in network.weights]
+        before = [keras.ops.convert_to_numpy(w) for w in network.weights]
         (told,) = ls.sights(x, labels, few)[ls.FEW]
         network.fit(x, told, batch_size=16, epochs=2, shuffle=False, verbose=0)
         moved = {
             w.path: not np.allclose(w, b) for w, b in zip(network.weights, before, strict=True)
         }
         answers.append(np.array(network(x)["digit"]))
-        logits = network.output_names.index("digit")
-        assert logits == 0
     np.testing.assert_array_equal(*answers)
     assert sum(moved.values()) == 6  # the body's two layers and the digits' head
 
