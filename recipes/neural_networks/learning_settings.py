@@ -124,8 +124,7 @@ def draw_rows(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
 
 
 def learn_transitions(rows: np.ndarray) -> np.ndarray:
-    """log p(next digit | digit), (10, 10), from labelled rows (rows, length): how often each
-    difference, round the circle of ten digits, has been seen, and once more."""
+    """log p(next digit | digit), (10, 10), by how often rows (n, length) step by each, plus 1."""
     counts = 1 + np.bincount((np.diff(rows, axis=1) % 10).ravel(), minlength=10)
     differences = (np.arange(10)[None] - np.arange(10)[:, None]) % 10
     return np.log(counts / counts.sum())[differences]
