@@ -3,7 +3,18 @@
 maps: (n, height, width), larger where a pixel matters more. masks: bool of the same shape.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+from deep_learning_recipes import figures
+
+if TYPE_CHECKING:
+    from deep_learning_recipes.classifiers import Classifier
+    from deep_learning_recipes.run import Run
 
 
 def share_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -44,3 +55,31 @@ def overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
         shared = flat[i, order[i, :size]].sum()
         ious[i] = shared / (2 * size - shared)
     return ious
+
+
+def explain_own(
+    run: Run,
+    own: Classifier,
+    images: np.ndarray,
+    methods: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]],
+) -> None:
+    """Explains a user's pictures (n, height, width, 1 or 3): records the class that the network
+    sees in each and its probability, and draws the figure `own` with every method's maps.
+
+    methods: by name a function of the images and the predicted classes (n,) int64 that returns
+    maps (n, height, width).
+    """
+    import keras
+
+    run.print(f"explaining {len(images)} picture(s) by {own.model.name} ...")
+    logits = own.model(images, training=False)
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    classes = probabilities.argmax(axis=1)
+    captions = []
+    for i, (number, values) in enumerate(zip(classes, probabilities, strict=True)):
+        run.metric(f"picture_{i}_class", number)
+        run.metric(f"picture_{i}_probability", values[number])
+        captions.append(f"{own.class_names[number]}: {values[number]:.2f}")
+    maps = {name: np.asarray(method(images, classes)) for name, method in methods.items()}
+    title = f"What {own.model.name} sees of its class"
+    run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))

@@ -104,8 +104,12 @@ def heat_maps(
     colour bar on the right reads "of the map's highest". overlay: leave the overlays out if False.
     """
     columns = 1 + len(maps) * (2 if overlay else 1)
+    width = 1.6 * images.shape[2] / images.shape[1]
     figure, grid = plt.subplots(
-        len(images), columns, figsize=(1.6 * columns + 0.8, 1.6 * len(images) + 0.7), squeeze=False
+        len(images),
+        columns,
+        figsize=(width * columns + 0.8, 1.6 * len(images) + 0.7),
+        squeeze=False,
     )
     for axes in grid.flat:
         axes.axis("off")
