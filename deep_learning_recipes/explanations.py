@@ -57,6 +57,17 @@ def overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return ious
 
 
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of n pairs of maps, (n,) in [-1, 1]: whether they call the same places
+    important. 0 where one of the two is the same all over."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(each.reshape(len(each), -1), axis=1) for each in (a, b))
+    a, b = (each - each.mean(axis=1, keepdims=True) for each in (a, b))
+    lengths = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+
+
 def explain_own(
     run: Run,
     own: Classifier,

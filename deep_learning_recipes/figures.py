@@ -133,3 +133,28 @@ def heat_maps(
     figure.colorbar(drawn, ax=grid, shrink=0.8, label="of the map's highest")
     figure.suptitle(title)
     return figure
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, float]], measures: Mapping[str, int], *, title: str
+) -> Figure:
+    """A row for each named entry, a column for each measure, the numbers written in.
+
+    measures: by name 1 where higher is better, -1 where lower is. The brighter a cell, the better
+    it is among those of its column; the words of a measure's name stand below each other.
+    """
+    values = np.array([[row[measure] for measure in measures] for row in scores.values()])
+    better = values * list(measures.values())
+    spread = np.ptp(better, axis=0)
+    shades = (better - better.min(axis=0)) / np.where(spread > 0, spread, 1)
+    figure, axes = plt.subplots(figsize=(1.0 * len(measures) + 2.5, 0.4 * len(scores) + 1.6))
+    axes.imshow(shades, aspect="auto", vmin=0, vmax=1)
+    for (row, column), shade in np.ndenumerate(shades):
+        color = "black" if shade > 0.5 else "white"
+        axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(measures)), [name.replace(" ", "\n") for name in measures])
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.set_title(title)
+    return figure
