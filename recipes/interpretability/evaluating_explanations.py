@@ -40,10 +40,11 @@ class Config:
 
 
 SIDE = 5  # of the mark, in pixels
-# What is measured: 1 where higher is better, -1 where lower is.
+# What is measured, and whether more (1) or less (-1) of it is better.
 CHECKS = {"share on digit": 1, "points at digit": 1, "overlap with digit": 1, "deletion": -1}
 CHECKS |= {"insertion": 1, "alike, two layers random": -1, "alike, all random": -1}
 CHECKS |= {"points at mark": 1, "ms an image": -1}
+IMPOSTORS = ("edge detector", "random noise")
 QUICK = Config(train_scenes=2000, epochs=6, explained=48)
 FULL = Config(train_scenes=12_000, epochs=20, explained=256)
 
@@ -103,8 +104,7 @@ def guided(model: keras.Model) -> keras.Model:
     """The same layers, with the same weights, around guided ReLUs."""
     x = model.input
     for layer in model.layers[1:]:
-        is_relu = isinstance(layer, layers.Activation)
-        x = layers.Activation(guided_relu)(x) if is_relu else layer(x)
+        x = layers.Activation(guided_relu)(x) if layer.name.startswith("relu") else layer(x)
     return keras.Model(model.input, x)
 
 
@@ -199,94 +199,114 @@ def main(config: Config, run: Run) -> None:
     rng, n = np.random.default_rng(run.seed), config.explained
     train, test = data.load_scenes(config.train_scenes, 500, size=32, seed=run.seed)
     told, asked = rng.integers(0, 10, len(train.labels)), rng.integers(0, 10, len(test.labels))
-    model = fit(train.images, train.labels)
-    of_marks = fit(mark(train.images, told), told)
-    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    marked = mark(test.images, asked)
-    run.metric("accuracy_by_the_mark", of_marks.evaluate(marked, asked, verbose=0)[1])
+    model, of_marks = fit(train.images, train.labels), fit(mark(train.images, told), told)
+    accuracy = model.evaluate(test.images, test.labels, verbose=0)[1]
+    follows = of_marks.evaluate(mark(test.images, asked), asked, verbose=0)[1]
 
-    x, y, masks, marked, asked = (
-        test.images[:n],
-        test.labels[:n],
-        test.masks[:n],
-        marked[:n],
-        asked[:n],
-    )
+    x, y, masks, asked = test.images[:n], test.labels[:n], test.masks[:n], asked[:n]
+    marked, corner = mark(x, asked), np.zeros_like(masks)
+    corner[:, :SIDE, :SIDE] = True
     methods, learned = compile_methods(model), model.get_weights()
-    maps, blind = explain(x, y), explain(marked, asked)
+    blind, stages = explain(marked, asked), {layer: explain(x, y) for layer in cascade(model)}
     model.set_weights(of_marks.get_weights())
     seeing = explain(marked, asked)
-    stages = {}
     model.set_weights(learned)
-    black, blurred, corner = (
-        np.zeros_like(x),
-        gaussian_filter(x, (0, 4, 4, 0)),
-        np.zeros_like(masks),
-    )
-    corner[:, :SIDE, :SIDE] = True
-    scores = {}
+    maps, scores, points_blind = explain(x, y), {}, {}
+    blurred = gaussian_filter(x, (0, 4, 4, 0))
+    points = partial(explanations.pointing_game, tolerance=2)
     for name, heat in maps.items():
+        points_blind[name] = points(blind[name], corner).mean()
+        alike = [explanations.rank_correlation(heat, stage[name]) for stage in stages.values()]
         start = time.perf_counter()
         np.asarray(methods[name](x, y))
-        seconds = time.perf_counter() - start
-        scores[name] = {
-            "share on digit": explanations.share_on_object(heat, masks).mean(),
-            "points at digit": explanations.pointing_game(heat, masks, tolerance=2).mean(),
-            "overlap with digit": explanations.overlap(heat, masks).mean(),
-            "deletion": np.mean(mean_probability(model, x, heat, y, black)),
-            "insertion": np.mean(mean_probability(model, blurred, heat, y, x)),
-            "points at mark": explanations.pointing_game(seeing[name], corner, tolerance=2).mean(),
-            "blind": explanations.pointing_game(blind[name], corner, tolerance=2).mean(),
-            "blind share": explanations.share_on_object(blind[name], corner).mean(),
-            "seeing share": explanations.share_on_object(seeing[name], corner).mean(),
-            "ms an image": 1e3 * seconds / n,
-        }
-    stages = {layer: explain(x, y) for layer in cascade(model)}
-    model.set_weights(learned)
-    for name, row in scores.items():
-        alike = [
-            explanations.rank_correlation(maps[name], stage[name]).mean()
-            for stage in stages.values()
+        row = [1e3 * (time.perf_counter() - start) / n]
+        row = [
+            explanations.share_on_object(heat, masks).mean(),
+            points(heat, masks).mean(),
+            explanations.overlap(heat, masks).mean(),
+            np.mean(mean_probability(model, x, heat, y, np.zeros_like(x))),
+            np.mean(mean_probability(model, blurred, heat, y, x)),
+            alike[1].mean(),
+            alike[-1].mean(),
+            points(seeing[name], corner).mean(),
+            *row,
         ]
-        row["alike, two layers random"], row["alike, all random"] = alike[1], alike[-1]
-        row["all"] = str(np.round(alike, 3))
+        scores[name] = dict(zip(CHECKS, row, strict=True))
+        print(
+            name,
+            [round(float(a.mean()), 3) for a in alike],
+            points_blind[name],
+            explanations.share_on_object(blind[name], corner).mean(),
+            explanations.share_on_object(seeing[name], corner).mean(),
+        )
+    run.metric(
+        "share_on_digit_by_integrated_gradients", scores["integrated gradients"]["share on digit"]
+    )
+    run.metric("test_accuracy", accuracy)
+    run.metric("test_accuracy_by_the_mark", follows)
     for name, row in scores.items():
         for check, value in row.items():
-            if check == "all":
-                print(name, value)
-            else:
-                run.metric(f"{name}, {check}", value, timing=check.startswith("ms"))
-    run.figure(
-        "table",
-        figures.score_table(
-            scores,
-            CHECKS,
-            title="Explanations and two impostors, checked: the brighter, the better",
-        ),
-    )
-    rows = [maps, stages["layer4"], stages["layer1"]]
-    grid = {
-        name: np.concatenate(
-            [*(each[name][:1] for each in rows), maps[name][1:2], seeing[name][:2]]
-        )
-        for name in methods
+            run.metric(f"{name}, {check}", value, timing=check == "ms an image")
+    title = "Seven explanations and two impostors, checked: the brighter, the better"
+    run.figure("table", figures.score_table(scores, CHECKS, title=title))
+    pictures = np.concatenate([x[[0, 0, 0, 1]], marked[:2]])
+    captions = [f"digit {y[0]}", "2 layers random", "all random", f"digit {y[1]}", *["mark"] * 2]
+    rows = {
+        name: [
+            heat[0],
+            stages["layer4"][name][0],
+            stages["layer1"][name][0],
+            heat[1],
+            *seeing[name][:2],
+        ]
+        for name, heat in maps.items()
     }
-    captions = [f"digit {y[0]}", "2 layers random", "all random", f"digit {y[1]}", "mark", "mark"]
-    run.figure(
-        "maps",
-        figures.heat_maps(
-            np.concatenate([x[[0, 0, 0, 1]], marked[:2]]),
-            grid,
-            title="Digits as one network sees them, and marks as another",
-            captions=captions,
-            overlay=False,
-        ),
+    title = (
+        "Digits as one network sees them, whole and with random weights, and marks as another does"
     )
-    k = list(scores["gradient"])
-    k.remove("all")
-    print(f"{'':24}" + "".join(f"{c[-9:]:>10}" for c in k))
-    for name, row in scores.items():
-        print(f"{name:24}" + "".join(f"{row[c]:10.3f}" for c in k))
+    run.figure(
+        "maps", figures.heat_maps(pictures, rows, title=title, captions=captions, overlay=False)
+    )
+
+    honest = {name: row for name, row in scores.items() if name not in IMPOSTORS}
+    edges, noise = (scores[name] for name in IMPOSTORS)
+    run.claim(
+        "Each impostor passes a check: edges point at the digit, noise changes with the weights; "
+        "and fails another: edges stay as they are, noise points anywhere",
+        holds=min(edges["points at digit"], edges["alike, all random"]) > 0.8
+        and max(noise["points at digit"], noise["alike, all random"]) < 0.5,
+        measured=f"pointing: edges {edges['points at digit']:.2f}, noise {noise['points at digit']:.2f}; alike "
+        f"after all layers: {edges['alike, all random']:.2f}, {noise['alike, all random']:.2f}",
+    )
+    worst, best = (
+        max(row["deletion"] for row in honest.values()),
+        min(edges["deletion"], noise["deletion"]),
+    )
+    low, high = (
+        min(row["insertion"] for row in honest.values()),
+        max(edges["insertion"], noise["insertion"]),
+    )
+    run.claim(
+        "Deletion and insertion unmask both impostors: every method is better in both",
+        holds=worst < best - 0.05 and low > high + 0.05,
+        measured=f"deletion: methods at most {worst:.2f}, impostors at least {best:.2f}; insertion: at least "
+        f"{low:.2f}, at most {high:.2f}",
+    )
+    alike = {name: row["alike, two layers random"] for name, row in honest.items()}
+    guide = alike["guided backpropagation"]
+    run.claim(
+        "Guided backpropagation hardly notices that the last two layers are random, Grad-CAM and occlusion do",
+        holds=guide > max(alike["Grad-CAM"], alike["occlusion"]) + 0.2,
+        measured="alike: " + ", ".join(f"{name} {value:.2f}" for name, value in alike.items()),
+    )
+    found = {name: row["points at mark"] for name, row in scores.items()}
+    run.claim(
+        "Every method points at the mark that gives the label away, if the network uses it; no impostor does",
+        holds=all(found[name] > points_blind[name] + 0.3 for name in honest)
+        and all(abs(found[name] - points_blind[name]) < 0.1 for name in IMPOSTORS),
+        measured=", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        + f"; by the network of digits at most {max(points_blind[name] for name in honest):.2f}",
+    )
     run.export(serving.classifier(model), example=x[:3])
 
 

@@ -37,8 +37,10 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
+    size: int = 48
+    """side of the pictures in pixels"""
     train_scenes: int = 3000
-    """pictures to learn from: a digit on a photograph, 48 pixels"""
+    """pictures to learn from: a digit on a photograph"""
     epochs: int = 6
     """passes over them"""
     explained: int = 96
@@ -49,8 +51,8 @@ class Config:
     """a picture of your own, PNG or JPEG"""
 
 
-QUICK = Config(train_scenes=2000, epochs=6, explained=48)
-FULL = Config(train_scenes=12_000, epochs=20, explained=500)
+QUICK = Config(size=32, train_scenes=2000, explained=32)
+FULL = Config(size=96, train_scenes=12_000, epochs=20, explained=500)
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -74,9 +76,8 @@ def class_maps(model: keras.Model) -> keras.Model:
     (batch, height, width, classes)."""
     weights = np.asarray(model.get_layer("logits").kernel)
     maps = ops.relu(ops.matmul(model.get_layer("layer4").output, weights))
-    return keras.Model(
-        model.input, {"probabilities": ops.softmax(model.output), "class_maps": maps}
-    )
+    outputs = {"probabilities": ops.softmax(model.output), "class_maps": maps}
+    return keras.Model(model.input, outputs, name="class_maps")
 
 
 def split(model: keras.Model, layer: str) -> keras.Model:
@@ -118,9 +119,8 @@ def score_cam(parts: keras.Model, images, classes, channels: int = 64):
     chosen = tf.math.top_k(spread, min(channels, maps.shape[-1])).indices
     maps = tf.gather(maps, chosen, axis=3, batch_dims=1)
     masks = tf.image.resize(maps, tf.shape(images)[1:3])
-    low = tf.reduce_min(masks, axis=(1, 2), keepdims=True)
-    high = tf.reduce_max(masks, axis=(1, 2), keepdims=True)
-    masks = (masks - low) / (high - low + 1e-7)
+    masks -= tf.reduce_min(masks, axis=(1, 2), keepdims=True)
+    masks /= tf.reduce_max(masks, axis=(1, 2), keepdims=True) + 1e-7
 
     def probability(mask):
         _, logits = parts(images * mask[..., tf.newaxis], training=False)
@@ -168,12 +168,11 @@ def plot_layers(found: dict[tuple[str, str], tuple[float, float, float]]) -> plt
     """One panel for each measure: by layer for each method, and dashed what knows no layer."""
     titles = ("Highest point on the digit", "Overlap with the digit", "On its own half of a pair")
     figure, panels = plt.subplots(1, 3, figsize=(13, 4))
-    for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+    for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):
         for name, marker in zip(METHODS, "os^", strict=True):
-            values = [found[name, layer][number] for layer in LAYERS]
-            axes.plot(LAYERS, values, marker=marker, label=name)
+            axes.plot(LAYERS, [found[name, each][i] for each in LAYERS], marker=marker, label=name)
         for name, style in (("brightness", "--"), ("centre", ":")):
-            axes.axhline(found[name, "images"][number], ls=style, color="0.4", label=name)
+            axes.axhline(found[name, "images"][i], ls=style, color="0.4", label=name)
         axes.set(title=title, ylim=(0, 1.03), ylabel="mean over held-out pictures")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
@@ -185,9 +184,9 @@ def main(config: Config, run: Run) -> None:
         methods = compile_methods(own.model, own.last_convolution)
         explanations.explain_own(run, own, own.pictures(config.image), methods)
         return
-    picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
-
-    train, test = data.load_scenes(config.train_scenes, 500, seed=run.seed)
+    size, n = config.size, config.explained
+    picture = classifiers.read_image(config.image, (size, size)) if config.image else None
+    train, test = data.load_scenes(config.train_scenes, 500, size=size, seed=run.seed)
     model = build_model()
     rate = keras.optimizers.schedules.CosineDecay(5e-3, config.epochs * len(train.labels) // 32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -198,29 +197,28 @@ def main(config: Config, run: Run) -> None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
         explanations.explain_own(run, own, picture[None], compile_methods(model, "layer4"))
 
-    n = config.explained
     x, y, masks = test.images[:n], test.labels[:n], test.masks[:n]
     differ = y != np.roll(y, 1)
     pairs = np.concatenate([x, np.roll(x, 1, axis=0)], axis=2)[differ]  # two, side by side
     tasks = (x, y), (pairs, y[differ]), (pairs, np.roll(y, 1)[differ])
+    maps, found = {}, {}
     methods = {(n, layer): m for layer in LAYERS for n, m in compile_methods(model, layer).items()}
     methods["brightness", "images"] = lambda images, _: images.mean(axis=-1)
     methods["centre", "images"] = lambda images, _: np.broadcast_to(
-        np.outer(np.hanning(48), np.hanning(images.shape[2])), images.shape[:3]
+        np.outer(np.hanning(size), np.hanning(images.shape[2])), images.shape[:3]
     )
-    maps, found = {}, {}
     for key, method in methods.items():
         of_scenes, *maps[key] = (np.asarray(method(*task)) for task in tasks)
         own_left = np.concatenate([maps[key][0], maps[key][1][:, :, ::-1]])
         found[key] = (
             explanations.pointing_game(of_scenes, masks, tolerance=2).mean(),
             explanations.overlap(of_scenes, masks).mean(),
-            explanations.share_on_object(own_left, np.arange(96) < 48).mean(),
+            explanations.share_on_object(own_left, np.arange(2 * size) < size).mean(),
         )
-
     cam, plus_plus, score = (found[name, "layer4"] for name in METHODS)
     bright, middle = found["brightness", "images"], found["centre", "images"]
     by_layer = [found["Grad-CAM", layer][2] for layer in LAYERS]
+
     run.metric("on_own_half_of_two_digits", cam[2])
     run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
     for (name, layer), values in found.items():
