@@ -1,6 +1,7 @@
 """The few plots that many recipes draw, and one style for all figures."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -125,7 +126,7 @@ def heat_maps(
             axes = next(places)
             drawn = axes.imshow(heat, vmin=0, vmax=1)
             if i == 0:
-                axes.set_title(name, fontsize=10, pad=3)
+                axes.set_title(textwrap.fill(name, int(10 * width)), fontsize=10, pad=3)
             if overlay:
                 axes = next(places)
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
