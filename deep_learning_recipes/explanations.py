@@ -1,4 +1,5 @@
-"""How well a map of what matters agrees with where the object is.
+"""How well a map of what matters agrees with where the object is, or with another map; and a user's
+own pictures explained.
 
 maps: (n, height, width), larger where a pixel matters more. masks: bool of the same shape.
 """
