@@ -236,15 +236,9 @@ def main(config: Config, run: Run) -> None:
         run.metric(f"test_accuracy_{re.sub('[^a-z]+', '_', name)}", mean[name])
     claims = {  # text, and how much more is read than by supervised learning from few labels
         ALL: ("Supervised: from all labels the network reads more than from few", (0.05, 1)),
-        NONE: (
-            "Unsupervised: most digits fall into clusters with no label, some do not",
-            (-0.5, 0),
-        ),
+        NONE: ("Unsupervised: most digits cluster without a label, some do not", (-0.5, 0)),
         SOME: ("Semi-supervised: images without labels help", (0.01, 1)),
-        MULTI: (
-            "Multi-task: more labels of the same images, which follow from the digit, add little",
-            (-0.03, 0.03),
-        ),
+        MULTI: ("Multi-task: labels that follow from the digit add little", (-0.03, 0.03)),
         TRANSFER: ("Transfer: who learned other labels of all images needs few digits", (0.02, 1)),
     }
     for name, (text, (low, high)) in claims.items():
