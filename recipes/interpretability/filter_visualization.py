@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from matplotlib import pyplot as plt
 
 from deep_learning_recipes import classifiers, data, explanations, serving, training
@@ -28,10 +28,6 @@ class Config:
     """pictures of a digit on a photograph to train on"""
     epochs: int = 8
     """passes over them"""
-    batch_size: int = 64
-    """pictures a gradient is averaged over"""
-    learning_rate: float = 5e-3
-    """of Adam at first; it falls to zero along a cosine"""
     patches: int = 9
     """of each neuron, from as many pictures"""
     model: str = ""
@@ -56,14 +52,8 @@ def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
         # The first layer starts small, so that what is seen in its filters was learned; batch norm
         # sets the scale.
         start = keras.initializers.RandomNormal(stddev=0.01) if number == 1 else "he_normal"
-        x = layers.Conv2D(
-            filters,
-            size,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=start,
-            name=f"conv{number}",
-        )(x)
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": start}
+        x = layers.Conv2D(filters, size, name=f"conv{number}", **options)(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
         x = layers.ReLU(name=f"relu{number}")(x)
         if number <= 2:
@@ -81,11 +71,10 @@ def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
     """
     size, stride, start = 1, 1, 0
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D):
-            reach, step = layer.kernel_size[0] - 1, layer.strides[0]
+        if isinstance(layer, (layers.Conv2D, layers.MaxPooling2D)):
+            window = getattr(layer, "kernel_size", None) or layer.pool_size
+            reach, step = window[0] - 1, layer.strides[0]
             before = reach // 2 if layer.padding == "same" else 0
-        elif isinstance(layer, layers.MaxPooling2D):
-            reach, step, before = layer.pool_size[0] - 1, layer.strides[0], 0
         elif isinstance(layer, (layers.InputLayer, layers.BatchNormalization, layers.ReLU)):
             reach, step, before = 0, 1, 0
         else:
@@ -100,15 +89,10 @@ def cut(images: np.ndarray, places: np.ndarray, field: tuple[int, int, int]) -> 
     """The receptive fields of the neurons at `places` (n, 3): picture, row, column of the map.
     Outside the picture is black. Returns (n, size, size, 3)."""
     size, stride, start = field
-    margin = size
-    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    corners = margin + start + stride * places[:, 1:]
-    return np.stack(
-        [
-            padded[picture, top : top + size, left : left + size]
-            for picture, (top, left) in zip(places[:, 0], corners, strict=True)
-        ]
-    )
+    padded = np.pad(images, ((0, 0), (size, size), (size, size), (0, 0)))
+    corners = size + start + stride * places[:, 1:]
+    pairs = zip(places[:, 0], corners, strict=True)
+    return np.stack([padded[i, top : top + size, left : left + size] for i, (top, left) in pairs])
 
 
 def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
@@ -146,16 +130,15 @@ def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, titl
     for axes in grid.flat:
         axes.axis("off")
     grid[0, 0].imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
-    for line, text in zip(
-        grid, (title, f"find in it:\n{first}", f"strongest of\n{last}"), strict=True
-    ):
-        line[0].set_title(text, fontsize=9)
+    grid[0, 0].set_title(title, fontsize=9)
+    for line, text in zip(grid[1:], (f"{first}\nfinds", f"{last},\nstrongest"), strict=True):
+        line[0].text(1, 0.5, text, ha="right", va="center", transform=line[0].transAxes)
     for i in range(min(8, kernel.shape[-1], late.shape[-1])):
         grid[0, i + 1].imshow(np.squeeze(0.5 + kernel[..., i] / (2 * reach[i])), cmap="gray")
         grid[0, i + 1].set_title(f"filter {i}", fontsize=9)
         grid[1, i + 1].imshow(np.abs(early[..., i]), vmin=0, vmax=np.abs(early).max())
         heat = grid[2, i + 1].imshow(np.maximum(late[..., i], 0), vmin=0, vmax=late.max())
-    figure.colorbar(heat, ax=grid[2], shrink=0.9, label="activation")
+    figure.colorbar(heat, ax=grid[1:], shrink=0.5, label=f"activation in {last}")
     figure.suptitle("Filters of the first layer, what they find, and what the last layer finds")
     return figure
 
@@ -169,124 +152,95 @@ def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[
             framed = np.pad(neuron, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
             rows = framed[: side**2].reshape(side, side, *framed.shape[1:])
             axes.imshow(rows.transpose(0, 2, 1, 3, 4).reshape(side * framed.shape[1], -1, 3))
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(caption, fontsize=9)
-            axes.spines[:].set_visible(False)
+            axes.set(xticks=[], yticks=[], title=caption)
         line[0].set_ylabel(f"{name}\n{neurons[0].shape[1]} pixels")
     figure.suptitle("What excites a neuron most, from pictures that were not trained on")
     return figure
 
 
 def main(config: Config, run: Run) -> None:
+    def look_into(own: classifiers.Classifier, pictures: np.ndarray) -> None:
+        first = next(each.name for each in own.model.layers if isinstance(each, layers.Conv2D))
+        for i, image in enumerate(pictures):
+            probabilities = ops.softmax(own.model(image[None]))[0].numpy()
+            run.metric(f"picture_{i}_class", probabilities.argmax())
+            run.metric(f"picture_{i}_probability", probabilities.max())
+            name = own.class_names[probabilities.argmax()]
+            run.figure(f"own-{i}", plot_maps(own.model, first, own.last_convolution, image, name))
+
     if config.model:
         own = classifiers.load(config.model)
-        size = own.model.inputs[0].shape[1]
-        pictures = own.read([config.image]) if config.image else data.load_photos(size)
-        convolutions = [each for each in own.model.layers if isinstance(each, layers.Conv2D)]
-        for i, (image, logits) in enumerate(
-            zip(pictures, own.model.predict(pictures), strict=True)
-        ):
-            run.metric(f"class_of_picture_{i}", logits.argmax())
-            title = own.class_names[logits.argmax()]
-            figure = plot_maps(own.model, convolutions[0].name, own.last_convolution, image, title)
-            run.figure(f"maps-{i}", figure)
+        look_into(own, own.pictures(config.image))
         return
     picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
-
     train, test = data.load_scenes(config.scenes, 500, seed=run.seed)
     model = build_model()
     eyes = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
-    before = dict(zip(LAYERS, eyes.predict(test.images, verbose=0), strict=True))
+    maps = {"untrained": eyes.predict(test.images, verbose=0)}
     first_filters = model.get_layer("conv1").kernel.numpy()
-    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    history = training.fit(
-        model,
-        train.images,
-        train.labels,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        validation_data=(test.images, test.labels),
-        callbacks=run.callbacks,
-    ).history
-    run.metric("test_accuracy", history["val_accuracy"][-1])
-    after = dict(zip(LAYERS, eyes.predict(test.images, verbose=0), strict=True))
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, config.epochs * config.scenes // 64)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    options = {"epochs": config.epochs, "batch_size": 64}
+    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
+    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
+    maps["trained"] = eyes.predict(test.images, verbose=0)
+    if picture is not None:
+        look_into(classifiers.Classifier(model, list("0123456789")), picture[None])
 
     rng = np.random.default_rng(run.seed)
     alike, pure, shown, captions = {}, {}, {}, {}
-    for name in LAYERS:
+    for k, name in enumerate(LAYERS):
         field = receptive_field(model, name)
-        height, width, channels = after[name].shape[1:]
-        for state, maps in (("trained", after[name]), ("untrained", before[name])):
-            living = [each for each in range(channels) if maps[..., each].max() > 0]
-            places = [strongest_places(maps, each, config.patches) for each in living]
+        for state in ("untrained", "trained"):
+            of_layer = maps[state][k]
+            living = [each for each in range(of_layer.shape[-1]) if of_layer[..., each].any()]
+            places = [strongest_places(of_layer, each, config.patches) for each in living]
             patches = [cut(test.images, each, field) for each in places]
-            labels = [np.bincount(test.labels[each[:, 0]]) for each in places]
+            counts = [np.bincount(test.labels[each[:, 0]]) for each in places]
             alike[state, name] = np.mean([alikeness(each) for each in patches])
-            pure[state, name] = np.mean([each.max() / config.patches for each in labels])
-            if state == "trained":
-                shown[name] = patches[:6]
-                captions[name] = [
-                    f"{each.max()} of {config.patches} are a {each.argmax()}" for each in labels[:6]
-                ]
-        chance = [
-            rng.integers((len(test.images), height, width), size=(config.patches, 3))
-            for _ in range(channels)
+            pure[state, name] = np.mean([each.max() / config.patches for each in counts])
+        best = np.argsort([-each.max() for each in counts], kind="stable")[:6]
+        shown[name] = [patches[i] for i in best]
+        captions[name] = [
+            f"{max(counts[i])} of {config.patches}: {counts[i].argmax()}" for i in best
         ]
-        alike["random", name] = np.mean([alikeness(cut(test.images, c, field)) for c in chance])
-        run.metric(f"alikeness_{name}", alike["trained", name])
+        somewhere = rng.integers(of_layer.shape[:3], size=(len(places), config.patches, 3))
+        alike["random", name] = np.mean([alikeness(cut(test.images, s, field)) for s in somewhere])
         run.metric(f"same_digit_{name}", pure["trained", name])
 
     # The neuron that lights up on the digit is chosen by training pictures, judged by others.
-    scale = len(test.images[0]) // len(after["relu4"][0])
-    enlarge = lambda maps: maps.repeat(scale, axis=1).repeat(scale, axis=2)  # noqa: E731
+    def shares(of_last: np.ndarray, masks: np.ndarray) -> list[float]:
+        enlarged = of_last.repeat(4, axis=1).repeat(4, axis=2)
+        channels = range(of_last.shape[-1])
+        return [explanations.share_on_object(enlarged[..., c], masks).mean() for c in channels]
+
     chosen_by = eyes.predict(train.images[:500], verbose=0)[-1]
-    shares = [
-        explanations.share_on_object(enlarge(chosen_by[..., each]), train.masks[:500]).mean()
-        for each in range(chosen_by.shape[-1])
-    ]
-    neuron = int(np.argmax(shares))
-    share = explanations.share_on_object(enlarge(after["relu4"][..., neuron]), test.masks).mean()
+    neuron = int(np.argmax(shares(chosen_by, train.masks[:500])))
+    share = shares(maps["trained"][-1], test.masks)[neuron]
     run.metric("activation_on_digit", share)
-    roughnesses = roughness(first_filters), roughness(model.get_layer("conv1").kernel.numpy())
-
     run.figure("patches", plot_patches(shown, captions))
-    example = int(np.argmax(after["relu4"][..., neuron].max((1, 2))))
-    drawn = [(f"a {test.labels[example]}", "maps", test.images[example])]
-    drawn += [] if picture is None else [("your picture", "maps-own", picture)]
-    for title, name, image in drawn:
-        run.figure(name, plot_maps(model, "conv1", "relu4", image, title))
+    example = int(np.argmax(maps["trained"][-1][..., neuron].max((1, 2))))
+    run.figure("maps", plot_maps(model, "conv1", "relu4", test.images[example], "held out"))
 
+    gain = alike["trained", "relu4"] - alike["untrained", "relu4"]
     run.claim(
-        "What excites a neuron most looks alike, in every layer",
-        holds=all(alike["trained", name] > alike["random", name] + 0.3 for name in LAYERS),
-        measured="mean correlation of its patches, against random ones: "
+        "What excites a neuron most looks alike, in every layer, and in the last more than before "
+        "training: a random filter has its favourites too",
+        holds=all(alike["trained", n] > alike["random", n] + 0.3 for n in LAYERS) and gain > 0.04,
+        measured="mean correlation of its patches (before training; random ones): "
         + ", ".join(
-            f"{name} {alike['trained', name]:.2f} against {alike['random', name]:.2f}"
-            for name in LAYERS
+            f"{n} {alike['trained', n]:.2f} ({alike['untrained', n]:.2f}; {alike['random', n]:.2f})"
+            for n in LAYERS
         ),
     )
-    early, late, untrained = (
-        pure["trained", LAYERS[0]],
-        pure["trained", LAYERS[-1]],
-        pure["untrained", LAYERS[-1]],
-    )
+    late, early = pure["trained", "relu4"], pure["trained", "relu1"]
+    untrained = pure["untrained", "relu4"]
     run.claim(
         "Late neurons look for digits, early ones for strokes that many digits have",
         holds=late > max(early, untrained) + 0.08,
         measured=f"patches that show the neuron's commonest digit: relu4 {late:.2f}, relu1 "
         f"{early:.2f}, relu4 before training {untrained:.2f}",
-    )
-    late, untrained = alike["trained", "relu4"], alike["untrained", "relu4"]
-    run.claim(
-        "A random filter has its favourites too; training makes the late ones' more alike",
-        holds=late > untrained + 0.04 and untrained > alike["random", "relu4"] + 0.2,
-        measured=f"relu4 {late:.2f}, before training {untrained:.2f}, random patches "
-        f"{alike['random', 'relu4']:.2f}",
     )
     run.claim(
         "A late neuron lights up on the object, though no one told the network where it is",
@@ -294,11 +248,11 @@ def main(config: Config, run: Run) -> None:
         measured=f"{share:.0%} of neuron {neuron}'s activation is on the digit, which is "
         f"{test.masks.mean():.0%} of the picture",
     )
+    before, after = roughness(first_filters), roughness(model.get_layer("conv1").kernel.numpy())
     run.claim(
-        "First-layer filters start as noise and become smooth enough to be looked at",
-        holds=roughnesses[1] < roughnesses[0] - 0.15,
-        measured=f"change from pixel to pixel {roughnesses[0]:.2f} before (noise: 2), "
-        f"{roughnesses[1]:.2f} after training",
+        "First-layer filters start as noise and become pictures that can be looked at",
+        holds=after < before - 0.4,
+        measured=f"change from pixel to pixel {before:.2f} (noise: 2), after training {after:.2f}",
     )
     run.export(serving.classifier(model), example=test.images[:3])
 
