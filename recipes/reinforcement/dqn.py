@@ -95,48 +95,64 @@ class Replay:
     """The newest steps of all environments: (rows, environments, ...). The step after an end is a
     reset: its row holds the last state, but is no transition, and its priority stays 0."""
 
-    def __init__(self, config: Config, shape: tuple[int, ...], dtype, random: np.random.Generator):
-        self.n_steps, self.gamma, self.random = config.n_steps, config.gamma, random
-        rows = max(config.replay_size // config.environments, ROWS) + config.n_steps
-        each = rows, config.environments
-        self.observations = np.zeros((*each, *shape), dtype)
-        self.actions, self.rewards = np.zeros(each, "int32"), np.zeros(each, "float32")
-        self.terminated, self.ended = np.zeros(each, bool), np.zeros(each, bool)
-        self.priorities, self.count = np.zeros(each), np.array(0)  # count: of all rows written
+    def __init__(self, config: Config, rows: int, shape, dtype, random: np.random.Generator):
+        self.config, self.random, copies = config, random, config.environments
+        each = max(config.replay_size // copies, rows) + config.n_steps, copies
+        self.observations, self.actions = np.zeros((*each, *shape), dtype), np.zeros(each, "int32")
+        self.rewards, self.terminated = np.zeros(each, "float32"), np.zeros(each, bool)
+        self.ended, self.priorities = np.zeros(each, bool), np.zeros(each)
+        self.returns, self.discounts = np.zeros(each, "float32"), np.zeros(each, "float32")
+        self.after = np.zeros(each, int)  # where the state after n steps is
+        self.count = np.array(0)  # of all rows written
         self.in_a_row = 0  # of them since these environments began: a checkpoint leaves it out
 
-    def add(self, observations, actions, rewards, terminated, truncated):
-        """Writes a row. The one n steps before it now has all its rewards, and may be drawn."""
-        row, ready = ((self.count - back) % len(self.actions) for back in (0, self.n_steps))
-        self.observations[row], self.actions[row] = observations, actions
-        self.rewards[row], self.priorities[row] = rewards, 0
-        self.terminated[row], self.ended[row] = terminated, terminated | truncated
-        if self.in_a_row >= self.n_steps:
-            self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
-        self.count += 1
-        self.in_a_row += 1
+    def add(self, observations, actions, rewards, terminated, ended):
+        """Writes a block of rows. Those n steps before have all their rewards now, and may be
+        drawn. terminated: ended of itself; ended: that, or cut by a time limit."""
+        row = (self.count + np.arange(len(actions))) % len(self.actions)
+        self.observations[row], self.actions[row], self.rewards[row] = (
+            observations,
+            actions,
+            rewards,
+        )
+        self.terminated[row], self.ended[row], self.priorities[row] = terminated, ended, 0
+        ready = row[max(0, self.config.n_steps - self.in_a_row) :] - self.config.n_steps
+        self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
+        self.returns[ready], self.discounts[ready], self.after[ready] = self.n_step_returns(ready)
+        self.count += len(row)
+        self.in_a_row += len(row)
+
+    def n_step_returns(self, row):
+        """From all places in these rows: the discounted rewards of n steps, or fewer where the
+        episode ends; by what the state after them is discounted: 0 if terminal, but not if time
+        was up; where that state is."""
+        place = row[:, None] % len(self.actions) * self.config.environments
+        place = place + np.arange(self.config.environments)
+        returns, discounts = (np.full(place.shape, each, "float32") for each in (0, 1))
+        goes_on = discounts == 1
+        for _ in range(self.config.n_steps):
+            returns += goes_on * discounts * self.rewards.take(place)
+            factor = self.config.gamma * ~self.terminated.take(place)
+            discounts *= np.where(goes_on, factor, 1)
+            following = (place + self.config.environments) % self.actions.size
+            place, goes_on = np.where(goes_on, following, place), goes_on & ~self.ended.take(place)
+        return returns, discounts, place
 
     def sample(self, shape, beta=1.0):
         """Draws by priority. Returns places, batches and (N·P)^-β of Schaul et al., 2016, 3.4."""
-        total = np.cumsum(self.priorities)
-        places = np.searchsorted(total, self.random.random(shape) * total[-1], side="right")
-        at = np.divmod(places, self.actions.shape[1])
-        weights = self.priorities[at] ** -beta
-        weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
-        return places, (self.observations[at], self.actions[at], *self.n_step_returns(*at), weights)
-
-    def n_step_returns(self, row, column):
-        """The discounted rewards of n steps from there, or fewer where the episode ends; by what
-        the state after them is discounted: 0 if terminal, but not if time was up; that state."""
-        returns, discounts = (np.full(row.shape, each, "float32") for each in (0, 1))
-        goes_on = discounts == 1
-        for _ in range(self.n_steps):
-            ended, factor = self.ended[row, column], self.gamma * ~self.terminated[row, column]
-            returns += goes_on * discounts * self.rewards[row, column]
-            discounts *= np.where(goes_on, factor, 1)
-            row = (row + goes_on) % len(self.actions)
-            goes_on &= ~ended
-        return returns, discounts, self.observations[row, column]
+        weights = np.ones(shape, "float32")
+        if self.config.prioritised:
+            total = np.cumsum(self.priorities)
+            places = np.searchsorted(total, self.random.random(shape) * total[-1], side="right")
+            weights = self.priorities.take(places) ** -beta
+            weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
+        else:
+            drawn = np.flatnonzero(self.priorities)
+            places = drawn[self.random.integers(len(drawn), size=shape)]
+        each = (self.actions, self.returns, self.discounts, self.after)
+        *parts, after = (part.take(places) for part in each)
+        states = self.observations.reshape(-1, *self.observations.shape[2:])
+        return places, (states[places], *parts, states[after], weights)
 
 
 class Agent:
@@ -148,15 +164,17 @@ class Agent:
         self.network = build_q_network(space.shape, self.actions, config.dueling)
         self.target = build_q_network(space.shape, self.actions, config.dueling)
         self.target.set_weights(self.network.get_weights())
-        self.replay = Replay(config, space.shape, space.dtype, self.random)
         self.rows = max(ROWS, config.n_steps + 1, -(-config.steps_per_update // envs.num_envs))
+        self.replay = Replay(config, self.rows, space.shape, space.dtype, self.random)
         self.blocks = -(-config.steps // (self.rows * envs.num_envs))
         self.history = np.zeros((self.blocks, 2))  # of each block: recent return, mean |TD error|
         self.recent, self.started = np.array(0.0), time.perf_counter()
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.network.trainable_variables)
         use_xla = len(space.shape) == 1  # on a CPU it slows convolutions down
-        self.values = tf.function(self.network, jit_compile=use_xla, reduce_retracing=True)
+        signature = tf.TensorSpec((None, *space.shape), space.dtype)
+        # Found once: else TensorFlow would look for it at every step, for longer than it runs.
+        self.values = tf.function(self.network).get_concrete_function(signature)
         self.train = tf.function(self.train_batches, jit_compile=use_xla)
         self.observations, self.returns = None, np.zeros(envs.num_envs)
         # For checkpoints. What is inside the environments cannot be kept: they begin anew.
@@ -171,32 +189,37 @@ class Agent:
         return {"return": self.recent, "steps/s": speed, "ε": epsilon}
 
     def act(self, observations) -> np.ndarray:
-        return self.values(observations).numpy().argmax(axis=-1)
+        return self.values(tf.constant(observations)).numpy().argmax(axis=-1)
 
     def collect(self) -> None:
         """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the time."""
         if self.observations is None:
             self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**30)))
-        for _ in range(self.rows):
-            actions = self.random.integers(self.actions, size=self.envs.num_envs)
-            explores = self.random.random(len(actions)) < self.progress()["ε"]
-            actions = np.where(explores, actions, self.act(self.observations))
+        each, rows = (self.rows, self.envs.num_envs), []
+        explores = self.random.random(each) < self.progress()["ε"]
+        for tried, is_tried in zip(
+            self.random.integers(self.actions, size=each), explores, strict=True
+        ):
+            actions = np.where(is_tried, tried, self.act(self.observations))
             following, rewards, terminated, truncated, _ = self.envs.step(actions)
-            self.replay.add(self.observations, actions, rewards, terminated, truncated)
-            self.observations, ended = following, terminated | truncated
+            ended = terminated | truncated
+            rows.append((self.observations, actions, rewards, terminated, ended))
+            self.observations = following
             self.returns += rewards
             for finished in self.returns[ended]:
                 self.recent += 0.05 * (finished - self.recent)
             self.returns[ended] = 0
+        self.replay.add(*map(np.array, zip(*rows, strict=True)))
 
     def learn(self, block: int) -> None:
-        """All the updates that the steps so far allow, in one compiled call. α = 0 draws evenly."""
+        """All the updates that the steps so far allow, in one compiled call."""
         due = (block + 1) * self.rows * self.envs.num_envs // self.config.steps_per_update
         shape = due - int(self.optimizer.iterations), self.config.batch_size
         places, batches = self.replay.sample(shape, beta=0.4 + 0.6 * block / self.blocks)
         errors = self.train(*batches).numpy()
         self.history[block] = self.recent, errors.mean()
-        self.replay.priorities.ravel()[places] = (errors + 1e-6) ** (0.6 * self.config.prioritised)
+        if self.config.prioritised:
+            self.replay.priorities.ravel()[places] = (errors + 1e-6) ** 0.6
 
     def train_batches(self, observations, actions, returns, discounts, following, weights):
         """An update for each batch (updates, batch, ...). Returns the sizes of the TD errors."""
@@ -206,7 +229,8 @@ class Agent:
             chooser = self.network(following[i]) if self.config.double else next_values
             targets = td_targets(returns[i], discounts[i], next_values, chooser)
             with tf.GradientTape() as tape:
-                values = tf.gather(self.network(observations[i]), actions[i], batch_dims=1)
+                chosen = tf.one_hot(actions[i], self.actions)  # a gather compiles for longer
+                values = tf.reduce_sum(chosen * self.network(observations[i]), axis=-1)
                 # Not clipped as in the paper: the few ends could not hold the values down.
                 loss = tf.reduce_mean(weights[i] * tf.square(targets - values))
             self.optimizer.apply(tape.gradient(loss, self.network.trainable_variables))
@@ -252,7 +276,7 @@ def main(config: Config, run: Run) -> None:
         lines = {name: agent.history[:, column] for name, agent in agents.items()}
         figure = figures.curves(lines, title=config.env, ylabel=what, xlabel="block", yscale=scale)
         run.figure(("returns", "errors")[column], figure)
-    film = environments.film(config.env, trained.values, pictures=10, every=50)
+    film = environments.film(config.env, trained.network, pictures=10, every=50)
     times = {"captions": range(0, 500, 50), "columns": 5}
     run.figure("film", figures.image_grid(film, title="Trained, step", **times))
     run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
