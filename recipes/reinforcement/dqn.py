@@ -30,7 +30,7 @@ class Config:
     """a Gymnasium environment with vector observations and a few actions, or ALE/... (Atari)"""
     steps: int = 60_000
     """steps in the environment to learn from"""
-    environments: int = 8
+    environments: int = 64
     """copies of the environment that run side by side"""
     steps_per_update: int = 10
     """environment steps for each gradient step"""
@@ -48,23 +48,20 @@ class Config:
     """rewards that are added up before the network's value stands for the rest"""
     double: bool = True
     """the online network chooses the next action, the target network judges it"""
-    dueling: bool = True
+    dueling: bool = False
     """Q is a state's value plus each action's advantage"""
     prioritised: bool = False
     """draw transitions more often the more wrong their values were"""
     agents: int = 7
     """how many to train: the one as set, then, to compare with it, those of ABLATIONS"""
-    trials: int = 100
-    """greedy episodes after training, on seeds that it has not seen"""
 
 
 QUICK = Config(agents=2)
-FULL = Config(steps=200_000, replay_size=50_000)
+FULL = Config(steps=200_000, environments=8, replay_size=50_000)
 ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
-ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}}
-ABLATIONS |= {"not double": {"double": False}, "not dueling": {"dueling": False}}
-ABLATIONS |= {"prioritised": {"prioritised": True}}
+ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}, "not double": {"double": False}}
+ABLATIONS |= {"dueling": {"dueling": True}, "prioritised": {"prioritised": True}}
 
 
 def build_q_network(shape, actions, dueling=False) -> keras.Model:
@@ -99,58 +96,42 @@ class Replay:
         self.config, self.random, copies = config, random, config.environments
         each = max(config.replay_size // copies, rows) + config.n_steps, copies
         self.observations, self.actions = np.zeros((*each, *shape), dtype), np.zeros(each, "int32")
-        self.rewards, self.terminated = np.zeros(each, "float32"), np.zeros(each, bool)
-        self.ended, self.priorities = np.zeros(each, bool), np.zeros(each)
-        self.returns, self.discounts = np.zeros(each, "float32"), np.zeros(each, "float32")
-        self.after = np.zeros(each, int)  # where the state after n steps is
+        self.rewards, self.returns, self.discounts = (np.zeros(each, "float32") for _ in range(3))
+        self.terminated, self.ended = np.zeros(each, bool), np.zeros(each, bool)
+        self.after, self.priorities = np.zeros(each, int), np.zeros(each)
         self.count = np.array(0)  # of all rows written
         self.in_a_row = 0  # of them since these environments began: a checkpoint leaves it out
 
     def add(self, observations, actions, rewards, terminated, ended):
         """Writes a block of rows. Those n steps before have all their rewards now, and may be
-        drawn. terminated: ended of itself; ended: that, or cut by a time limit."""
-        row = (self.count + np.arange(len(actions))) % len(self.actions)
-        self.observations[row], self.actions[row], self.rewards[row] = (
-            observations,
-            actions,
-            rewards,
-        )
-        self.terminated[row], self.ended[row], self.priorities[row] = terminated, ended, 0
+        drawn, with the sum of these (fewer where the episode ended), by what the state after them
+        is discounted (0 if it is terminal, but not if time was up) and where that state is."""
+        copies, row = actions.shape[1], (self.count + np.arange(len(actions))) % len(self.actions)
+        self.observations[row], self.actions[row] = observations, actions
+        self.rewards[row], self.priorities[row] = rewards, 0
+        self.terminated[row], self.ended[row] = terminated, ended
         ready = row[max(0, self.config.n_steps - self.in_a_row) :] - self.config.n_steps
         self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
-        self.returns[ready], self.discounts[ready], self.after[ready] = self.n_step_returns(ready)
+        place = ready[:, None] % len(self.actions) * copies + np.arange(copies)
+        returns, discounts, goes_on = 0, np.ones(place.shape, "float32"), True
+        for _ in range(self.config.n_steps):
+            returns = returns + goes_on * discounts * self.rewards.take(place)
+            discounts *= np.where(goes_on, self.config.gamma * ~self.terminated.take(place), 1)
+            over = self.ended.take(place)
+            place, goes_on = (place + goes_on * copies) % self.actions.size, goes_on & ~over
+        self.returns[ready], self.discounts[ready], self.after[ready] = returns, discounts, place
         self.count += len(row)
         self.in_a_row += len(row)
 
-    def n_step_returns(self, row):
-        """From all places in these rows: the discounted rewards of n steps, or fewer where the
-        episode ends; by what the state after them is discounted: 0 if terminal, but not if time
-        was up; where that state is."""
-        place = row[:, None] % len(self.actions) * self.config.environments
-        place = place + np.arange(self.config.environments)
-        returns, discounts = (np.full(place.shape, each, "float32") for each in (0, 1))
-        goes_on = discounts == 1
-        for _ in range(self.config.n_steps):
-            returns += goes_on * discounts * self.rewards.take(place)
-            factor = self.config.gamma * ~self.terminated.take(place)
-            discounts *= np.where(goes_on, factor, 1)
-            following = (place + self.config.environments) % self.actions.size
-            place, goes_on = np.where(goes_on, following, place), goes_on & ~self.ended.take(place)
-        return returns, discounts, place
-
     def sample(self, shape, beta=1.0):
         """Draws by priority. Returns places, batches and (N·P)^-β of Schaul et al., 2016, 3.4."""
-        weights = np.ones(shape, "float32")
-        if self.config.prioritised:
-            total = np.cumsum(self.priorities)
-            places = np.searchsorted(total, self.random.random(shape) * total[-1], side="right")
-            weights = self.priorities.take(places) ** -beta
-            weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
-        else:
-            drawn = np.flatnonzero(self.priorities)
-            places = drawn[self.random.integers(len(drawn), size=shape)]
-        each = (self.actions, self.returns, self.discounts, self.after)
-        *parts, after = (part.take(places) for part in each)
+        drawn = np.flatnonzero(self.priorities)
+        chances = self.priorities.take(drawn) / self.priorities.sum()
+        places = self.random.choice(drawn, shape, p=chances if self.config.prioritised else None)
+        weights = self.priorities.take(places) ** -beta
+        weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
+        parts = (self.actions, self.returns, self.discounts, self.after)
+        *parts, after = (part.take(places) for part in parts)
         states = self.observations.reshape(-1, *self.observations.shape[2:])
         return places, (states[places], *parts, states[after], weights)
 
@@ -171,11 +152,10 @@ class Agent:
         self.recent, self.started = np.array(0.0), time.perf_counter()
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.network.trainable_variables)
-        use_xla = len(space.shape) == 1  # on a CPU it slows convolutions down
-        signature = tf.TensorSpec((None, *space.shape), space.dtype)
-        # Found once: else TensorFlow would look for it at every step, for longer than it runs.
+        signature = tf.TensorSpec((None, *space.shape), space.dtype)  # no look-up at each step
         self.values = tf.function(self.network).get_concrete_function(signature)
-        self.train = tf.function(self.train_batches, jit_compile=use_xla)
+        # On a CPU, XLA slows convolutions down.
+        self.train = tf.function(self.train_batches, jit_compile=len(space.shape) == 1)
         self.observations, self.returns = None, np.zeros(envs.num_envs)
         # For checkpoints. What is inside the environments cannot be kept: they begin anew.
         memory = [each for each in vars(self.replay).values() if isinstance(each, np.ndarray)]
@@ -195,31 +175,28 @@ class Agent:
         """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the time."""
         if self.observations is None:
             self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**30)))
-        each, rows = (self.rows, self.envs.num_envs), []
+        each, block = (self.rows, self.envs.num_envs), []
         explores = self.random.random(each) < self.progress()["ε"]
-        for tried, is_tried in zip(
-            self.random.integers(self.actions, size=each), explores, strict=True
-        ):
-            actions = np.where(is_tried, tried, self.act(self.observations))
+        tried = self.random.integers(self.actions, size=each)
+        for row in range(self.rows):
+            actions = np.where(explores[row], tried[row], self.act(self.observations))
             following, rewards, terminated, truncated, _ = self.envs.step(actions)
             ended = terminated | truncated
-            rows.append((self.observations, actions, rewards, terminated, ended))
-            self.observations = following
-            self.returns += rewards
+            block.append((self.observations, actions, rewards, terminated, ended))
+            self.observations, self.returns = following, self.returns + rewards
             for finished in self.returns[ended]:
                 self.recent += 0.05 * (finished - self.recent)
             self.returns[ended] = 0
-        self.replay.add(*map(np.array, zip(*rows, strict=True)))
+        self.replay.add(*map(np.array, zip(*block, strict=True)))
 
     def learn(self, block: int) -> None:
-        """All the updates that the steps so far allow, in one compiled call."""
+        """All the updates that the steps so far allow, in one compiled call. α = 0 draws evenly."""
         due = (block + 1) * self.rows * self.envs.num_envs // self.config.steps_per_update
         shape = due - int(self.optimizer.iterations), self.config.batch_size
         places, batches = self.replay.sample(shape, beta=0.4 + 0.6 * block / self.blocks)
         errors = self.train(*batches).numpy()
         self.history[block] = self.recent, errors.mean()
-        if self.config.prioritised:
-            self.replay.priorities.ravel()[places] = (errors + 1e-6) ** 0.6
+        self.replay.priorities.ravel()[places] = (errors + 1e-6) ** (0.6 * self.config.prioritised)
 
     def train_batches(self, observations, actions, returns, discounts, following, weights):
         """An update for each batch (updates, batch, ...). Returns the sizes of the TD errors."""
@@ -242,7 +219,7 @@ class Agent:
 
 
 def main(config: Config, run: Run) -> None:
-    trials = environments.make_vec(config.env, config.trials)
+    trials = environments.make_vec(config.env, 100)
     environments.require_vectors_or_frames(config.env, trials)
     agents, late, peak = {}, {}, {}
     for name, change in [("as set", {}), *ABLATIONS.items()][: config.agents]:
@@ -254,7 +231,7 @@ def main(config: Config, run: Run) -> None:
         if name == "as set":
             trained, speed = agent, agent.progress()["steps/s"]
             returns = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
-            run.metric("return", returns.mean(), unit=f"over {config.trials} greedy episodes")
+            run.metric("return", returns.mean(), unit="over 100 greedy episodes on unseen seeds")
             run.metric("steps_per_second", speed, timing=True)
             run.curve("mean return", range(agent.blocks), agent.history[:, 0], xlabel="block")
         late[name] = agent.history[agent.blocks // 2 :, 0].mean()
@@ -262,14 +239,14 @@ def main(config: Config, run: Run) -> None:
         run.metric(f"late_return_{name.replace(' ', '_')}", late[name], unit="in the second half")
 
     if (solved := gym.spec(config.env).reward_threshold) is not None:
-        numbers = f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
-        run.claim(f"It solves {config.env}", holds=returns.mean() >= solved, measured=numbers)
+        found = f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
+        run.claim(f"It solves {config.env}", holds=returns.mean() >= solved, measured=found)
     for name, other, measured, least, text in (
         ("no replay", "as set", late, 1.33, "Without replay it earns less while it learns"),
         ("one step", "moving target", peak, 1.7, "A target network holds the errors down"),
     ):
         if name in agents and other in agents:
-            what = "return in the second half" if measured is late else "largest mean |TD error|"
+            what = "late return" if measured is late else "largest mean |TD error|"
             numbers = f"{what}: {name} {measured[name]:.1f}, {other} {measured[other]:.1f}"
             run.claim(text, holds=measured[other] > least * measured[name], measured=numbers)
     for column, (what, scale) in enumerate({"return": "linear", "|TD error|": "log"}.items()):
@@ -277,8 +254,7 @@ def main(config: Config, run: Run) -> None:
         figure = figures.curves(lines, title=config.env, ylabel=what, xlabel="block", yscale=scale)
         run.figure(("returns", "errors")[column], figure)
     film = environments.film(config.env, trained.network, pictures=10, every=50)
-    times = {"captions": range(0, 500, 50), "columns": 5}
-    run.figure("film", figures.image_grid(film, title="Trained, step", **times))
+    run.figure("film", figures.image_grid(film, title="Trained: each 50th step", columns=5))
     run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
 
 
