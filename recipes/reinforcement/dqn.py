@@ -30,7 +30,7 @@ class Config:
     """a Gymnasium environment with vector observations and a few actions, or ALE/... (Atari)"""
     steps: int = 60_000
     """steps in the environment to learn from"""
-    environments: int = 64
+    environments: int = 8
     """copies of the environment that run side by side"""
     steps_per_update: int = 10
     """environment steps for each gradient step"""
@@ -48,7 +48,7 @@ class Config:
     """rewards that are added up before the network's value stands for the rest"""
     double: bool = True
     """the online network chooses the next action, the target network judges it"""
-    dueling: bool = False
+    dueling: bool = True
     """Q is a state's value plus each action's advantage"""
     prioritised: bool = False
     """draw transitions more often the more wrong their values were"""
@@ -57,11 +57,11 @@ class Config:
 
 
 QUICK = Config(agents=2)
-FULL = Config(steps=200_000, environments=8, replay_size=50_000)
+FULL = Config(steps=200_000, replay_size=50_000)
 ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
 ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}, "not double": {"double": False}}
-ABLATIONS |= {"dueling": {"dueling": True}, "prioritised": {"prioritised": True}}
+ABLATIONS |= {"not dueling": {"dueling": False}, "prioritised": {"prioritised": True}}
 
 
 def build_q_network(shape, actions, dueling=False) -> keras.Model:
