@@ -36,7 +36,7 @@ class Config:
     """width of hidden layers"""
     epochs: int = 80
     """passes over the table"""
-    gate_price: float = 0.01
+    gate_price: float = 0.03
     """of each column that the sparse model lets through, for a gate that is open"""
     rules: int = 8
     """in the rule list, at most"""
@@ -226,7 +226,7 @@ def main(config: Config, run: Run) -> None:
     )
     (x_train, y_train), (x_test, y_test) = data.load("digits")
     x_train, x_test = x_train.reshape(-1, 64), x_test.reshape(-1, 64)
-    lists = [grow_rules(x_train, y_train, rules, conditions=3) for rules in (config.rules, 100)]
+    lists = [grow_rules(x_train, y_train, rules) for rules in (config.rules, 100)]
     by_few, by_many = (np.mean(apply_rules(each, x_test) == y_test) for each in lists)
     nearest = KNeighborsClassifier(3).fit(x_train, y_train)
     by_neighbours = nearest.score(x_test, y_test)
@@ -246,7 +246,7 @@ def main(config: Config, run: Run) -> None:
     votes = model.get_layer("votes").get_weights()[0].argmin(axis=1)
     run.metric("digits_accuracy_prototypes", accuracy)
     agreed = int(np.sum(nearest.predict(images) == votes))
-    options = {"title": "Prototypes, and the digit each votes for", "captions": votes, "columns": 5}
+    options = {"title": "Prototypes and their votes", "captions": list(votes), "columns": 5}
     run.figure("prototypes", figures.image_grid(images.reshape(-1, 8, 8, 1), **options))
     run.claim(
         "Prototypes show what they stand for: decoded, they look like the digit they vote for",
