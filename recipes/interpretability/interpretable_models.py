@@ -209,7 +209,7 @@ def main(config: Config, run: Run) -> None:
             scores.setdefault(name, []).append(np.mean(classes == y_test))
     mean = {name: float(np.mean(each)) for name, each in scores.items()}
     for name in ("additive", *mean):  # the additive one first
-        run.metric(f"accuracy ({name})", mean[name])
+        run.metric(f"accuracy_{name.replace(' ', '_')}", mean[name])
     run.figure("shapes", plot_shapes(shapes, x_train, scale, data.feature_names("breast_cancer")))
     worst = min(mean[name] for name in ("additive", "monotonic", "sparse"))
     run.claim(
