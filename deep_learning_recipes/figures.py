@@ -58,7 +58,7 @@ def image_grid(
 ) -> Figure:
     """Images in [0, 1] of shape (n, height, width, 1 or 3), row by row, each with its caption."""
     rows = math.ceil(len(images) / columns)
-    height = 1.2 if captions else 1.0
+    height = 1.2 if len(captions) else 1.0
     figure, grid = plt.subplots(
         rows, columns, figsize=(columns, rows * height + 0.5), squeeze=False
     )

@@ -62,7 +62,7 @@ def _folder(recipe: Recipe, seed: int, preset: str) -> Path:
 
 
 def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
-    """The record of one finished run; None if it failed."""
+    """The record of one finished run; None if it failed or a metric of it is no number."""
     folder = _folder(recipe, seed, preset)
     stamp, code = folder / STAMP, _digest(recipe)
     if stamp.exists() and stamp.read_text() == code:
@@ -80,6 +80,10 @@ def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     record = json.loads((folder / "metrics.json").read_text())
     if not record["finished"]:
         print(finished.stderr[-2000:], file=sys.stderr)
+        return None
+    missing = [name for name, metric in record["metrics"].items() if metric["value"] is None]
+    if missing:
+        print(f"{recipe.name}, seed {seed}: not a number: {', '.join(missing)}", file=sys.stderr)
         return None
     stamp.write_text(code)
     return record

@@ -99,7 +99,7 @@ def build_folds(pixels: int, folds: int, units: int, classes: int = 10) -> keras
 
 def loss_of_shown(label_and_fold, logits):
     """Mean cross-entropy of the networks, but for the one whose fold holds the image out."""
-    label, fold = label_and_fold[:, 0], label_and_fold[:, 1]
+    label, fold = ops.unstack(ops.cast(label_and_fold, "int32"), 2, axis=1)
     folds = logits.shape[1]
     labels = ops.repeat(label[:, None], folds, axis=1)
     losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)

@@ -104,8 +104,8 @@ def grad_cam_plus_plus(parts: keras.Model, images, classes):
     """The score is exp(y) and the network piecewise linear, so that the three derivatives are
     exp(y) times g, g² and g³, and each place's α = g² / (2g² + g³ ΣA) is 1 / (2 + g ΣA)."""
     maps, gradients = maps_and_gradients(parts, images, classes)
-    shares = 1 / (2 + gradients * tf.reduce_sum(maps, axis=(1, 2), keepdims=True))
-    shares = tf.where(gradients == 0, 0.0, shares)
+    below = 2 + gradients * tf.reduce_sum(maps, axis=(1, 2), keepdims=True)
+    shares = tf.where(gradients == 0, 0.0, tf.math.divide_no_nan(1.0, below))
     shares = tf.math.divide_no_nan(shares, tf.reduce_sum(shares, axis=(1, 2), keepdims=True))
     weights = tf.reduce_sum(shares * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))

@@ -111,6 +111,22 @@ def test_a_run_that_fails_is_shown_and_writes_no_results(monkeypatch, capsys):
     assert not Path("results").exists()
 
 
+def test_a_metric_that_is_no_number_is_named(monkeypatch, capsys):
+    def run(command, **options):
+        folder = Path(command[-1])
+        folder.mkdir(parents=True)
+        metrics = {"accuracy": {"value": None, "unit": "", "timing": False}}
+        record = {**RECORDS[0], "metrics": metrics, "finished": True}
+        (folder / "metrics.json").write_text(json.dumps(record))
+        return type("Finished", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr(results.subprocess, "run", run)
+    recipe = catalogue.find_recipe("lenet")
+    assert results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    assert "lenet, seed 0: not a number: accuracy" in capsys.readouterr().err
+    assert not Path("results").exists()
+
+
 def test_the_readme_table_is_fresh():
     assert not results.update_readme(ROOT / "README.md", ROOT / "results", write=False), (
         "run `python -m recipes table`"

@@ -79,11 +79,15 @@ def test_the_network_is_the_tree(wine, deep):
 
 
 def test_a_threshold_between_two_floats_is_rounded_down():
-    x = np.array([[1.0], [np.nextafter(np.float32(1), np.float32(2))]], "float32")
-    tree = distillation.grow(x, np.eye(2), 1)
-    outputs = distillation.as_network(tree)(x)
-    np.testing.assert_array_equal(outputs["leaf"], tree.apply(x))
-    np.testing.assert_array_equal(outputs["probabilities"], np.eye(2))
+    first = np.float32(1e6)
+    second = np.nextafter(first, np.float32(1e9))
+    third = np.nextafter(second, np.float32(1e9))
+    for pair in ((first, second), (second, third)):  # to nearest, one of them would go up
+        x = np.array(pair)[:, None]
+        tree = distillation.grow(x, np.eye(2), 1)
+        outputs = distillation.as_network(tree)(x)
+        np.testing.assert_array_equal(outputs["leaf"], tree.apply(x))
+        np.testing.assert_array_equal(outputs["probabilities"], np.eye(2))
 
 
 def test_rows_are_drawn_around_their_origins():
