@@ -108,26 +108,28 @@ def tcav(slopes: np.ndarray, vector: np.ndarray) -> float:
     return float(np.mean(slopes @ vector > 0))
 
 
-def plot_scores(scores: dict, digits: dict[str, np.ndarray]) -> plt.Figure:
-    """TCAV scores of every draw, by network and by what the CAVs are of; and the pictures."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 3))
-    rows = [np.concatenate(list(images[:5]), axis=1) for images in digits.values()]
-    left.imshow(np.concatenate(rows))
-    size = len(rows[0])
-    left.set_yticks([size * (i + 0.5) for i in range(len(rows))], digits)
-    left.set(xticks=[], title="Pictures of the concepts, and random ones")
-    left.grid(visible=False)
+def plot_scores(measures: dict[str, dict], pictures: dict[str, np.ndarray]) -> plt.Figure:
+    """A panel for each measure, a dot for each draw, by network and by what the vector is of."""
+    figure, (first, *panels) = plt.subplots(1, 3, figsize=(13, 4.4), width_ratios=(2, 3, 3))
+    rows = [np.concatenate(list(images[:5]), axis=1) for images in pictures.values()]
+    first.imshow(np.concatenate(rows))
+    first.set_yticks([len(row) * (i + 0.5) for i, row in enumerate(rows)], pictures)
+    first.set(xticks=[], title="The concepts")
+    first.grid(visible=False)
     random = np.random.default_rng(0)
-    kinds = list(dict.fromkeys(kind for _, kind in scores))
-    for (network, kind), values in scores.items():
-        color = "C1" if network == "stripes go with 3" else "C0"
-        shift = 0.18 if network == "stripes go with 3" else -0.18
-        place = kinds.index(kind) + shift + random.uniform(-0.07, 0.07, len(values))
-        right.plot(place, values, ".", color=color, label=network if kind == kinds[0] else None)
-    right.set_xticks(range(len(kinds)), kinds)
-    right.set(ylabel=f"TCAV score for the digit {STRIPED}", ylim=(-0.03, 1.03))
-    right.set_title("Each dot: a vector from other pictures")
-    right.legend(title="network learned that", loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes, (measure, found) in zip(panels, measures.items(), strict=True):
+        networks, kinds = (list(dict.fromkeys(each)) for each in zip(*found, strict=True))
+        for (network, kind), values in found.items():
+            side, marker = ((-0.18, "o"), (0.18, "^"))[networks.index(network)]
+            place = kinds.index(kind) + side + random.uniform(-0.08, 0.08, len(values))
+            color = "C1" if side < 0 else "C0"
+            axes.plot(place, values, marker, color=color, alpha=0.6, markersize=5, label=network)
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set(title=measure)
+    handles, labels = axes.get_legend_handles_labels()
+    by_name = dict(zip(labels, handles, strict=True))
+    figure.legend(by_name.values(), by_name, loc="outside lower center", ncols=2)
+    figure.suptitle(f"The digit {STRIPED} and concepts: each dot a vector from other pictures")
     return figure
 
 
@@ -188,7 +190,8 @@ def main(config: Config, run: Run) -> None:
     accuracy = {n: m.evaluate(test.images, test.labels, verbose=0)[1] for n, m in models.items()}
     run.metric("test_accuracy_untied", accuracy[free])
     run.metric("test_accuracy_tied", accuracy[tied])
-    run.figure("scores", plot_scores(scores, {**shown, "random": grounds[5:10]}))
+    measures = {"TCAV score": scores, "Worth of the concept, logits": worth}
+    run.figure("scores", plot_scores(measures, {**shown, "random": grounds[5:10]}))
     separated = min(right_side[n, c].mean() for n in models for c in CONCEPTS)
     run.claim(
         "A plane in the layer separates a concept from the rest, and random pictures not at all",
