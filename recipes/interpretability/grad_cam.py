@@ -51,7 +51,7 @@ class Config:
     """a picture of your own, PNG or JPEG"""
 
 
-QUICK = Config(size=32, train_scenes=2000, explained=32)
+QUICK = Config(size=32, train_scenes=1500, explained=32)
 FULL = Config(size=64, train_scenes=12_000, epochs=20, explained=256)
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 

@@ -65,10 +65,10 @@ class Notes:
 def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
     import keras
 
-    images = keras.Input((1, 2, 1))
-    model = keras.Model(images, keras.layers.Flatten()(images))  # its logits are the two pixels
-    own = Classifier(model, ["left", "right"])
-    pictures = np.array([[0.0, 1.0], [0.5, 0.25]], "float32").reshape(2, 1, 2, 1)
+    images = keras.Input((2, 2, 1))
+    model = keras.Model(images, keras.layers.Flatten()(images))  # its logits are the four pixels
+    own = Classifier(model, ["upper left", "upper right", "lower left", "lower right"])
+    pictures = np.array([[0, 1, 0, 0], [0.5, 0.25, 0, 0]], "float32").reshape(2, 2, 2, 1)
     asked = []
 
     def method(images, classes):
@@ -80,12 +80,12 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
     assert asked == [[1, 0]]
     assert notes.metrics == {
         "picture_0_class": 1,
-        "picture_0_probability": pytest.approx(1 / (1 + np.exp(-1))),
+        "picture_0_probability": pytest.approx(np.e / (np.e + 3)),
         "picture_1_class": 0,
-        "picture_1_probability": pytest.approx(1 / (1 + np.exp(-0.25))),
+        "picture_1_probability": pytest.approx(np.exp(0.5) / (np.exp(0.5) + np.exp(0.25) + 2)),
     }
     titles = [axes.get_title() for axes in notes.figures["own"].axes]
-    assert {"right: 0.73", "left: 0.56", "pixels"} <= set(titles)
+    assert {"upper right: 0.48", "upper left: 0.33", "pixels"} <= set(titles)
 
 
 def test_rank_correlation_is_scipys():

@@ -36,14 +36,14 @@ def linear():
     return model, model.get_layer("logits").get_weights()[0].reshape(4, 4, 3, 2)
 
 
-def theirs(model, images, classes, **options):
-    """tf-keras-vis's saliency before the channels are put together."""
-    modifier = options.pop("modifier", None)
+def theirs(model, images, classes, modifier=None):
+    """tf-keras-vis's saliency, signed and before the channels are put together."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")
         saliency = Saliency(model, model_modifier=modifier)
         score = CategoricalScore([int(each) for each in classes])
-        return saliency(score, images, keepdims=True, normalize_map=False, **options)
+        as_they_are = {"keepdims": True, "normalize_map": False, "gradient_modifier": None}
+        return saliency(score, images, **as_they_are)
 
 
 def test_gradients_and_guided_backpropagation_are_those_of_tf_keras_vis(scene):
@@ -66,7 +66,7 @@ def test_a_guided_relu_by_hand():
 
 def test_integrated_gradients_add_up_to_the_logit_less_that_of_black(scene):
     model, x, classes = scene
-    found = ee.integrated_gradients(ee.split(model, "images"), x, classes, steps=200)
+    found = ee.integrated_gradients(ee.split(model, "images"), x, classes, steps=100)
     logits = tf.gather(model(x) - model(0 * x), classes, batch_dims=1)
     np.testing.assert_allclose(tf.reduce_sum(found, axis=(1, 2, 3)), logits, rtol=0.01, atol=2e-3)
 
@@ -92,9 +92,9 @@ def test_smooth_gradients_are_a_mean_over_noise(scene):
     parts = ee.split(model, "images")
     without = ee.smooth_gradients(parts, x, classes, noise=0.0)
     np.testing.assert_allclose(without, ee.gradients_at(parts, x, classes)[1], rtol=1e-4, atol=1e-7)
-    noisy = [ee.smooth_gradients(parts, x, classes, samples=n).numpy() for n in (1, 64, 128)]
+    noisy = [ee.smooth_gradients(parts, x, classes, samples=n).numpy() for n in (1, 32, 64)]
     apart = [np.abs(noisy[i] - noisy[2]).mean() for i in (0, 1)]
-    assert apart[1] < 0.3 * apart[0]
+    assert apart[1] < 0.5 * apart[0]
 
 
 def test_grad_cam_before_a_mean_and_a_dense_layer_is_cam(scene):
