@@ -14,6 +14,8 @@ from deep_learning_recipes import UsageError, did_you_mean
 if TYPE_CHECKING:
     import keras
 
+    from deep_learning_recipes.run import Run
+
 USUAL_SIZE = 224  # of a network that takes pictures of any size
 
 
@@ -34,6 +36,20 @@ class Classifier:
         """Pictures (n, height, width, channels) as the network takes them. See `read_image`."""
         _, height, width, channels = self.model.inputs[0].shape
         return np.stack([read_image(file, (height, width), channels) for file in files])
+
+    def pictures(self, file: str = "") -> np.ndarray:
+        """The user's own picture, (1, height, width, channels), or where none is given the nine
+        embedded photographs, squeezed into the network's proportions."""
+        import keras
+
+        from deep_learning_recipes.data import load_photos
+        from deep_learning_recipes.data.pixels import set_channels
+
+        if file:
+            return self.read([file])
+        _, height, width, channels = self.model.inputs[0].shape
+        photos = set_channels(load_photos(max(height, width)), channels)
+        return np.asarray(keras.ops.image.resize(photos, (height, width)))
 
 
 def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
@@ -71,6 +87,20 @@ def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
     else:
         names = [f"class {number}" for number in range(flat.outputs[0].shape[-1])]
     return Classifier(flat, names)
+
+
+def record(run: Run, probabilities: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Records the most probable class of each picture, as a number, and its probability.
+
+    probabilities: (pictures, classes). names: of the classes. Returns captions: "cat 0.93", ...
+    """
+    captions = []
+    for i, each in enumerate(np.asarray(probabilities)):
+        number = int(each.argmax())
+        run.metric(f"picture_{i}_class", number)
+        run.metric(f"picture_{i}_probability", each[number])
+        captions.append(f"{names[number]} {each[number]:.2f}")
+    return captions
 
 
 def load_file(path: Path) -> keras.Model:

@@ -136,3 +136,32 @@ def test_a_picture_is_turned_upright_cut_and_resized(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UsageError, match="cannot read it as a picture"):
         classifiers.read_image(tmp_path / "text.png", (8, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_a_picture_of_ones_own_the_photographs_are_taken(channels, tmp_path):
+    images = keras.Input((24, 36, channels))
+    logits = layers.Dense(2)(layers.GlobalAveragePooling2D()(images))
+    keras.Model(images, logits).save(tmp_path / "own.keras")
+    own = classifiers.load(str(tmp_path / "own.keras"))
+    photos = own.pictures()
+    assert photos.shape == (9, 24, 36, channels)
+    assert photos.min() >= 0 and photos.max() <= 1 and photos.std(axis=(1, 2, 3)).min() > 0.05
+    assert own.model(photos).shape == (9, 2)
+    Image.fromarray(np.full((30, 45, 3), 51, "uint8")).save(tmp_path / "own.png")
+    np.testing.assert_allclose(own.pictures(str(tmp_path / "own.png")), 0.2, atol=1e-6)
+
+
+def test_predictions_are_recorded_and_captioned():
+    class Run(dict):
+        metric = dict.__setitem__
+
+    run = Run()
+    captions = classifiers.record(run, [[0.25, 0.75, 0], [1, 0, 0]], ["cat", "dog", "owl"])
+    assert captions == ["dog 0.75", "cat 1.00"]
+    assert run == {
+        "picture_0_class": 1,
+        "picture_0_probability": 0.75,
+        "picture_1_class": 0,
+        "picture_1_probability": 1,
+    }
