@@ -13,7 +13,6 @@ Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 
 
 import itertools
 import math
-import time
 import timeit
 from dataclasses import dataclass
 
@@ -46,8 +45,6 @@ class Config:
     """scenes to train on"""
     epochs: int = 8
     """passes over them"""
-    learning_rate: float = 5e-3
-    """of Adam at the start; it falls to 0 along a cosine"""
     sides: tuple[int, ...] = (4, 8, 16)
     """sides of the occluding square in pixels; it moves by half a side"""
     explained: int = 50
@@ -78,15 +75,12 @@ def build_model(size=48, classes=10) -> keras.Model:
 def windows(height: int, width: int, side: int, stride: int) -> np.ndarray:
     """Where the square is put, (positions, height, width) bool: the first row and column of
     positions begin at the border, the last ones end there, so that every pixel is covered."""
-    tops, lefts = (
-        np.minimum(np.arange(0, length - side + stride, stride), length - side)
-        for length in (height, width)
-    )
-    rows, columns = (
-        (starts[:, None] <= np.arange(length)) & (np.arange(length) < starts[:, None] + side)
-        for starts, length in ((tops, height), (lefts, width))
-    )
-    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, height, width)
+    spans = []
+    for length in (height, width):
+        starts = np.minimum(np.arange(0, length - side + stride, stride), length - side)
+        within = np.arange(length) - starts[:, None]
+        spans.append((within >= 0) & (within < side))
+    return (spans[0][:, None, :, None] & spans[1][:, None, :]).reshape(-1, height, width)
 
 
 def fillings(images: np.ndarray, side: int) -> dict[str, np.ndarray]:
@@ -132,7 +126,7 @@ def occlusion(model: keras.Model, images, classes, side: int, fill="grey", batch
 
 @tf.function
 def saliency(model: keras.Model, images, classes):
-    """The rival: max over the channels of |∂S_c/∂x| of the class's logit, (batch, height, width)."""
+    """The rival: max over the channels of |∂S_c/∂x| of the logit, (batch, height, width)."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = tf.gather(model(images, training=False), classes, batch_dims=1)
@@ -153,8 +147,8 @@ def plot_measures(found: dict, sides: tuple[int, ...]) -> plt.Figure:
         for fill in FILLS:
             axes.plot(sides, [found[f"{fill}_{side}"][measure] for side in sides], "o-", label=fill)
         axes.axhline(of_gradient, color="black", linestyle="--", label="gradient")
-        axes.set(title=measure.replace("_", " "), xticks=sides, ylim=(0, 1.03))
-        axes.set_xlabel("side of the square in pixels")
+        axes.set(title=measure.replace("_", " "), xlabel="side in pixels", xticks=sides)
+    figure.suptitle("Where the heat is, by the square's side and by what fills it")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     return figure
 
@@ -164,10 +158,10 @@ def main(config: Config, run: Run) -> None:
         run.print(f"explaining {len(images)} pictures by {model.name} ...")
         probabilities = keras.ops.softmax(model(images, training=False)).numpy()
         captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
-        drawn = {"title": f"What {model.name} needs for its class", "captions": captions}
         sides = [max(min(images.shape[1:3]) // part, 2) for part in (6, 3)]
         maps = {f"side {side}": occlusion(model, images, classes, side, batch=32) for side in sides}
-        run.figure("own", figures.heat_maps(images, maps, **drawn))
+        title = f"What {model.name} needs"
+        run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))
 
     if config.model:
         own = classifiers.load(config.model)
@@ -181,7 +175,7 @@ def main(config: Config, run: Run) -> None:
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model = build_model(size)
     steps = config.epochs * math.ceil(config.scenes / 64)
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     options = {"epochs": config.epochs, "batch_size": 64}
@@ -189,9 +183,8 @@ def main(config: Config, run: Run) -> None:
     if picture is not None:
         explain_own(model, picture[None], [str(digit) for digit in range(10)])
 
-    images, masks, labels = (
-        each[: config.explained] for each in (test.images, test.masks, test.labels)
-    )
+    n = config.explained
+    images, masks, labels = test.images[:n], test.masks[:n], test.labels[:n]
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
     maps, found = {}, {}
     for fill, side in itertools.product(FILLS, sides):
@@ -210,35 +203,30 @@ def main(config: Config, run: Run) -> None:
     side = sides[-1]
     covers = windows(size, size, side, side // 2)
     hidden = np.einsum("nhw,phw->np", masks, covers, dtype="float32")
-    accuracy = {}
-    for name, place in (("on", hidden.argmax(axis=1)), ("off", hidden.argmin(axis=1))):
-        covered = np.where(covers[place][..., None], np.float32(0.5), images)
-        accuracy[name] = np.mean(np.asarray(model(covered)).argmax(axis=1) == labels)
+    places = hidden.argmax(axis=1), hidden.argmin(axis=1)
+    pictures = [np.where(covers[each][..., None], np.float32(0.5), images) for each in places]
+    on, off = (np.mean(np.asarray(model(each)).argmax(axis=1) == labels) for each in pictures)
     one = images[:1], np.full_like(images[:1], 0.5), seen[:1], covers
     fallen = falls(model, *one).numpy()  # the first call compiles
     seconds = timeit.timeit(lambda: falls(model, *one).numpy(), number=5) / 5
-    start = time.perf_counter()
+    start = timeit.default_timer()
     one_by_one = by_predict(model, images[0], seen[0], covers)
-    speedup = (time.perf_counter() - start) / seconds
+    speedup = (timeit.default_timer() - start) / seconds
     difference = np.abs(one_by_one - fallen).max() / np.abs(fallen).max()
 
-    run.metric("digit_share_of_picture", masks.mean())
     run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    run.metric("accuracy_digit_covered", accuracy["on"])
-    run.metric("accuracy_elsewhere_covered", accuracy["off"])
+    run.metric("accuracy_digit_covered", on)
+    run.metric("accuracy_elsewhere_covered", off)
     run.metric("times_faster_than_predict", speedup, timing=True)
     run.claim(
-        "The network looks at the object: cover most of the digit and it is lost, cover as much "
-        "elsewhere and it hardly cares",
-        holds=accuracy["off"] > 0.85 and accuracy["on"] < accuracy["off"] - 0.25,
-        measured=f"accuracy under a grey square of {side} pixels: {accuracy['on']:.3f} on the "
-        f"digit, {accuracy['off']:.3f} elsewhere",
+        "Cover most of the digit and the network is lost; cover as much elsewhere, it hardly cares",
+        holds=off > 0.85 and on < off - 0.25,
+        measured=f"accuracy under {side}² grey pixels: {on:.3f} on the digit, {off:.3f} off",
     )
     best, plain = found[f"mean_{sides[0]}"], found["gradient"]
     share, overlap = best["share_on_digit"], best["overlap"]
     run.claim(
-        "The heat agrees with the object's mask, better than the gradient's map, which looks an "
-        "infinitely small step ahead",
+        "The heat agrees with the object's mask, and better than the gradient's map does",
         holds=share > plain["share_on_digit"] + 0.15 and overlap > plain["overlap"] + 0.05,
         measured=f"share on the digit {share:.3f} against {plain['share_on_digit']:.3f}, "
         f"intersection over union {overlap:.3f} against {plain['overlap']:.3f}",
@@ -247,7 +235,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "The larger the square, the vaguer the map: less and less of the heat is on the digit",
         holds=all(small > large + 0.05 for small, large in itertools.pairwise(shares)),
-        measured=f"share on the digit {shares} with squares of {list(sides)} pixels",
+        measured=f"share on the digit {shares} at {sides} pixels, of the picture {masks.mean():.3f}",
     )
     grey, blur = (found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("grey", "blur"))
     run.claim(
