@@ -7,7 +7,7 @@ One neuron can be asked in the same way: collect the pictures that excite it mos
 from its activation to find the pixels that did it. But a nice picture need not explain the network:
 look at what is left of each map when the upper layers' weights are drawn anew.
 
-Lectures: CS Visualizing & Understanding (Maximally activating patches; Guided Backpropagation)
+Lectures: CS Visualizing & Understanding (Guided Backpropagation, Maximally activating patches)
 Paper: Springenberg et al., Striving for simplicity: the all convolutional net, 2015 (section 3.4);
 Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (the deconvnet);
 Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised layers)

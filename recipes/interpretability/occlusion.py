@@ -235,7 +235,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "The larger the square, the vaguer the map: less and less of the heat is on the digit",
         holds=all(small > large + 0.05 for small, large in itertools.pairwise(shares)),
-        measured=f"share on the digit {shares} at {sides} pixels, of the picture {masks.mean():.3f}",
+        measured=f"share on the digit {shares} at {sides} pixels, picture {masks.mean():.3f}",
     )
     grey, blur = (found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("grey", "blur"))
     run.claim(
