@@ -190,7 +190,6 @@ def main(config: Config, run: Run) -> None:
 
     images, masks = (each[: config.explained] for each in (test.images, test.masks))
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
-
     # The nine scenes that excite each neuron of the last convolution most.
     last = keras.Model(model.input, model.get_layer("relu4").output)
     neurons = keras.Model(model.input, model.get_layer("neurons").output)
