@@ -26,15 +26,7 @@ from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import GuidedBackpropagation
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from deep_learning_recipes import (
-    UsageError,
-    classifiers,
-    data,
-    explanations,
-    figures,
-    serving,
-    training,
-)
+from deep_learning_recipes import UsageError, classifiers, data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 # What a ReLU hands down, given its input x and the gradient that comes from above.
@@ -147,9 +139,9 @@ def kept_without(model: keras.Model, images, indices, maps, part=0.02) -> float:
     painted over with the picture's mean colour."""
     limits = np.quantile(maps, 1 - part, axis=(1, 2), keepdims=True)
     painted = np.where((maps >= limits)[..., None], images.mean((1, 2), keepdims=True), images)
-    before, after = (model.predict(each, verbose=0) for each in (images, painted))
-    pairs = np.arange(len(images)), indices
-    return after[pairs].sum() / before[pairs].sum()
+    outputs = np.stack([model.predict(each, verbose=0) for each in (images, painted)])
+    before, after = outputs[:, np.arange(len(images)), indices].sum(axis=1)
+    return after / before
 
 
 def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -161,6 +153,7 @@ def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
 
 def main(config: Config, run: Run) -> None:
     def explain_own(model: keras.Model, images: np.ndarray, names: list[str]) -> None:
+        run.print(f"explaining {len(images)} pictures by {model.name} ...")
         probabilities = keras.ops.softmax(model(images, training=False)).numpy()
         captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
         drawn = {"title": f"What speaks for the class in {model.name}", "captions": captions}
@@ -190,6 +183,7 @@ def main(config: Config, run: Run) -> None:
 
     images, masks = (each[: config.explained] for each in (test.images, test.masks))
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
+
     # The nine scenes that excite each neuron of the last convolution most.
     last = keras.Model(model.input, model.get_layer("relu4").output)
     neurons = keras.Model(model.input, model.get_layer("neurons").output)
@@ -205,7 +199,7 @@ def main(config: Config, run: Run) -> None:
         drawn_anew = randomise_from_top(net, fresh, images, seen)
         kept[name] = [rank_correlation(heat, each) for each in drawn_anew]
         measures = {
-            "share_on_digit": explanations.share_on_object(heat, masks).mean(),
+            "share_on_digit": np.mean((heat * masks).sum((1, 2)) / heat.sum((1, 2))),
             "spread": np.exp(entropy(heat.reshape(len(heat), -1), axis=1)).mean() / heat[0].size,
             "correlation_upper_layers_anew": kept[name][1],
             "neurons_keep_when_erased": kept_without(neurons, *asked, parts[name]),
@@ -259,8 +253,8 @@ def main(config: Config, run: Run) -> None:
         patches[f"excite neuron {neuron}"] = crop(test.images[scenes], *places)
         patches[f"guided {neuron}"] = crop(heat / heat.max((1, 2), keepdims=True), *places)
     run.figure("patches", figures.image_rows(patches, title="What excites a neuron", columns=9))
-    axis = {"xlabel": "layers drawn anew, from the logits down", "ylabel": "rank correlation"}
-    run.figure("randomised", figures.curves(kept, title="What a map keeps of itself", **axis))
+    axes = {"xlabel": "layers drawn anew, from the logits down", "ylabel": "rank correlation"}
+    run.figure("randomised", figures.curves(kept, title="What a map keeps of itself", **axes))
     run.export(serving.classifier(model), example=images[:3])
 
 
