@@ -215,8 +215,9 @@ def main(config: Config, run: Run) -> None:
         "Averaging over noisy copies cleans the map: SmoothGrad's highest pixels overlap more "
         "with the digit",
         holds=overlaps["SmoothGrad"] > overlaps["gradient"] + 0.015,
-        measured=f"intersection over union {overlaps['SmoothGrad']:.3f}, "
-        f"plain gradient {overlaps['gradient']:.3f}",
+        measured=f"intersection over union {overlaps['SmoothGrad']:.3f}, plain gradient "
+        f"{overlaps['gradient']:.3f} (of the whole map {shares['SmoothGrad']:.3f} is on the digit, "
+        f"of the plain one {shares['gradient']:.3f})",
     )
     run.claim(
         "Saliency segments without supervision: cut out by the colour of the most salient pixels, "
@@ -241,7 +242,8 @@ def main(config: Config, run: Run) -> None:
         measured=f"largest difference {difference:.1e} of the highest value over 32 scenes",
     )
 
-    captions = [f"read as {digit}" for digit in seen]
+    sure = np.asarray(tf.nn.softmax(logits)).max(axis=1)
+    captions = [f"{digit}: {score:.2f}" for digit, score in zip(seen, sure, strict=True)]
     shown = {name: maps[name] for name in ("gradient", "SmoothGrad", "untrained gradient")}
     drawn = {"title": "Where a digit's logit comes from", "captions": captions}
     run.figure("maps", figures.heat_maps(images[:6], shown, **drawn))
