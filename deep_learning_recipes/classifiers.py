@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deep_learning_recipes import UsageError, data, did_you_mean
+from deep_learning_recipes.data.pixels import set_channels
 
 if TYPE_CHECKING:
     import keras
+
+    from deep_learning_recipes.run import Run
 
 USUAL_SIZE = 224  # of a network that takes pictures of any size
 
@@ -37,15 +40,13 @@ class Classifier:
 
     def pictures(self, file: str | Path = "") -> np.ndarray:
         """The picture in a file as `read` gives it, or where none is given the nine photographs of
-        `data.load_photos`, at the network's size."""
+        `data.load_photos`, squeezed into the network's proportions."""
         import keras
 
         if file:
             return self.read([file])
         _, height, width, channels = self.model.inputs[0].shape
-        photos = data.load_photos(max(height, width))
-        if channels == 1:
-            photos = photos.mean(axis=-1, keepdims=True)
+        photos = set_channels(data.load_photos(max(height, width)), channels)
         return np.asarray(keras.ops.image.resize(photos, (height, width)))
 
 
@@ -84,6 +85,20 @@ def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
     else:
         names = [f"class {number}" for number in range(flat.outputs[0].shape[-1])]
     return Classifier(flat, names)
+
+
+def record(run: Run, probabilities: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Records the most probable class of each picture, as a number, and its probability.
+
+    probabilities: (pictures, classes). names: of the classes. Returns captions: "cat 0.93", ...
+    """
+    captions = []
+    for i, each in enumerate(np.asarray(probabilities)):
+        number = int(each.argmax())
+        run.metric(f"picture_{i}_class", number)
+        run.metric(f"picture_{i}_probability", each[number])
+        captions.append(f"{names[number]} {each[number]:.2f}")
+    return captions
 
 
 def load_file(path: Path) -> keras.Model:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deep_learning_recipes import figures
+from deep_learning_recipes import classifiers, figures
 
 if TYPE_CHECKING:
-    from deep_learning_recipes.classifiers import Classifier
     from deep_learning_recipes.run import Run
 
 
@@ -71,7 +70,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def explain_own(
     run: Run,
-    own: Classifier,
+    own: classifiers.Classifier,
     images: np.ndarray,
     methods: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]],
 ) -> None:
@@ -86,12 +85,8 @@ def explain_own(
     run.print(f"explaining {len(images)} picture(s) by {own.model.name} ...")
     logits = own.model(images, training=False)
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    captions = classifiers.record(run, probabilities, own.class_names)
     classes = probabilities.argmax(axis=1)
-    captions = []
-    for i, (number, values) in enumerate(zip(classes, probabilities, strict=True)):
-        run.metric(f"picture_{i}_class", number)
-        run.metric(f"picture_{i}_probability", values[number])
-        captions.append(f"{own.class_names[number]}: {values[number]:.2f}")
     maps = {name: np.asarray(method(images, classes)) for name, method in methods.items()}
     title = f"What {own.model.name} sees of its class"
     run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))

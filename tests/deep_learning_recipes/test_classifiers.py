@@ -150,3 +150,18 @@ def test_pictures_are_a_file_or_else_the_photographs(channels, tmp_path):
     found = own.pictures(tmp_path / "red.png")
     assert found.shape == (1, 20, 30, channels)
     np.testing.assert_allclose(found[..., 0], 1 if channels == 3 else 76 / 255)
+
+
+def test_predictions_are_recorded_and_captioned():
+    class Run(dict):
+        metric = dict.__setitem__
+
+    run = Run()
+    captions = classifiers.record(run, [[0.25, 0.75, 0], [1, 0, 0]], ["cat", "dog", "owl"])
+    assert captions == ["dog 0.75", "cat 1.00"]
+    assert run == {
+        "picture_0_class": 1,
+        "picture_0_probability": 0.75,
+        "picture_1_class": 0,
+        "picture_1_probability": 1,
+    }

@@ -85,7 +85,7 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
         "picture_1_probability": pytest.approx(np.exp(0.5) / (np.exp(0.5) + np.exp(0.25) + 2)),
     }
     titles = [axes.get_title() for axes in notes.figures["own"].axes]
-    assert {"upper right: 0.48", "upper left: 0.33", "pixels"} <= set(titles)
+    assert {"upper right 0.48", "upper left 0.33", "pixels"} <= set(titles)
 
 
 def test_rank_correlation_is_scipys():

@@ -1,0 +1,258 @@
+"""Saliency: which pixels would change the score, asked of the gradient.
+
+The gradient of a class's logit with respect to the picture, ∂S_c/∂x, says for every pixel how much
+the score would move if the pixel did. Its absolute value, and of that the largest of the colour
+channels, is a map of where the network looks: one backward pass, no labels of places needed.
+The raw map is speckled; SmoothGrad averages the maps of noisy copies of the picture. The few
+pixels that it is surest of tell the object's colour, and that cuts the object out.
+Look at how much of each map lies on the digit, and at what an untrained network draws.
+
+Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature importance)
+Paper: Simonyan et al., Deep inside convolutional networks: visualising image classification models
+and saliency maps, 2014 (section 3); Smilkov et al., SmoothGrad: removing noise by adding noise,
+2017
+"""
+
+import math
+import timeit
+import warnings
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from skimage.filters import threshold_otsu
+from tf_keras_vis.saliency import Saliency
+from tf_keras_vis.utils.scores import CategoricalScore
+
+from deep_learning_recipes import classifiers, data, explanations, figures, training
+from deep_learning_recipes.run import Run, cli
+
+
+@dataclass
+class Config:
+    size: int = 48
+    """side of the scenes in pixels"""
+    scenes: int = 3000
+    """scenes to train on"""
+    epochs: int = 8
+    """passes over them"""
+    batch_size: int = 64
+    """scenes a gradient is averaged over"""
+    learning_rate: float = 5e-3
+    """of Adam at the start; it falls to 0 along a cosine"""
+    samples: int = 20
+    """noisy copies of a picture that SmoothGrad averages"""
+    noise: float = 0.2
+    """their noise's standard deviation, in ranges of the picture's values"""
+    explained: int = 200
+    """held-out scenes that are explained and measured"""
+    model: str = ""
+    """a .keras file or a network of keras.applications, to explain in place of one trained here"""
+    image: str = ""
+    """a picture of your own, PNG or JPEG"""
+
+
+QUICK = Config(size=32, scenes=2000, epochs=6, samples=10, explained=100)
+FULL = Config(size=64, scenes=20_000, epochs=20, samples=50, explained=500)
+
+
+def build_model(size=48, classes=10) -> keras.Model:
+    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)."""
+    x = images = keras.Input((size, size, 3), name="images")
+    for filters, width, pools in ((16, 5, True), (32, 3, True), (64, 3, False), (64, 3, False)):
+        x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.Activation("relu")(x)
+        if pools:
+            x = layers.MaxPooling2D(2)(x)
+    x = layers.GlobalMaxPooling2D()(x)  # a digit counts wherever it stands
+    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
+
+
+@tf.function
+def gradient(model: keras.Model, images, classes):
+    """∂S_c/∂x of one class for each image, the shape of the images. S_c is the logit: a probability
+    near 1 hardly moves. An image's score depends on no other image, so one call serves them all."""
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        scores = tf.gather(model(images, training=False), classes, batch_dims=1)
+    return tape.gradient(scores, images)
+
+
+def saliency(model: keras.Model, images, classes):
+    """max over the channels of |∂S_c/∂x|, (batch, height, width): section 3.1 of Simonyan et al."""
+    return tf.reduce_max(tf.abs(gradient(model, images, classes)), axis=-1)
+
+
+@tf.function
+def smooth_gradient(model: keras.Model, images, classes, samples: int, noise: float):
+    """SmoothGrad, (batch, height, width): max over the channels of |∂S_c/∂x| averaged over noisy
+    copies of the images.
+
+    noise: its standard deviation as a share of each image's range. The paper averages the gradients
+    with their signs; like tf-keras-vis we average magnitudes, which cannot cancel.
+    """
+    span = tf.reduce_max(images, (1, 2, 3), True) - tf.reduce_min(images, (1, 2, 3), True)
+    total = tf.zeros_like(images)
+    for i in tf.range(samples):
+        drawn = tf.random.stateless_normal(tf.shape(images), seed=[0, i], dtype=images.dtype)
+        total += tf.abs(gradient(model, images + noise * span * drawn, classes))
+    return tf.reduce_max(total, axis=-1) / float(samples)
+
+
+def tf_keras_vis_saliency(model: keras.Model, images, classes, **options) -> np.ndarray:
+    """The same by tf-keras-vis: SmoothGrad with smooth_samples=, smooth_noise=."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The structure of `inputs`")
+        score = CategoricalScore(np.asarray(classes).tolist())
+        return Saliency(model, clone=False)(score, images, normalize_map=False, **options)
+
+
+def segment(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """The object's pixels, (n, height, width) bool, from nothing but a map of what matters.
+
+    After Simonyan et al., section 3.2, who learn the object's colours from the pixels above the
+    map's 95 % quantile and cut the picture by GraphCut: here the median of those colours stands for
+    the object, and Otsu's threshold cuts the colours into near and far.
+    """
+    found = np.empty(maps.shape, bool)
+    for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
+        color = np.median(image[heat >= np.quantile(heat, 0.95)], axis=0)
+        distances = np.linalg.norm(image - color, axis=-1)
+        found[i] = distances <= threshold_otsu(distances)
+    return found
+
+
+def intersection_over_union(found: np.ndarray, masks: np.ndarray) -> float:
+    return float(np.mean((found & masks).sum((1, 2)) / (found | masks).sum((1, 2))))
+
+
+class Explain(layers.Layer):
+    """A classifier's probabilities, and the saliency map of its most probable class, as a layer: so
+    that the gradient goes into the exported graph."""
+
+    def __init__(self, model: keras.Model, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = self.model(images, training=False)
+            scores = tf.reduce_max(logits, axis=-1)
+        heat = tf.reduce_max(tf.abs(tape.gradient(scores, images)), axis=-1)
+        return {"probabilities": tf.nn.softmax(logits), "saliency": heat}
+
+
+def main(config: Config, run: Run) -> None:
+    def both_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray):
+        smooth = smooth_gradient(model, images, classes, config.samples, config.noise)
+        return {"gradient": saliency(model, images, classes).numpy(), "SmoothGrad": smooth.numpy()}
+
+    def explain_own(model: keras.Model, images: np.ndarray, names: list[str]) -> None:
+        run.print(f"explaining {len(images)} pictures by {model.name} ...")
+        probabilities = keras.ops.softmax(model(images, training=False)).numpy()
+        captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
+        drawn = {"title": f"Which pixels {model.name} heeds", "captions": captions}
+        run.figure("own", figures.heat_maps(images, both_maps(model, images, classes), **drawn))
+
+    if config.model:
+        own = classifiers.load(config.model)
+        explain_own(own.model, own.pictures(config.image), own.class_names)
+        return
+    size = config.size
+    picture = classifiers.read_image(config.image, (size, size)) if config.image else None
+
+    train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
+    model, untrained = build_model(size), build_model(size)
+    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    options = {"epochs": config.epochs, "batch_size": config.batch_size}
+    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
+    if picture is not None:
+        explain_own(model, picture[None], [str(digit) for digit in range(10)])
+
+    images, masks = (each[: config.explained] for each in (test.images, test.masks))
+    logits = np.asarray(model(images, training=False))
+    seen = logits.argmax(axis=1)  # the network's answers: no label is used from here on
+    maps = both_maps(model, images, seen)
+    other = (seen + np.random.default_rng(run.seed).integers(1, 10, len(seen))) % 10
+    maps["other class"] = saliency(model, images, other).numpy()
+    for name, each in both_maps(untrained, images, seen).items():
+        maps[f"untrained {name}"] = each
+    shares = {name: explanations.share_on_object(each, masks).mean() for name, each in maps.items()}
+    overlaps = {name: explanations.overlap(each, masks).mean() for name, each in maps.items()}
+    found = {name: segment(images, each) for name, each in maps.items()}
+    cut = {name: intersection_over_union(each, masks) for name, each in found.items()}
+    bright = np.stack([each > threshold_otsu(each) for each in images.mean(axis=-1)])
+    anew = cut["untrained SmoothGrad"]
+    cut_by_light = intersection_over_union(bright, masks)
+
+    run.metric("share_on_digit", shares["gradient"])
+    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
+    run.metric("digit_share_of_picture", masks.mean())
+    for name, share in shares.items():
+        prefix = name.lower().replace(" ", "_")
+        run.metric(f"{prefix}_share_on_digit", share)
+        run.metric(f"{prefix}_overlap", overlaps[name])
+        run.metric(f"{prefix}_segmentation_iou", cut[name])
+    run.metric("brightness_segmentation_iou", cut_by_light)
+    seconds = timeit.timeit(lambda: saliency(model, images, seen).numpy(), number=1)
+    run.metric("maps_a_second", len(images) / seconds, timing=True)
+
+    run.claim(
+        "The gradient finds the object without having been told of places: three times the digit's "
+        "share of the picture, and half as much again as an untrained network's map, lies on it",
+        holds=shares["gradient"] > max(3 * masks.mean(), 1.5 * shares["untrained gradient"]),
+        measured=f"{shares['gradient']:.3f} of the map on the digit, which is {masks.mean():.3f} "
+        f"of the picture; untrained {shares['untrained gradient']:.3f}",
+    )
+    run.claim(
+        "Averaging over noisy copies cleans the map: SmoothGrad's highest pixels overlap more "
+        "with the digit",
+        holds=overlaps["SmoothGrad"] > overlaps["gradient"] + 0.015,
+        measured=f"intersection over union {overlaps['SmoothGrad']:.3f}, plain gradient "
+        f"{overlaps['gradient']:.3f} (of the whole map {shares['SmoothGrad']:.3f} is on the digit, "
+        f"of the plain one {shares['gradient']:.3f})",
+    )
+    run.claim(
+        "Saliency segments without supervision: cut out by the colour of the most salient pixels, "
+        "the digit comes out better than by the map alone, and not by an untrained network's map",
+        holds=cut["SmoothGrad"] > max(overlaps["SmoothGrad"] + 0.1, anew + 0.3),
+        measured=f"intersection over union {cut['SmoothGrad']:.3f}; map alone "
+        f"{overlaps['SmoothGrad']:.3f}, untrained {anew:.3f} (a threshold of the light, if told "
+        f"that digits are lighter than their ground: {cut_by_light:.3f})",
+    )
+    run.claim(
+        "The map tells where, hardly for which class: another class's gradient lies on the digit "
+        "nearly as much",
+        holds=shares["other class"] > 0.75 * shares["gradient"],
+        measured=f"{shares['other class']:.3f} of a wrong class's map on the digit, "
+        f"{shares['gradient']:.3f} of the right one's",
+    )
+    library = tf_keras_vis_saliency(model, images[:32], seen[:32])
+    difference = np.abs(maps["gradient"][:32] - library).max() / library.max()
+    run.claim(
+        "Three lines of gradient are all that it takes: tf-keras-vis gives the same maps",
+        holds=difference < 1e-4,
+        measured=f"largest difference {difference:.1e} of the highest value over 32 scenes",
+    )
+
+    sure = np.asarray(tf.nn.softmax(logits)).max(axis=1)
+    captions = [f"{digit}: {score:.2f}" for digit, score in zip(seen, sure, strict=True)]
+    shown = {name: maps[name] for name in ("gradient", "SmoothGrad", "untrained gradient")}
+    drawn = {"title": "Where a digit's logit comes from", "captions": captions}
+    run.figure("maps", figures.heat_maps(images[:6], shown, **drawn))
+    heat = maps["SmoothGrad"] / maps["SmoothGrad"].max((1, 2), keepdims=True)
+    rows = {"scene": images, "SmoothGrad": heat, "cut out": found["SmoothGrad"], "truth": masks}
+    run.figure("segments", figures.image_rows(rows, title="Cut out by the most salient colour"))
+    scene = keras.Input((size, size, 3), name="images")
+    run.export(keras.Model(scene, Explain(model, dtype="float32")(scene)), example=images[:3])
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)
