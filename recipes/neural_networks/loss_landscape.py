@@ -79,7 +79,6 @@ def logits_of(model: keras.Model, points, x):
     return tf.vectorized_map(lambda e: model.stateless_call(*e)[0], (weights, [], copies))
 
 
-@tf.function(jit_compile=True)
 def losses_of(model: keras.Model, points, x, y):
     """Cross-entropy of each network in nats, (networks,). x: (images, 64); y: (images,)."""
     labels = tf.tile(y[tf.newaxis], (points.shape[0], 1))
@@ -175,7 +174,7 @@ def main(config: Config, run: Run) -> None:
     rows = random.permutation(len(x) + len(x_test))
     x, y = np.concatenate([x, x_test]).reshape(-1, 64)[rows], np.append(y, y_test)[rows]
     pairs = tf.constant(x[:n]), tf.constant(y[:n])
-    model = build_model(config.neurons)
+    model, compiled = build_model(config.neurons), tf.function(losses_of, jit_compile=True)
 
     def train(name: str, points: tf.Variable, size: int, calls: int, target: float) -> np.ndarray:
         losses = np.full(points.shape[0], np.inf)
@@ -214,7 +213,7 @@ def main(config: Config, run: Run) -> None:
     lines, at = {}, t[:, np.newaxis]
     for name, origin in {"its start": starts, "another solution": tf.roll(found, 1, 0)}.items():
         points = (1 - at) * origin[:, tf.newaxis] + at * found[:, tf.newaxis]
-        values = losses_of(model, tf.reshape(points, (-1, points.shape[-1])), *pairs)
+        values = compiled(model, tf.reshape(points, (-1, points.shape[-1])), *pairs)
         lines[f"from {name}"] = np.reshape(values, (-1, len(t)))
     down, over = (np.max(v - np.minimum.accumulate(v, axis=1), axis=1) for v in lines.values())
     both = {f"{config.neurons} neurons": wide, f"{NARROW} neurons": narrow}
@@ -226,7 +225,7 @@ def main(config: Config, run: Run) -> None:
     for name, points in solutions.items():
         draws, weights = np.random.default_rng(run.seed), [w[0] for w in weights_at(model, points)]
         plane = np.array(points[0]) + steps @ [draw_direction(draws, weights) for _ in range(2)]
-        values = losses_of(model, tf.cast(plane, tf.float32), *pairs)
+        values = compiled(model, tf.cast(plane, tf.float32), *pairs)
         title = f"Found by {name}, sharpness {minima[name][0][0]:.1f}"
         surfaces[title] = np.reshape(values, (len(span), -1))
     run.figure("surfaces", plot_surfaces(span, surfaces))
