@@ -3,17 +3,22 @@
 Importing this costs nothing; each loader imports the library that holds its data.
 """
 
+from deep_learning_recipes.data.crops import load_photos
 from deep_learning_recipes.data.images import load
 from deep_learning_recipes.data.labels import class_names
+from deep_learning_recipes.data.scenes import Scenes, load_scenes
 from deep_learning_recipes.data.series import load_series
 from deep_learning_recipes.data.tables import feature_names, load_table
 from deep_learning_recipes.data.text import load_names, load_text
 
 __all__ = [
+    "Scenes",
     "class_names",
     "feature_names",
     "load",
     "load_names",
+    "load_photos",
+    "load_scenes",
     "load_series",
     "load_table",
     "load_text",

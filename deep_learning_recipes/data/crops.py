@@ -8,6 +8,7 @@ import functools
 
 import numpy as np
 
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.pixels import Split, resize
 
 CROP = 64  # side of a crop in pixels of the photograph, whatever size it is returned in
@@ -25,6 +26,24 @@ def photos(size: int | None, seed: int) -> Split:
     object recognition.
     """
     return crop_parts(scaled_photos(), size, seed)
+
+
+def load_photos(size: int = 256) -> np.ndarray:
+    """The nine photographs themselves, (9, size, size, 3) float32 in [0, 1], 16 to 1024 pixels
+    high: the middle square of each, in the order of `class_names("photos")`.
+
+    Licence: as of `photos`. Raises UsageError for a size out of range.
+    """
+    if not 16 <= size <= 1024:
+        raise UsageError(f"size must be from 16 to 1024 pixels, not {size}")
+    squares = []
+    for photo in scaled_photos():
+        height, width = photo.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = photo[top : top + side, left : left + side].astype("float32") / 255
+        squares.append(resize(square[np.newaxis], size))
+    return np.concatenate(squares)
 
 
 def textures(size: int | None, seed: int) -> Split:

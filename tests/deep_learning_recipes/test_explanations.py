@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from deep_learning_recipes import explanations, figures
+from deep_learning_recipes.classifiers import Classifier
+
+MASK = np.array([[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], bool)
+
+
+def maps(*values):
+    return np.array(values, "float64").reshape(1, 3, 4)
+
+
+def test_share_on_object_by_hand():
+    found = explanations.share_on_object(maps(0, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, -9), MASK)
+    assert found == pytest.approx([0.5])
+    assert explanations.share_on_object(np.ones((1, 3, 4)), MASK) == pytest.approx([2 / 12])
+    assert explanations.share_on_object(np.zeros((1, 3, 4)), MASK) == [0]
+
+
+@pytest.mark.parametrize(
+    ("at", "tolerance", "hit"), [(1, 0, True), (5, 0, False), (4, 1, True), (8, 1, False)]
+)
+def test_pointing_game_by_hand(at, tolerance, hit):
+    values = np.zeros(12)
+    values[at] = 1
+    assert explanations.pointing_game(maps(*values), MASK, tolerance) == [hit]
+
+
+def test_overlap_by_hand():
+    assert explanations.overlap(maps(0, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1]
+    assert explanations.overlap(maps(6, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1 / 3]
+    assert explanations.overlap(maps(6, 0, 0, 5, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [0]
+
+
+def test_each_picture_is_measured_with_its_own_mask():
+    rng = np.random.default_rng(0)
+    many, masks = rng.random((5, 6, 7)), rng.random((5, 6, 7)) < 0.3
+    for measure in (
+        explanations.share_on_object,
+        explanations.pointing_game,
+        explanations.overlap,
+    ):
+        alone = [measure(many[i : i + 1], masks[i : i + 1])[0] for i in range(5)]
+        np.testing.assert_allclose(measure(many, masks).astype(float), np.array(alone, float))
+
+
+class Notes:
+    """A run that only remembers."""
+
+    def __init__(self):
+        self.metrics, self.figures = {}, {}
+
+    def print(self, text):
+        assert "2 picture" in text
+
+    def metric(self, name, value):
+        self.metrics[name] = float(value)
+
+    def figure(self, name, figure):
+        self.figures[name] = figure
+
+
+def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
+    import keras
+
+    images = keras.Input((1, 2, 1))
+    model = keras.Model(images, keras.layers.Flatten()(images))  # its logits are the two pixels
+    own = Classifier(model, ["left", "right"])
+    pictures = np.array([[0.0, 1.0], [0.5, 0.25]], "float32").reshape(2, 1, 2, 1)
+    asked = []
+
+    def method(images, classes):
+        asked.append(classes.tolist())
+        return images[..., 0]
+
+    notes = Notes()
+    explanations.explain_own(notes, own, pictures, {"pixels": method})
+    assert asked == [[1, 0]]
+    assert notes.metrics == {
+        "picture_0_class": 1,
+        "picture_0_probability": pytest.approx(1 / (1 + np.exp(-1))),
+        "picture_1_class": 0,
+        "picture_1_probability": pytest.approx(1 / (1 + np.exp(-0.25))),
+    }
+    titles = [axes.get_title() for axes in notes.figures["own"].axes]
+    assert {"right: 0.73", "left: 0.56", "pixels"} <= set(titles)
+
+
+def test_rank_correlation_is_scipys():
+    a, b = np.random.default_rng(0).integers(0, 5, (2, 3, 6, 7))
+    found = explanations.rank_correlation(a, b)
+    for i in range(3):
+        assert found[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
+    assert explanations.rank_correlation(a, np.ones_like(a)).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(explanations.rank_correlation(a, a**3), 1)
+
+
+def test_a_score_table_shades_each_column_by_what_is_better():
+    scores = {"first": {"wins": 3, "errors": 9}, "second": {"wins": 1, "errors": 0}}
+    figure = figures.score_table(scores, {"wins": 1, "errors": -1}, title="Scores")
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[1, 0], [0, 1]])
+    assert [text.get_text() for text in axes.texts] == ["3.00", "9.00", "1.00", "0.00"]
