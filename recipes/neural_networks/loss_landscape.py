@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.colors import LogNorm
 
 from deep_learning_recipes import data, serving
 from deep_learning_recipes.run import Run, cli
@@ -45,7 +46,7 @@ class Config:
     """points of a line, and of a surface in each direction"""
 
 
-QUICK = Config(restarts=12, steps=1500, solutions=8, resolution=21)
+QUICK = Config(restarts=12, steps=1500, solutions=8, resolution=31)
 FULL = Config(neurons=128, restarts=100, steps=20_000, solutions=64, resolution=61)
 EXAMPLES, NARROW, BATCH, LEARNING_RATE = 300, 3, 20, 0.3
 TARGET, CALL = 0.05, 20  # nats at which small and whole batches stop; steps in a compiled call
@@ -137,16 +138,23 @@ def draw_direction(random: np.random.Generator, weights) -> np.ndarray:
 def plot_surfaces(span: np.ndarray, surfaces: dict[str, np.ndarray]) -> plt.Figure:
     """Losses (points, points) around minima, from the side and from above, on one scale."""
     top = max(each.max() for each in surfaces.values())
+    colors = {"cmap": "cividis", "norm": LogNorm(0.03, top)}  # the valley's floor is of interest
     figure = plt.figure(figsize=(10, 8))
     for column, (title, losses) in enumerate(surfaces.items(), start=1):
         hill = figure.add_subplot(2, 2, column, projection="3d", title=title)
-        hill.plot_surface(*np.meshgrid(span, span), losses, cmap="cividis", vmin=0, vmax=top)
+        hill.plot_surface(*np.meshgrid(span, span), losses, rcount=41, ccount=41, **colors)
         hill.set(zlim=(0, top), zlabel="loss (nats)", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes = figure.add_subplot(2, 2, 2 + column, aspect="equal")
-        filled = axes.contourf(span, span, losses, np.linspace(0, top, 25), cmap="cividis")
-        axes.contour(span, span, losses, [0.1, 0.5, 1, 2], colors="white", linewidths=0.8)
+        levels = np.geomspace(0.03, top, 25)
+        filled = axes.contourf(span, span, losses, levels, extend="min", **colors)
+        lines = axes.contour(span, span, losses, [0.1, 0.2, 0.5, 1, 2], colors="white")
+        axes.clabel(lines, fmt="%g")
+        axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes.set(xlabel="first random direction", ylabel="second random direction")
-    figure.colorbar(filled, ax=figure.axes, shrink=0.6, label="training loss (nats)")
+        axes.grid(visible=False)
+    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    bar = figure.colorbar(filled, ax=figure.axes, shrink=0.6, ticks=ticks, format="%g")
+    bar.set_label("training loss (nats)")
     return figure
 
 
@@ -162,9 +170,9 @@ def plot_valleys(t, lines: dict, ends: dict, minima: dict) -> plt.Figure:
     middle.set(title="Where restarts end", xlabel="final training loss (nats)", ylabel="networks")
     for (name, values), marker in zip(minima.items(), "os", strict=True):
         right.plot(*values, marker, label=name)
-    right.set(title="Minima of one loss", ylabel="test accuracy", xlabel="largest eigenvalue of H")
-    for axes in figure.axes:
-        axes.legend()
+    right.set(title="Minima equally low", ylabel="test accuracy", xlabel="largest eigenvalue of H")
+    for axes, place in zip(figure.axes, ("upper right", "upper right", "center"), strict=True):
+        axes.legend(loc=place)
     return figure
 
 
@@ -201,7 +209,7 @@ def main(config: Config, run: Run) -> None:
     solutions, minima, losses = {}, {}, []
     for name, size in (("small batches", config.small_batch), ("whole batch", n)):
         points = tf.Variable(starts)
-        losses.append(train(name, points, size, 60, TARGET).mean())
+        losses.append(train(name, points, size, 60, TARGET))
         solutions[name] = points = tf.convert_to_tensor(points)
         directions = tf.constant(random.normal(size=points.shape), tf.float32)
         right = np.argmax(logits_of(model, points, x[n:]), axis=-1) == y[n:]
@@ -248,15 +256,17 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Small batches find flatter minima, but these do not test better here than the sharp ones",
-        holds=sharp.mean() > 2 * flat.mean() and flat_test.mean() < sharp_test.mean() + 0.01,
+        holds=np.max(losses) <= TARGET
+        and sharp.mean() > 2 * flat.mean()
+        and flat_test.mean() < sharp_test.mean() + 0.01,
         measured=f"largest eigenvalue {flat.mean():.2f} against {sharp.mean():.2f} of the whole "
         f"batch, test accuracy {flat_test.mean():.4f} against {sharp_test.mean():.4f}, loss "
-        f"{losses[0]:.3f} against {losses[1]:.3f}",
+        f"{losses[0].mean():.3f} against {losses[1].mean():.3f}",
     )
     run.claim(
-        "Many small networks train in one compiled call, in less time than one after another",
+        "Many small networks train in compiled calls faster than one after another by Keras's fit",
         holds=speedup > 4,
-        measured=f"{seconds:.3f} s for each of {len(ends)}, alone {speedup:.1f} times that",
+        measured=f"{seconds:.2f} s for each of {len(ends)}; alone {speedup:.0f} times that",
     )
     model.set_weights([each[0] for each in weights_at(model, found)])
     run.export(serving.classifier(model), example=x[-3:])
