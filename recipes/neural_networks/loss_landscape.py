@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 
@@ -55,8 +54,8 @@ TARGET, CALL = 0.05, 20  # nats at which small and whole batches stop; steps in 
 def build_model(neurons: int, dtype: str = "float32") -> keras.Model:
     """One network. Input: (batch, 64) pixels in [0, 1]. Output: (batch, 10) logits."""
     x = keras.Input((64,), dtype=dtype, name="x")
-    hidden = layers.Dense(neurons, "silu", dtype=dtype, name="hidden")(x)
-    return keras.Model(x, layers.Dense(10, dtype=dtype, name="logits")(hidden), name="mlp")
+    hidden = keras.layers.Dense(neurons, "silu", dtype=dtype, name="hidden")(x)
+    return keras.Model(x, keras.layers.Dense(10, dtype=dtype, name="logits")(hidden), name="mlp")
 
 
 def weights_at(model: keras.Model, points) -> list[tf.Tensor]:
@@ -137,24 +136,19 @@ def draw_direction(random: np.random.Generator, weights) -> np.ndarray:
 
 def plot_surfaces(span: np.ndarray, surfaces: dict[str, np.ndarray]) -> plt.Figure:
     """Losses (points, points) around minima, from the side and from above, on one scale."""
-    top = max(each.max() for each in surfaces.values())
-    colors = {"cmap": "cividis", "norm": LogNorm(0.03, top)}  # the valley's floor is of interest
+    low, top = np.min(list(surfaces.values())), np.max(list(surfaces.values()))
+    colors = {"cmap": "cividis", "norm": LogNorm(low, top)}  # the valley's floor is of interest
+    marks, ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5], {"xticks": [-1, 0, 1], "yticks": [-1, 0, 1]}
     figure = plt.figure(figsize=(10, 8))
     for column, (title, losses) in enumerate(surfaces.items(), start=1):
         hill = figure.add_subplot(2, 2, column, projection="3d", title=title)
         hill.plot_surface(*np.meshgrid(span, span), losses, rcount=41, ccount=41, **colors)
-        hill.set(zlim=(0, top), zlabel="loss (nats)", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        axes = figure.add_subplot(2, 2, 2 + column, aspect="equal")
-        levels = np.geomspace(0.03, top, 25)
-        filled = axes.contourf(span, span, losses, levels, extend="min", **colors)
-        lines = axes.contour(span, span, losses, [0.1, 0.2, 0.5, 1, 2], colors="white")
-        axes.clabel(lines, fmt="%g")
-        axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        hill.set(zlim=(0, top), zlabel="loss (nats)", **ticks)
+        axes = figure.add_subplot(2, 2, 2 + column, aspect="equal", **ticks)
+        filled = axes.contourf(span, span, losses, np.geomspace(low, top, 25), **colors)
+        axes.clabel(axes.contour(span, span, losses, marks[1:-1], colors="white"), fmt="%g")
         axes.set(xlabel="first random direction", ylabel="second random direction")
-        axes.grid(visible=False)
-    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    bar = figure.colorbar(filled, ax=figure.axes, shrink=0.6, ticks=ticks, format="%g")
-    bar.set_label("training loss (nats)")
+    figure.colorbar(filled, ax=figure.axes, ticks=marks, format="%g", label="training loss (nats)")
     return figure
 
 
@@ -171,8 +165,8 @@ def plot_valleys(t, lines: dict, ends: dict, minima: dict) -> plt.Figure:
     for (name, values), marker in zip(minima.items(), "os", strict=True):
         right.plot(*values, marker, label=name)
     right.set(title="Minima equally low", ylabel="test accuracy", xlabel="largest eigenvalue of H")
-    for axes, place in zip(figure.axes, ("upper right", "upper right", "center"), strict=True):
-        axes.legend(loc=place)
+    for axes in figure.axes:
+        axes.legend(loc="center" if axes is right else "upper right")
     return figure
 
 
@@ -214,7 +208,7 @@ def main(config: Config, run: Run) -> None:
         directions = tf.constant(random.normal(size=points.shape), tf.float32)
         right = np.argmax(logits_of(model, points, x[n:]), axis=-1) == y[n:]
         minima[name] = sharpness(model, points, directions, *pairs, 60).numpy(), right.mean(axis=-1)
-    (flat, flat_test), (sharp, sharp_test) = minima.values()
+    (flat, flat_test), (sharp, sharp_test) = np.mean(list(minima.values()), axis=2)
 
     # Straight lines to each solution; every point is a network, (lines, points).
     found, t = solutions["small batches"], np.linspace(0, 1, config.resolution, dtype="float32")
@@ -240,8 +234,8 @@ def main(config: Config, run: Run) -> None:
 
     run.metric("restarts_worst_loss", wide.max(), unit="nats")
     run.metric("hill_between_solutions", over.mean(), unit="nats")
-    run.metric("small_batches_sharpness", flat.mean())
-    run.metric("whole_batch_sharpness", sharp.mean())
+    run.metric("small_batches_sharpness", flat)
+    run.metric("whole_batch_sharpness", sharp)
     run.metric("speedup_over_keras_fits", speedup, timing=True)
     run.claim(
         "Bad local optima are unlikely where weights are many: all restarts end equally low",
@@ -256,12 +250,9 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Small batches find flatter minima, but these do not test better here than the sharp ones",
-        holds=np.max(losses) <= TARGET
-        and sharp.mean() > 2 * flat.mean()
-        and flat_test.mean() < sharp_test.mean() + 0.01,
-        measured=f"largest eigenvalue {flat.mean():.2f} against {sharp.mean():.2f} of the whole "
-        f"batch, test accuracy {flat_test.mean():.4f} against {sharp_test.mean():.4f}, loss "
-        f"{losses[0].mean():.3f} against {losses[1].mean():.3f}",
+        holds=np.max(losses) <= TARGET and sharp > 2 * flat and flat_test < sharp_test + 0.01,
+        measured=f"largest eigenvalue {flat:.2f}, whole batch {sharp:.2f}; test accuracy "
+        f"{flat_test:.4f}, {sharp_test:.4f}; loss {losses[0].mean():.3f}, {losses[1].mean():.3f}",
     )
     run.claim(
         "Many small networks train in compiled calls faster than one after another by Keras's fit",
