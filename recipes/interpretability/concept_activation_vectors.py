@@ -1,4 +1,4 @@
-"""Concept activation vectors: is what a person has a word for what the network goes by?
+"""Concept activation vectors: whether a network goes by what a person has a word for.
 
 Give the network pictures of a concept, such as stripes, and pictures of anything. The normal v of
 the plane that separates their activations in a layer is the concept's direction there (CAV). A
