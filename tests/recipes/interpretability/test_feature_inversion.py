@@ -27,7 +27,7 @@ def invert(features, photos, weights, steps=300, learning_rate=0.05, start=None)
     adam = keras.optimizers.Adam(rate, beta_2=0.99)
     step = fi.build_inversion(features, features(photos), images, tf.constant(weights), adam)
     step(tf.constant(steps))
-    return np.array(images)
+    return images.numpy()
 
 
 def test_the_inverse_of_a_linear_layer_that_loses_nothing_is_the_picture():
