@@ -66,7 +66,7 @@ def build_model(classes: int = 9) -> keras.Model:
         if depth > 1:
             x = layers.AveragePooling2D(2)(x)
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
-        x = layers.ReLU(name=f"layer_{depth}")(layers.BatchNormalization()(x))
+        x = layers.ReLU(name=f"layer_{depth}")(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="crops")
 
