@@ -53,9 +53,9 @@ def test_pixels_stay_in_range():
 
 def test_jitter_reaches_the_pixels_that_the_layer_skips():
     images = uniform(1, 8, 8, 1)
-    climb = dd.build_climb(pointwise(stride=4), 0.01)
-    still, moved = (np.asarray(climb(images, 40, jitter, 0)) - images for jitter in (0, 2))
-    again = np.asarray(climb(images, 40, 2, 0)) - images
+    climb = dd.build_climb(pointwise(stride=4), 0.001)
+    still, moved = (np.asarray(climb(images, 300, jitter, 0)) - images for jitter in (0, 2))
+    again = np.asarray(climb(images, 300, 2, 0)) - images
     assert np.count_nonzero(np.abs(still) > 1e-6) == 4
     assert np.count_nonzero(np.abs(moved) > 1e-6) == 64
     np.testing.assert_array_equal(moved, again)
