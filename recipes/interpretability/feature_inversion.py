@@ -47,7 +47,7 @@ class Config:
     """weight λ of the mean difference of neighbouring pixels"""
 
 
-QUICK = Config(size=64, epochs=2, steps=60, learning_rate=0.1)
+QUICK = Config(size=64, epochs=2, steps=40, learning_rate=0.12)
 FULL = Config(size=256, epochs=30, steps=1000)
 
 
@@ -208,7 +208,7 @@ def main(config: Config, run: Run) -> None:
         others = feature_error(features(np.roll(photos, 1, axis=0)), features(photos))
         missed[name], unrelated[name] = np.mean(errors), np.mean(others)
 
-    for name in reversed(layer_names):
+    for name in layer_names:
         run.metric(f"psnr_{name}", psnr[name], unit="dB")
         run.metric(f"ssim_{name}", ssim[name])
         run.metric(f"feature_error_{name}", missed[name])
@@ -248,10 +248,12 @@ def main(config: Config, run: Run) -> None:
         measured=f"root mean square {apart[first_layer]:.3f} at first, {apart[last_layer]:.3f}",
     )
     run.claim(
-        "The total variation makes up for what a deep layer does not say",
-        holds=psnr["layer_4"] > bare_psnr["layer_4"] + 0.3,
+        "The total variation makes up for what a deep layer does not say, and costs where the "
+        "layer says all",
+        holds=psnr["layer_4"] > bare_psnr["layer_4"] + 0.3
+        and psnr["layer_1"] < bare_psnr["layer_1"],
         measured=f"PSNR of layer 4 {psnr['layer_4']:.1f} dB with it, {bare_psnr['layer_4']:.1f} "
-        "without",
+        f"without; of layer 1 {psnr['layer_1']:.1f} and {bare_psnr['layer_1']:.1f}",
     )
     run.export(serving.classifier(model), example=x_test[:3])
 
