@@ -82,7 +82,7 @@ def build_model(size: int, noise: float, classes: int = 10) -> keras.Model:
 
 def total_variation(images):
     """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels, (n,). Mahendran
-    and Vedaldi, section 3, with β = 1."""
+    and Vedaldi, section 2, with β = 1."""
     down = images[:, 1:, :-1] - images[:, :-1, :-1]
     right = images[:, :-1, 1:] - images[:, :-1, :-1]
     # A root has no slope at 0.

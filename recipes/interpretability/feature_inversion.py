@@ -9,7 +9,7 @@ and at two inversions of the same features, which differ more the deeper the lay
 
 Lectures: CS Visualizing & Understanding (Feature inversion); N18 4.3 Understanding CNNs
 Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting them, 2015
-    (sections 2 and 3)
+    (section 2)
 """
 
 import itertools
@@ -65,7 +65,7 @@ def build_model(classes: int = 9) -> keras.Model:
 
 
 def total_variation(images):
-    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels, (n,). Section 3
+    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels, (n,). Section 2
     of the paper, with β = 1."""
     down = images[:, 1:, :-1] - images[:, :-1, :-1]
     right = images[:, :-1, 1:] - images[:, :-1, :-1]
