@@ -163,7 +163,9 @@ def test_likeness_is_the_highest_correlation_within_the_class():
 def test_a_network_of_ones_own(tmp_path):
     x = keras.Input((12, 10, 3))
     flat = keras.layers.Flatten()(keras.layers.Conv2D(4, 3, activation="relu")(x))
-    keras.Model(x, keras.layers.Dense(3, activation="softmax")(flat)).save("own.keras")
+    model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(flat))
+    model.layers[-1].kernel.assign(20 * model.layers[-1].kernel)  # as sure as a trained one
+    model.save("own.keras")
     finished = run_in_process(
         "activation_maximization", tmp_path / "run", "--preset", "quick", "--model", "own.keras"
     )
