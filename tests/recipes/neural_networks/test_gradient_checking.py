@@ -20,6 +20,7 @@ MORE_LAYERS = {
     "Softmax": (layers.Softmax(), VECTOR),
     "Rescaling": (layers.Rescaling(2.0), VECTOR),
     "EinsumDense": (layers.EinsumDense("bi,io->bo", (3,)), VECTOR),
+    "GaussianNoise": (layers.GaussianNoise(0.1, seed=0), VECTOR),
     "Reshape": (layers.Reshape((3, 2)), VECTOR),
     "Permute": (layers.Permute((2, 1)), SEQUENCE),
     "RepeatVector": (layers.RepeatVector(3), VECTOR),

@@ -1,0 +1,134 @@
+"""Climbs whose way is known, and the measures of pictures held to counts by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import run_in_process
+from PIL import Image
+
+from recipes import deep_dream as dd
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
+def uniform(*shape):
+    return RANDOM.uniform(0.4, 0.6, size=shape).astype("float32")
+
+
+def pointwise(stride=1):
+    """A layer that finds twice the pixel, at every stride-th pixel."""
+    x = keras.Input((None, None, 1))
+    double = keras.layers.Conv2D(1, 1, stride, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(x, double(x))
+    model.layers[-1].kernel.assign(2 * model.layers[-1].kernel)
+    return model
+
+
+def test_the_activity_is_the_mean_square():
+    images = uniform(2, 4, 6, 1)
+    expected = np.mean((2 * images) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(dd.activity(pointwise(), images), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("jitter", [0, 3])
+def test_a_step_goes_up_the_slope_by_its_size_and_moves_nothing_else(jitter):
+    """The slope of the mean square of 2x is proportional to x, wherever the picture was moved."""
+    images = uniform(2, 6, 8, 1)
+    climb = dd.build_climb(pointwise(), 0.01)
+    found = climb(images, 1, jitter, 5)
+    expected = images + 0.01 * images / images.std(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_pixels_stay_in_range():
+    found = np.asarray(dd.build_climb(pointwise(), 0.5)(uniform(1, 6, 6, 1), 20, 2, 0))
+    assert found.min() >= 0 and found.max() == 1
+
+
+def test_jitter_reaches_the_pixels_that_the_layer_skips():
+    images = uniform(1, 8, 8, 1)
+    climb = dd.build_climb(pointwise(stride=4), 0.001)
+    still, moved = (np.asarray(climb(images, 300, jitter, 0)) - images for jitter in (0, 2))
+    again = np.asarray(climb(images, 300, 2, 0)) - images
+    assert np.count_nonzero(np.abs(still) > 1e-6) == 4
+    assert np.count_nonzero(np.abs(moved) > 1e-6) == 64
+    np.testing.assert_array_equal(moved, again)
+
+
+def test_a_dream_carries_what_it_added_from_octave_to_octave():
+    photos, seen = tf.constant(uniform(1, 16, 12, 3)), []
+
+    def climb(images, steps, jitter, seed):
+        seen.append((tuple(images.shape), steps, jitter, seed))
+        return images + 0.1
+
+    found = dd.dream(climb, photos, [0.5, 0.75, 1.0], steps=7, jitter=2, seed=10)
+    shapes = (1, 8, 6, 3), (1, 12, 9, 3), (1, 16, 12, 3)
+    assert seen == [(shape, 7, 2, 10 + octave) for octave, shape in enumerate(shapes)]
+    np.testing.assert_allclose(found, photos + 0.3, atol=1e-5)
+
+
+@pytest.mark.parametrize("cycles", [2, 8])
+def test_the_wavelength_of_a_wave(cycles):
+    rows = np.sin(2 * np.pi * cycles * np.arange(32) / 32)
+    waves = np.broadcast_to(rows[:, None, None], (32, 32, 3))
+    pictures = np.stack([0.3 + waves, waves.transpose(1, 0, 2), 5 * waves])
+    np.testing.assert_allclose(dd.wavelength(pictures), 32 / cycles, rtol=1e-6)
+
+
+def test_the_wavelength_of_two_waves_is_their_geometric_mean_by_energy():
+    places = 2 * np.pi * np.arange(64) / 64
+    both = np.sin(2 * places) + np.sqrt(3) * np.sin(16 * places)
+    picture = np.broadcast_to(both[:, None, None], (64, 64, 1))[None]
+    assert dd.wavelength(picture) == pytest.approx([32**0.25 * 4**0.75])
+
+
+def test_total_variation_by_hand():
+    picture = np.array([[0.0, 1.0, 0.0], [0.5, 1.0, 0.0]])[None, :, :, None]
+    down, right = (0.5 + 0 + 0) / 3, (1 + 1 + 0.5 + 1) / 4
+    assert dd.total_variation(picture) == pytest.approx([(down + right) / 2])
+
+
+def test_the_network_sees_no_colour_that_is_everywhere():
+    model, images = dd.build_model(), uniform(2, 32, 40, 3)
+    tinted = images + np.array([0.2, -0.1, 0.3], "float32")
+    np.testing.assert_allclose(model(tinted), model(images), atol=1e-4)
+    assert np.abs(model(images * 1.5) - model(images)).max() > 1e-4
+
+
+def test_features_of_pictures_of_any_size():
+    x = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, name="maps")(2 * x - 1)
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(maps)))
+    features, images = dd.features_of(model, "maps"), uniform(1, 16, 16, 3)
+    expected = keras.Model(x, maps)(images)
+    np.testing.assert_allclose(features(images), expected, rtol=1e-5)
+    assert features(uniform(2, 20, 11, 3)).shape == (2, 18, 9, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_and_a_picture_of_ones_own(channels, tmp_path):
+    x = keras.Input((20, 16, channels))
+    maps = keras.layers.Conv2D(6, 3, activation="relu", name="maps")(x)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    keras.Model(x, keras.layers.Dense(3, activation="softmax")(pooled)).save("own.keras")
+    pixels = RANDOM.integers(256, size=(30, 40, 3), dtype="uint8")
+    Image.fromarray(pixels).save("own.png")
+    flags = "--preset", "quick", "--size", "40", "--model", "own.keras"
+    image = ("--image", "own.png") if channels == 3 else ()
+    finished = run_in_process("deep_dream", tmp_path / "run", *flags, *image)
+    record = finished.metrics
+    assert finished.code == 0
+    assert record["claims"] == []
+    assert list(record["metrics"]) == ["total_variation_maps"]
+    assert record["figures"] == ["dreams.png"]
+
+
+def test_a_missing_picture_ends_the_run_at_once(tmp_path):
+    assert run_in_process("deep_dream", tmp_path / "no", "--image", "no.png").code == 2
