@@ -162,7 +162,7 @@ def plot_by_depth(found: dict[str, np.ndarray], of_network: dict[str, float]) ->
     for row, (table, scores) in zip(panels, found.items(), strict=True):
         for axes, what, curves in zip(row, ("fidelity", "accuracy"), scores, strict=True):
             for name, curve in zip(SOURCES, curves, strict=True):
-                style = "o--" if "origin" in name else ".-"  # it often lies under another
+                style = ".--" if "origin" in name else ".-"  # it often lies under another
                 axes.plot(range(1, len(curve) + 1), 100 * curve, style, label=name)
             axes.set(xlabel="questions at most", title=f"{table}: {what}")
         row[0].set_ylabel("% of held-out rows")
