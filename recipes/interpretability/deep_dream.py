@@ -247,9 +247,7 @@ def main(config: Config, run: Run) -> None:
         measured=f"typical wavelength of what is added {waves[both]:.1f} pixels, "
         f"{waves[flat]:.1f} without octaves",
     )
-    alike = {
-        key: np.corrcoef(added[both].ravel(), each.ravel())[0, 1] for key, each in added.items()
-    }
+    alike = {k: np.corrcoef(added[both].ravel(), a.ravel())[0, 1] for k, a in added.items()}
     same, other = alike[still], max(alike[wanted[0]], alike[wanted[2]])
     run.claim(
         "Every layer draws its own patterns",
