@@ -132,6 +132,7 @@ def test_the_terms_of_the_autoencoder_are_the_bound_of_a_gaussian():
     # Far enough from zero for the deviations to differ and the decoder to see what is drawn.
     for network in (vae.encoder, vae.decoder):
         network.set_weights([0.3 * RANDOM.normal(size=w.shape) for w in network.get_weights()])
+    vae.encoder.weights[-1].assign(vae.encoder.get_weights()[-1] + 1)  # of log σ²
     frames = RANDOM.random((5, 12)).astype("float32")
     mean, log_variance = map(np.asarray, vae.encoder(frames))
     drawn = np.asarray(keras.random.normal((20_000, 5, 2)))
