@@ -83,15 +83,12 @@ def build_network(filters: int) -> keras.Model:
     return network
 
 
-def build_painter(width: int, normalization="instance", upsampling="resize") -> keras.Model:
+def build_painter(width: int, upsampling="resize") -> keras.Model:
     """(batch, height, width, 3) in [0, 1] to the same; height and width are multiples of 4."""
 
     def convolve(x, filters, kernel_size=3, strides=1, activation="relu", layer=layers.Conv2D):
         x = layer(filters, kernel_size, strides, padding="same", use_bias=False)(x)
-        if normalization == "instance":  # groups of one channel: statistics of each map alone
-            x = layers.GroupNormalization(groups=-1)(x)
-        else:
-            x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.GroupNormalization(groups=-1)(x)  # of one channel each: instance normalisation
         return layers.Activation(activation)(x)
 
     def enlarge(x, filters):
@@ -200,18 +197,13 @@ def main(config: Config, run: Run) -> None:
     energy = Energy(network, style, config.style_weight)
     goal = energy.content_maps(test_goals)
 
-    def train(normalization):
-        keras.utils.set_random_seed(run.seed)
-        painter = build_painter(config.width, normalization)
-        steps = -(-len(crops) // config.batch_size) * config.epochs
-        rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        apprentice = Apprentice(painter, energy, name=f"{normalization}_normalization")
-        apprentice.compile(optimizer=keras.optimizers.Adam(rate))
-        sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
-        training.fit(apprentice, crops, goals, callbacks=run.callbacks, **sizes)
-        return painter
-
-    painter = train("instance")
+    painter = build_painter(config.width)
+    updates = -(-len(crops) // config.batch_size) * config.epochs
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, updates)
+    apprentice = Apprentice(painter, energy)
+    apprentice.compile(optimizer=keras.optimizers.Adam(rate))
+    sizes = {"epochs": config.epochs, "batch_size": config.batch_size}
+    training.fit(apprentice, crops, goals, callbacks=run.callbacks, **sizes)
     paint = tf.function(lambda batch: painter(batch, training=False))
     painted = np.asarray(paint(test))
     if own != "":
@@ -251,13 +243,6 @@ def main(config: Config, run: Run) -> None:
         holds=speed_up > 10,
         measured=f"{1000 * pass_seconds:.0f} ms against {worth * step_seconds:.1f} s for a "
         f"photograph of {config.test_size} pixels: {speed_up:.0f} times",
-    )
-    by_batch = np.asarray(train("batch")(test, training=False))
-    with_batch = float(np.mean(energy(by_batch, goal)))
-    run.claim(
-        "Instance normalisation paints better than batch normalisation",
-        holds=reached < 0.9 * with_batch,
-        measured=f"energy {reached:.2f} by instance, {with_batch:.2f} by batch normalisation",
     )
     boards = {}
     for upsampling in ("resize", "transposed"):

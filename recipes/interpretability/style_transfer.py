@@ -195,14 +195,14 @@ def main(config: Config, run: Run) -> None:
     style_left = style[:n] / style_before[:n]
     cut = without(painted)
     far_before, far = (
-        [pictures.pattern_distance(*pair) for pair in zip(each[:n], styles, strict=False)]
+        [pictures.texture_distance(*pair) for pair in zip(each[:n], styles, strict=False)]
         for each in (contents, cut)
     )
     kept = [edge_correlation(*pair) for pair in zip(cut[:n], contents, strict=False)]
     by_chance = np.mean([edge_correlation(cut[0], np.flip(contents[0], axis)) for axis in (0, 1)])
     run.metric("style_energy_left", np.mean(style_left), unit="of the content's own")
     run.metric("edge_correlation_with_content", np.mean(kept))
-    run.metric("pattern_distance_to_style", np.mean(far))
+    run.metric("texture_distance_to_style", np.mean(far))
     run.claim(
         "The picture takes on the style: also by a statistic that no network has a part in",
         holds=max(style_left) < 0.5 and np.mean(far) < 0.8 * np.mean(far_before),

@@ -27,8 +27,8 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    textures: str = "brick, gravel, stained tissue"
-    """with commas between: brick, grass, gravel, painting, a photograph's name (such as flower), or
+    textures: str = "brick, stained tissue, flower"
+    """with commas between: brick, grass, gravel, painting, a photograph's name (such as retina), or
     picture files"""
     size: int = 256
     """side of the last pictures in pixels; the layers are compared at half of it"""
@@ -42,7 +42,7 @@ class Config:
     """a .keras file or a network of keras.applications (VGG19) in place of random filters"""
 
 
-QUICK = Config(textures="brick, gravel", size=128, filters=32, steps=150)
+QUICK = Config(textures="brick, flower", size=128, filters=32, steps=150)
 FULL = Config(size=512, filters=128, steps=400, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
@@ -144,7 +144,7 @@ def main(config: Config, run: Run) -> None:
             config.model, network, targets, weights, None, 2 * config.steps, margin=0
         )
         for name, picture, target in zip(names, painted, targets, strict=True):
-            run.metric(f"pattern_distance {name}", pictures.pattern_distance(picture, target))
+            run.metric(f"texture_distance {name}", pictures.texture_distance(picture, target))
         rows = {"texture": targets, "painted": painted}
         title = f"Painted from the Gram matrices of {config.model}"
         run.figure("textures", figures.picture_table(rows, title=title, captions=names))
@@ -174,25 +174,25 @@ def main(config: Config, run: Run) -> None:
     rivals |= {f"{n + 1} layer{'s' * (n > 0)}": by_depth[:, n] for n in range(depths)}
     found = {
         name: np.array(
-            [pictures.pattern_distance(*pair) for pair in zip(each, targets, strict=True)]
+            [pictures.texture_distance(*pair) for pair in zip(each, targets, strict=True)]
         )
         for name, each in rivals.items()
     }
     one, all_layers = found["1 layer"].mean(), found[f"{depths} layers"].mean()
     phase, shuffle = found["random phase"].mean(), found["pixels shuffled"].mean()
-    run.metric("pattern_distance", all_layers)
-    run.metric("pattern_distance_with_one_layer", one)
-    run.metric("pattern_distance_of_random_phase", phase)
+    run.metric("texture_distance", all_layers)
+    run.metric("texture_distance_with_one_layer", one)
+    run.metric("texture_distance_of_random_phase", phase)
     run.claim(
         "The more layers give their Gram matrices, the nearer the texture",
         holds=all_layers < 0.85 * one,
-        measured="distance of local patterns "
+        measured="distance of filter responses "
         + ", ".join(f"{found[name].mean():.3f} by {name}" for name in list(rivals)[2:]),
     )
     run.claim(
         "Neither the colours nor the power spectrum make a texture: Gram matrices hold more",
         holds=all_layers < 0.8 * min(phase, shuffle),
-        measured=f"distance of local patterns {all_layers:.3f} by Gram matrices, {phase:.3f} by "
+        measured=f"distance of filter responses {all_layers:.3f} by Gram matrices, {phase:.3f} by "
         f"the power spectrum (random phases), {shuffle:.3f} by the colours (pixels shuffled)",
     )
 

@@ -111,7 +111,7 @@ def test_a_network_of_ones_own(tmp_path):
     own = ["--model", str(tmp_path / "own.keras"), "--steps", "20", "--textures", "flower, grass"]
     finished = run_in_process("texture_synthesis", tmp_path / "run", *own)
     assert finished.code == 0
-    assert set(finished.metrics["metrics"]) == {"pattern_distance flower", "pattern_distance grass"}
+    assert set(finished.metrics["metrics"]) == {"texture_distance flower", "texture_distance grass"}
     assert finished.metrics["claims"] == []
     assert finished.metrics["figures"] == ["textures.png"]
 
