@@ -133,10 +133,8 @@ class Energy:
         mean = ops.mean(goal, axis=(1, 2), keepdims=True)
         all_maps = self.network(pictures)
         content = relative(all_maps[self.layer] - mean, goal - mean)
-        style = [
-            relative(gram_matrix(maps), gram)
-            for maps, gram in zip(all_maps, self.grams, strict=True)
-        ]
+        pairs = zip(all_maps, self.grams, strict=True)
+        style = [relative(gram_matrix(maps), gram) for maps, gram in pairs]
         return content + self.style_weight * ops.mean(ops.stack(style), axis=0)
 
 
