@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/reinforcement.py
+	$(BIN)/python benchmarks/interpretability.py
 
 results: $(READY)  ## measure every recipe again (resumes), then write README's table
 	$(BIN)/python -m recipes results all

@@ -1,12 +1,15 @@
 """DQN and actor-critic on CartPole-v1 against PyTorch, stable-baselines3 and a Keras tutorial.
 
-    python benchmarks/reinforcement.py [--seconds 90] [--seed 0]
+    python benchmarks/reinforcement.py [--seconds 90] [--seeds 3] [--first-seed 0]
 
 Each learns until 100 greedy episodes earn 475 on average, or until its seconds or steps are over.
 They are asked after every 2,500 steps, while the clock stands still; a compilation is on the clock.
 The speed is that after the first 12,500 steps, with acting, learning and the environment in it.
+They take turns, seed by seed, and have one thread each: networks as small as these gain nothing
+from a second one, and PyTorch loses much by it on a busy machine. What is shown are medians.
 
-- our `dqn`: the recipe's default preset, and with CleanRL's hyper-parameters for a fair speed
+- our `dqn`: the recipe's default preset; for a fair speed also with CleanRL's hyper-parameters (as
+  many updates of as large batches for as many steps), but 100 environments side by side
 - our `actor_critic`: the recipe's default preset
 - PyTorch: a loop in one file with the hyper-parameters of CleanRL's dqn.py
 - stable-baselines3: DQN and A2C with the hyper-parameters that RL Baselines3 Zoo found for them
@@ -107,6 +110,7 @@ def ours_default(referee: Referee, seed: int) -> None:
 def ours_as_cleanrl(referee: Referee, seed: int) -> None:
     config = dqn.Config(
         steps=STEPS,
+        environments=100,
         steps_per_update=TRAIN_EVERY,
         target_every=TARGET_EVERY // TRAIN_EVERY,
         learning_rate=LEARNING_RATE,
@@ -273,18 +277,30 @@ def sb3_a2c(referee: Referee, seed: int) -> None:
     model.learn(500_000, callback=Check(referee))
 
 
+def median(referees: list[Referee], value: Callable[[Referee], float]) -> str:
+    """Of all seeds, where those that did not solve it count as later than any."""
+    values = sorted(
+        value(each) if each.checks[-1][2] >= SOLVED else float("inf") for each in referees
+    )
+    middle = values[(len(values) - 1) // 2]
+    return "not reached" if middle == float("inf") else f"{middle:,.1f}".removesuffix(".0")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=90, help="for each at the most")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     # What is to be measured: a function of (referee, seed) that learns until it is over.
     contestants = {OURS: ours_default, OURS_AS_CLEANRL: ours_as_cleanrl}
     contestants[OUR_ACTOR_CRITIC] = ours_actor_critic
     if torch is None:
         print("PyTorch is not installed: pip install '.[bench]'")
     else:
-        torch.set_num_threads(1)  # networks as small as these lose by more, much on a busy machine
+        torch.set_num_threads(1)
         contestants[TORCH] = pytorch
     if stable_baselines3 is None:
         print("stable-baselines3 is not installed: pip install '.[bench]'")
@@ -292,33 +308,29 @@ def main() -> None:
         contestants |= {"stable-baselines3 DQN": sb3_dqn, "stable-baselines3 A2C": sb3_a2c}
     contestants[KERAS] = keras_tutorial
 
-    found = {}
-    for name, contestant in contestants.items():
-        print(f"{name} ...", flush=True)
-        random.seed(arguments.seed)
-        keras.utils.set_random_seed(arguments.seed)
-        found[name] = Referee(arguments.seconds, environments.make_vec(ENV, 100))
-        contestant(found[name], arguments.seed)
+    found = {name: [] for name in contestants}
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        for name, contestant in contestants.items():
+            random.seed(seed)
+            keras.utils.set_random_seed(seed)
+            found[name].append(Referee(arguments.seconds, environments.make_vec(ENV, 100)))
+            contestant(found[name][-1], seed)
+            steps, seconds, value = found[name][-1].checks[-1]
+            speed = found[name][-1].speed()
+            print(
+                f"seed {seed}  {name:30}{value:6.1f} after {seconds:5.1f} s and {steps:7,} steps, "
+                f"{speed:7,.0f} a second",
+                flush=True,
+            )
 
-    print(f"\n{ENV}, seed {arguments.seed}; stopped after {arguments.seconds:.0f} s or its steps")
-    print(f"{'':30}{'steps/s':>9}{'seconds to 475':>16}{'steps to 475':>14}{'last return':>13}")
-    for name, referee in found.items():
-        steps, seconds, value = referee.checks[-1]
-        mark = "" if value >= SOLVED else ">"
-        columns = f"{mark}{seconds:.1f}", f"{mark}{steps:,}"
-        print(f"{name:30}{referee.speed():9,.0f}{columns[0]:>16}{columns[1]:>14}{value:13.1f}")
-    print("\ndqn against the others (> where the other had not reached 475)")
-    for name, referee in found.items():
-        if name in (OURS, OURS_AS_CLEANRL, OUR_ACTOR_CRITIC):
-            continue
-        steps, seconds, value = referee.checks[-1]
-        mark = "" if value >= SOLVED else ">"
-        faster = found[OURS_AS_CLEANRL].speed() / referee.speed()
-        own_steps, own_seconds, _ = found[OURS].checks[-1]
-        print(
-            f"{name:30}{faster:6.1f}x steps a second, {mark}{seconds / own_seconds:.1f}x sooner, "
-            f"{mark}{steps / own_steps:.1f}x the steps"
-        )
+    print(f"\n{ENV}, medians of {arguments.seeds} seeds, {arguments.seconds:.0f} s at the most")
+    print(f"{'':30}{'steps/s':>9}{'times PyTorch':>15}{'seconds to 475':>16}{'steps to 475':>14}")
+    speeds = {name: np.median([each.speed() for each in found[name]]) for name in found}
+    for name, referees in found.items():
+        seconds = median(referees, lambda referee: referee.checks[-1][1])
+        steps = median(referees, lambda referee: referee.checks[-1][0])
+        times = f"{speeds[name] / speeds[TORCH]:.1f}" if TORCH in speeds else ""
+        print(f"{name:30}{speeds[name]:9,.0f}{times:>15}{seconds:>16}{steps:>14}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes import UsageError, data, did_you_mean
 
 if TYPE_CHECKING:
     import keras
@@ -42,6 +42,19 @@ class Classifier:
         """Pictures (n, height, width, channels) as the network takes them. See `read_image`."""
         _, height, width, channels = self.model.inputs[0].shape
         return np.stack([read_image(file, (height, width), channels) for file in files])
+
+    def pictures(self, file: str | Path = "") -> np.ndarray:
+        """The picture in a file as `read` gives it, or where none is given the nine photographs of
+        `data.load_photos`, at the network's size."""
+        import keras
+
+        if file:
+            return self.read([file])
+        _, height, width, channels = self.model.inputs[0].shape
+        photos = data.load_photos(max(height, width))
+        if channels == 1:
+            photos = photos.mean(axis=-1, keepdims=True)
+        return np.asarray(keras.ops.image.resize(photos, (height, width)))
 
 
 def load(name: str, *, weights: str | None = "imagenet") -> Classifier:

@@ -1,9 +1,21 @@
-"""How well a map of what matters agrees with where the object is.
+"""How well a map of what matters agrees with where the object is, or with another map; and a user's
+own pictures explained.
 
 maps: (n, height, width), larger where a pixel matters more. masks: bool of the same shape.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+from deep_learning_recipes import figures
+
+if TYPE_CHECKING:
+    from deep_learning_recipes.classifiers import Classifier
+    from deep_learning_recipes.run import Run
 
 
 def share_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -44,3 +56,42 @@ def overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
         shared = flat[i, order[i, :size]].sum()
         ious[i] = shared / (2 * size - shared)
     return ious
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of n pairs of maps, (n,) in [-1, 1]: whether they call the same places
+    important. 0 where one of the two is the same all over."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(each.reshape(len(each), -1), axis=1) for each in (a, b))
+    a, b = (each - each.mean(axis=1, keepdims=True) for each in (a, b))
+    lengths = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)
+
+
+def explain_own(
+    run: Run,
+    own: Classifier,
+    images: np.ndarray,
+    methods: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]],
+) -> None:
+    """Explains a user's pictures (n, height, width, 1 or 3): records the class that the network
+    sees in each and its probability, and draws the figure `own` with every method's maps.
+
+    methods: by name a function of the images and the predicted classes (n,) int64 that returns
+    maps (n, height, width).
+    """
+    import keras
+
+    run.print(f"explaining {len(images)} picture(s) by {own.model.name} ...")
+    logits = own.model(images, training=False)
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    classes = probabilities.argmax(axis=1)
+    captions = []
+    for i, (number, values) in enumerate(zip(classes, probabilities, strict=True)):
+        run.metric(f"picture_{i}_class", number)
+        run.metric(f"picture_{i}_probability", values[number])
+        captions.append(f"{own.class_names[number]}: {values[number]:.2f}")
+    maps = {name: np.asarray(method(images, classes)) for name, method in methods.items()}
+    title = f"What {own.model.name} sees of its class"
+    run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))

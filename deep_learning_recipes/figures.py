@@ -1,6 +1,7 @@
 """The few plots that many recipes draw, and one style for all figures."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -132,8 +133,12 @@ def heat_maps(
     colour bar on the right reads "of the map's highest". overlay: leave the overlays out if False.
     """
     columns = 1 + len(maps) * (2 if overlay else 1)
+    width = 1.6 * images.shape[2] / images.shape[1]
     figure, grid = plt.subplots(
-        len(images), columns, figsize=(1.6 * columns + 0.8, 1.6 * len(images) + 0.7), squeeze=False
+        len(images),
+        columns,
+        figsize=(width * columns + 0.8, 1.6 * len(images) + 0.7),
+        squeeze=False,
     )
     for axes in grid.flat:
         axes.axis("off")
@@ -149,11 +154,36 @@ def heat_maps(
             axes = next(places)
             drawn = axes.imshow(heat, vmin=0, vmax=1)
             if i == 0:
-                axes.set_title(name, fontsize=10, pad=3)
+                axes.set_title(textwrap.fill(name, int(10 * width)), fontsize=10, pad=3)
             if overlay:
                 axes = next(places)
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
                 axes.imshow(heat, vmin=0, vmax=1, alpha=0.65)
     figure.colorbar(drawn, ax=grid, shrink=0.8, label="of the map's highest")
     figure.suptitle(title)
+    return figure
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, float]], measures: Mapping[str, int], *, title: str
+) -> Figure:
+    """A row for each named entry, a column for each measure, the numbers written in.
+
+    measures: by name 1 where higher is better, -1 where lower is. The brighter a cell, the better
+    it is among those of its column; the words of a measure's name stand below each other.
+    """
+    values = np.array([[row[measure] for measure in measures] for row in scores.values()])
+    better = values * list(measures.values())
+    spread = np.ptp(better, axis=0)
+    shades = (better - better.min(axis=0)) / np.where(spread > 0, spread, 1)
+    figure, axes = plt.subplots(figsize=(1.0 * len(measures) + 2.5, 0.4 * len(scores) + 1.6))
+    axes.imshow(shades, aspect="auto", vmin=0, vmax=1)
+    for (row, column), shade in np.ndenumerate(shades):
+        color = "black" if shade > 0.5 else "white"
+        axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=color)
+    axes.set_xticks(range(len(measures)), [name.replace(" ", "\n") for name in measures])
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.set_title(title)
     return figure

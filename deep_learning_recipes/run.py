@@ -156,8 +156,8 @@ class Run:
             self.write()
 
     def print(self, text: str = "") -> None:
-        """Prints plain text (no markup): samples, tables of a recipe's own."""
-        self.console.print(text, markup=False, highlight=False)
+        """Prints plain text, no line of it broken: samples, tables of a recipe's own."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def write(self) -> None:
         """Writes metrics.json as a whole: beside, then renamed."""

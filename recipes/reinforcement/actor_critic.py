@@ -124,8 +124,8 @@ class Agent:
     def learn(self, observations, actions, advantages, returns, batches):
         """A step of gradient descent for each row of batches, which are numbers of samples. The
         rest is (samples, ...)."""
-        before = tf.nn.log_softmax(self.actor(observations))
-        before = tf.gather(before, actions, batch_dims=1)
+        actions = tf.one_hot(actions, self.actor.output_shape[-1])  # a gather compiles for longer
+        before = tf.reduce_sum(actions * tf.nn.log_softmax(self.actor(observations)), axis=-1)
         for chosen in batches:
             observation, action = tf.gather(observations, chosen), tf.gather(actions, chosen)
             advantage = tf.gather(advantages, chosen)
@@ -134,7 +134,7 @@ class Agent:
             advantage /= tf.sqrt(tf.reduce_mean(tf.square(advantage))) + 1e-8
             with tf.GradientTape() as tape:
                 log_policy = tf.nn.log_softmax(self.actor(observation))
-                taken = tf.gather(log_policy, action, batch_dims=1)
+                taken = tf.reduce_sum(action * log_policy, axis=-1)
                 # At a ratio of 1 its gradient is that of log π.
                 ratio = tf.exp(taken - tf.gather(before, chosen))
                 clipped = tf.clip_by_value(ratio, 1 - CLIP, 1 + CLIP)

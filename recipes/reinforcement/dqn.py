@@ -54,17 +54,14 @@ class Config:
     """draw transitions more often the more wrong their values were"""
     agents: int = 7
     """how many to train: the one as set, then, to compare with it, those of ABLATIONS"""
-    trials: int = 100
-    """greedy episodes after training, on seeds that it has not seen"""
 
 
 QUICK = Config(agents=2)
 FULL = Config(steps=200_000, replay_size=50_000)
 ROWS = 10  # steps of all environments, at least, between two calls that learn
 ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
-ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}}
-ABLATIONS |= {"not double": {"double": False}, "not dueling": {"dueling": False}}
-ABLATIONS |= {"prioritised": {"prioritised": True}}
+ABLATIONS |= {"moving target": {"n_steps": 1, "target_every": 1}, "not double": {"double": False}}
+ABLATIONS |= {"not dueling": {"dueling": False}, "prioritised": {"prioritised": True}}
 
 
 def build_q_network(shape, actions, dueling=False) -> keras.Model:
@@ -95,48 +92,48 @@ class Replay:
     """The newest steps of all environments: (rows, environments, ...). The step after an end is a
     reset: its row holds the last state, but is no transition, and its priority stays 0."""
 
-    def __init__(self, config: Config, shape: tuple[int, ...], dtype, random: np.random.Generator):
-        self.n_steps, self.gamma, self.random = config.n_steps, config.gamma, random
-        rows = max(config.replay_size // config.environments, ROWS) + config.n_steps
-        each = rows, config.environments
-        self.observations = np.zeros((*each, *shape), dtype)
-        self.actions, self.rewards = np.zeros(each, "int32"), np.zeros(each, "float32")
+    def __init__(self, config: Config, rows: int, shape, dtype, random: np.random.Generator):
+        self.config, self.random, copies = config, random, config.environments
+        each = max(config.replay_size // copies, rows) + config.n_steps, copies
+        self.observations, self.actions = np.zeros((*each, *shape), dtype), np.zeros(each, "int32")
+        self.rewards, self.returns, self.discounts = (np.zeros(each, "float32") for _ in range(3))
         self.terminated, self.ended = np.zeros(each, bool), np.zeros(each, bool)
-        self.priorities, self.count = np.zeros(each), np.array(0)  # count: of all rows written
+        self.after, self.priorities = np.zeros(each, int), np.zeros(each)
+        self.count = np.array(0)  # of all rows written
         self.in_a_row = 0  # of them since these environments began: a checkpoint leaves it out
 
-    def add(self, observations, actions, rewards, terminated, truncated):
-        """Writes a row. The one n steps before it now has all its rewards, and may be drawn."""
-        row, ready = ((self.count - back) % len(self.actions) for back in (0, self.n_steps))
+    def add(self, observations, actions, rewards, terminated, ended):
+        """Writes a block of rows. Those n steps before have all their rewards now, and may be
+        drawn, with the sum of these (fewer where the episode ended), by what the state after them
+        is discounted (0 if it is terminal, but not if time was up) and where that state is."""
+        copies, row = actions.shape[1], (self.count + np.arange(len(actions))) % len(self.actions)
         self.observations[row], self.actions[row] = observations, actions
         self.rewards[row], self.priorities[row] = rewards, 0
-        self.terminated[row], self.ended[row] = terminated, terminated | truncated
-        if self.in_a_row >= self.n_steps:
-            self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
-        self.count += 1
-        self.in_a_row += 1
+        self.terminated[row], self.ended[row] = terminated, ended
+        ready = row[max(0, self.config.n_steps - self.in_a_row) :] - self.config.n_steps
+        self.priorities[ready] = np.where(self.ended[ready - 1], 0, self.priorities.max() or 1)
+        place = ready[:, None] % len(self.actions) * copies + np.arange(copies)
+        returns, discounts, goes_on = 0, np.ones(place.shape, "float32"), True
+        for _ in range(self.config.n_steps):
+            returns = returns + goes_on * discounts * self.rewards.take(place)
+            discounts *= np.where(goes_on, self.config.gamma * ~self.terminated.take(place), 1)
+            over = self.ended.take(place)
+            place, goes_on = (place + goes_on * copies) % self.actions.size, goes_on & ~over
+        self.returns[ready], self.discounts[ready], self.after[ready] = returns, discounts, place
+        self.count += len(row)
+        self.in_a_row += len(row)
 
     def sample(self, shape, beta=1.0):
         """Draws by priority. Returns places, batches and (N·P)^-β of Schaul et al., 2016, 3.4."""
-        total = np.cumsum(self.priorities)
-        places = np.searchsorted(total, self.random.random(shape) * total[-1], side="right")
-        at = np.divmod(places, self.actions.shape[1])
-        weights = self.priorities[at] ** -beta
+        drawn = np.flatnonzero(self.priorities)
+        chances = self.priorities.take(drawn) / self.priorities.sum()
+        places = self.random.choice(drawn, shape, p=chances if self.config.prioritised else None)
+        weights = self.priorities.take(places) ** -beta
         weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
-        return places, (self.observations[at], self.actions[at], *self.n_step_returns(*at), weights)
-
-    def n_step_returns(self, row, column):
-        """The discounted rewards of n steps from there, or fewer where the episode ends; by what
-        the state after them is discounted: 0 if terminal, but not if time was up; that state."""
-        returns, discounts = (np.full(row.shape, each, "float32") for each in (0, 1))
-        goes_on = discounts == 1
-        for _ in range(self.n_steps):
-            ended, factor = self.ended[row, column], self.gamma * ~self.terminated[row, column]
-            returns += goes_on * discounts * self.rewards[row, column]
-            discounts *= np.where(goes_on, factor, 1)
-            row = (row + goes_on) % len(self.actions)
-            goes_on &= ~ended
-        return returns, discounts, self.observations[row, column]
+        parts = (self.actions, self.returns, self.discounts, self.after)
+        *parts, after = (part.take(places) for part in parts)
+        states = self.observations.reshape(-1, *self.observations.shape[2:])
+        return places, (states[places], *parts, states[after], weights)
 
 
 class Agent:
@@ -148,16 +145,17 @@ class Agent:
         self.network = build_q_network(space.shape, self.actions, config.dueling)
         self.target = build_q_network(space.shape, self.actions, config.dueling)
         self.target.set_weights(self.network.get_weights())
-        self.replay = Replay(config, space.shape, space.dtype, self.random)
         self.rows = max(ROWS, config.n_steps + 1, -(-config.steps_per_update // envs.num_envs))
+        self.replay = Replay(config, self.rows, space.shape, space.dtype, self.random)
         self.blocks = -(-config.steps // (self.rows * envs.num_envs))
         self.history = np.zeros((self.blocks, 2))  # of each block: recent return, mean |TD error|
         self.recent, self.started = np.array(0.0), time.perf_counter()
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.network.trainable_variables)
-        use_xla = len(space.shape) == 1  # on a CPU it slows convolutions down
-        self.values = tf.function(self.network, jit_compile=use_xla, reduce_retracing=True)
-        self.train = tf.function(self.train_batches, jit_compile=use_xla)
+        signature = tf.TensorSpec((None, *space.shape), space.dtype)  # no look-up at each step
+        self.values = tf.function(self.network).get_concrete_function(signature)
+        # On a CPU, XLA slows convolutions down.
+        self.train = tf.function(self.train_batches, jit_compile=len(space.shape) == 1)
         self.observations, self.returns = None, np.zeros(envs.num_envs)
         # For checkpoints. What is inside the environments cannot be kept: they begin anew.
         memory = [each for each in vars(self.replay).values() if isinstance(each, np.ndarray)]
@@ -171,23 +169,25 @@ class Agent:
         return {"return": self.recent, "steps/s": speed, "ε": epsilon}
 
     def act(self, observations) -> np.ndarray:
-        return self.values(observations).numpy().argmax(axis=-1)
+        return self.values(tf.constant(observations)).numpy().argmax(axis=-1)
 
     def collect(self) -> None:
         """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the time."""
         if self.observations is None:
             self.observations, _ = self.envs.reset(seed=int(self.random.integers(2**30)))
-        for _ in range(self.rows):
-            actions = self.random.integers(self.actions, size=self.envs.num_envs)
-            explores = self.random.random(len(actions)) < self.progress()["ε"]
-            actions = np.where(explores, actions, self.act(self.observations))
+        each, block = (self.rows, self.envs.num_envs), []
+        explores = self.random.random(each) < self.progress()["ε"]
+        tried = self.random.integers(self.actions, size=each)
+        for row in range(self.rows):
+            actions = np.where(explores[row], tried[row], self.act(self.observations))
             following, rewards, terminated, truncated, _ = self.envs.step(actions)
-            self.replay.add(self.observations, actions, rewards, terminated, truncated)
-            self.observations, ended = following, terminated | truncated
-            self.returns += rewards
+            ended = terminated | truncated
+            block.append((self.observations, actions, rewards, terminated, ended))
+            self.observations, self.returns = following, self.returns + rewards
             for finished in self.returns[ended]:
                 self.recent += 0.05 * (finished - self.recent)
             self.returns[ended] = 0
+        self.replay.add(*map(np.array, zip(*block, strict=True)))
 
     def learn(self, block: int) -> None:
         """All the updates that the steps so far allow, in one compiled call. α = 0 draws evenly."""
@@ -206,7 +206,8 @@ class Agent:
             chooser = self.network(following[i]) if self.config.double else next_values
             targets = td_targets(returns[i], discounts[i], next_values, chooser)
             with tf.GradientTape() as tape:
-                values = tf.gather(self.network(observations[i]), actions[i], batch_dims=1)
+                chosen = tf.one_hot(actions[i], self.actions)  # a gather compiles for longer
+                values = tf.reduce_sum(chosen * self.network(observations[i]), axis=-1)
                 # Not clipped as in the paper: the few ends could not hold the values down.
                 loss = tf.reduce_mean(weights[i] * tf.square(targets - values))
             self.optimizer.apply(tape.gradient(loss, self.network.trainable_variables))
@@ -218,7 +219,7 @@ class Agent:
 
 
 def main(config: Config, run: Run) -> None:
-    trials = environments.make_vec(config.env, config.trials)
+    trials = environments.make_vec(config.env, 100)
     environments.require_vectors_or_frames(config.env, trials)
     agents, late, peak = {}, {}, {}
     for name, change in [("as set", {}), *ABLATIONS.items()][: config.agents]:
@@ -230,7 +231,7 @@ def main(config: Config, run: Run) -> None:
         if name == "as set":
             trained, speed = agent, agent.progress()["steps/s"]
             returns = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
-            run.metric("return", returns.mean(), unit=f"over {config.trials} greedy episodes")
+            run.metric("return", returns.mean(), unit="over 100 greedy episodes on unseen seeds")
             run.metric("steps_per_second", speed, timing=True)
             run.curve("mean return", range(agent.blocks), agent.history[:, 0], xlabel="block")
         late[name] = agent.history[agent.blocks // 2 :, 0].mean()
@@ -238,23 +239,22 @@ def main(config: Config, run: Run) -> None:
         run.metric(f"late_return_{name.replace(' ', '_')}", late[name], unit="in the second half")
 
     if (solved := gym.spec(config.env).reward_threshold) is not None:
-        numbers = f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
-        run.claim(f"It solves {config.env}", holds=returns.mean() >= solved, measured=numbers)
+        found = f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
+        run.claim(f"It solves {config.env}", holds=returns.mean() >= solved, measured=found)
     for name, other, measured, least, text in (
         ("no replay", "as set", late, 1.33, "Without replay it earns less while it learns"),
         ("one step", "moving target", peak, 1.7, "A target network holds the errors down"),
     ):
         if name in agents and other in agents:
-            what = "return in the second half" if measured is late else "largest mean |TD error|"
+            what = "late return" if measured is late else "largest mean |TD error|"
             numbers = f"{what}: {name} {measured[name]:.1f}, {other} {measured[other]:.1f}"
             run.claim(text, holds=measured[other] > least * measured[name], measured=numbers)
     for column, (what, scale) in enumerate({"return": "linear", "|TD error|": "log"}.items()):
         lines = {name: agent.history[:, column] for name, agent in agents.items()}
         figure = figures.curves(lines, title=config.env, ylabel=what, xlabel="block", yscale=scale)
         run.figure(("returns", "errors")[column], figure)
-    film = environments.film(config.env, trained.values, pictures=10, every=50)
-    times = {"captions": range(0, 500, 50), "columns": 5}
-    run.figure("film", figures.image_grid(film, title="Trained, step", **times))
+    film = environments.film(config.env, trained.network, pictures=10, every=50)
+    run.figure("film", figures.image_grid(film, title="Trained: each 50th step", columns=5))
     run.export(serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3])
 
 

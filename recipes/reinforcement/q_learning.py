@@ -13,7 +13,6 @@ Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinfor
 """
 
 import os
-from contextlib import closing
 from dataclasses import dataclass
 
 import gymnasium
@@ -24,7 +23,6 @@ from keras import layers
 from matplotlib import pyplot as plt
 
 from deep_learning_recipes import UsageError, environments, figures, serving
-from deep_learning_recipes.progress import ProgressLine
 from deep_learning_recipes.run import Run, cli
 
 LAKE, CLIFF = "FrozenLake-v1", "CliffWalking-v1"
@@ -53,55 +51,60 @@ class Config:
 
 QUICK = Config(environments=(CLIFF, LAKE), steps=8000)
 FULL = Config(environments=(LAKE, "FrozenLake8x8-v1", CLIFF, "Taxi-v4"), steps=60_000)
+BLOCK = 500  # steps between two checkpoints
+
+
+def begin(envs: VectorEnv, config: Config, steps: int, seed: int) -> dict:
+    """What learning changes: the tables and how often each entry was updated, both (agents, states,
+    actions); the returns of episodes, (steps, copies of all agents), at the steps that end them,
+    NaN elsewhere; and the random generator."""
+    shape = config.agents, envs.single_observation_space.n, envs.single_action_space.n
+    return {
+        "table": np.ones(shape),  # more than they find at first: they try what they have not
+        "visits": np.zeros(shape, int),
+        "returns": np.full((steps, envs.num_envs), np.nan),
+        "random": np.random.default_rng(seed),
+    }
 
 
 def learn(
-    envs: VectorEnv, config: Config, steps, seed, report, on_policy=False, limit_is_end=False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    state: dict, envs: VectorEnv, config: Config, blocks, on_policy=False, limit_is_end=False
+) -> None:
     """Q-learning, or SARSA with `on_policy`; `limit_is_end` makes the mistake of taking a time
-    limit for an end. Calls report(step, mean of the last returns) every 500 steps.
-
-    Returns the tables and how often each entry was updated, both (agents, states, actions), and of
-    each finished episode its last step, agent and return, (episodes, 3).
+    limit for an end. state: see `begin`. blocks: numbers of blocks of BLOCK steps, from range(n).
     """
-    random = np.random.default_rng(seed)
+    table, visits, random = state["table"], state["visits"], state["random"]
     agent = np.repeat(np.arange(config.agents), config.copies)
-    states, actions = envs.single_observation_space.n, envs.single_action_space.n
-    # More than what is found at first, so that agents try what they have not tried.
-    table = np.ones((config.agents, states, actions))
-    visits = np.zeros(table.shape, int)
+    steps, copies = state["returns"].shape
 
-    def act(state):
-        noise = 1e-9 * random.random((len(agent), actions))  # among equals, any will do
-        greedy = (table[agent, state] + noise).argmax(axis=1)
-        is_random = random.random(len(agent)) < config.exploration
-        return np.where(is_random, random.integers(actions, size=len(agent)), greedy)
+    def act(place):
+        noise = 1e-9 * random.random((copies, table.shape[2]))  # among equals, any will do
+        greedy = (table[agent, place] + noise).argmax(axis=1)
+        is_random = random.random(copies) < config.exploration
+        return np.where(is_random, random.integers(table.shape[2], size=copies), greedy)
 
-    state, _ = envs.reset(seed=seed)
-    action = act(state)
-    is_running, returns, episodes = np.ones(len(agent), bool), np.zeros(len(agent)), []
-    for step in range(steps):
-        following, rewards, terminated, truncated, _ = envs.step(action)
-        next_action = act(following)
-        options = table[agent, following]
-        values = options[range(len(agent)), next_action] if on_policy else options.max(axis=1)
-        has_ended = terminated | truncated if limit_is_end else terminated
-        targets = rewards + config.discount * np.where(has_ended, 0, values)
-        rate = config.learning_rate * (1 - 0.98 * step / steps)
-        # After an end the copy's next step is its reset: no action led there. Where two copies
-        # are at the same entry, one of them counts.
-        entry = agent[is_running], state[is_running], action[is_running]
-        table[entry] += rate * (targets[is_running] - table[entry])
-        visits[entry] += 1
-        returns += rewards
-        is_running = ~(terminated | truncated)
-        episodes += [(step, agent[i], returns[i]) for i in np.flatnonzero(~is_running)]
-        returns[~is_running] = 0
-        state, action = following, next_action
-        if step % 500 == 499:
-            report(step + 1, np.mean([each[2] for each in episodes[-100:]]))
-    envs.close()
-    return table, visits, np.array(episodes)
+    for block in blocks:
+        # All begin anew: a checkpoint between two blocks cannot hold what is inside them.
+        place, _ = envs.reset(seed=int(random.integers(2**31)))
+        action, is_running, returns = act(place), np.ones(copies, bool), np.zeros(copies)
+        for step in range(block * BLOCK, min(block * BLOCK + BLOCK, steps)):
+            following, rewards, terminated, truncated, _ = envs.step(action)
+            next_action = act(following)
+            options = table[agent, following]
+            values = options[range(copies), next_action] if on_policy else options.max(axis=1)
+            has_ended = terminated | truncated if limit_is_end else terminated
+            targets = rewards + config.discount * np.where(has_ended, 0, values)
+            rate = config.learning_rate * (1 - 0.98 * step / steps)
+            # After an end the copy's next step is its reset: no action led there. Where two copies
+            # are at the same entry, one of them counts.
+            entry = agent[is_running], place[is_running], action[is_running]
+            table[entry] += rate * (targets[is_running] - table[entry])
+            visits[entry] += 1
+            returns += rewards
+            is_running = ~(terminated | truncated)
+            state["returns"][step, ~is_running] = returns[~is_running]
+            returns[~is_running] = 0
+            place, action = following, next_action
 
 
 def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
@@ -143,14 +146,14 @@ def build_table(values: np.ndarray) -> keras.Model:
     return keras.Model(observation, found, name="table")
 
 
-def plot_returns(runs: dict[str, tuple[np.ndarray, float]]) -> plt.Figure:
+def plot_returns(runs: dict[str, tuple[np.ndarray, float]], agents: int) -> plt.Figure:
     """Returns while learning: the agents' mean with the worst and best shaded, and the optimum."""
     figure, panels = plt.subplots(1, len(runs), figsize=(4.2 * len(runs), 4), squeeze=False)
-    for axes, (name, (episodes, optimum)) in zip(panels[0], runs.items(), strict=True):
-        steps, curves = np.linspace(0, episodes[:, 0].max(), 41)[1:], []
-        for agent in np.unique(episodes[:, 1]):
-            ends, _, returns = episodes[episodes[:, 1] == agent].T
-            means = np.convolve(returns, np.ones(50) / 50, "valid")
+    for axes, (name, (returns, optimum)) in zip(panels[0], runs.items(), strict=True):
+        steps, curves = np.linspace(0, len(returns), 41)[1:], []
+        for own in np.split(returns, agents, axis=1):
+            ends, _ = np.nonzero(np.isfinite(own))
+            means = np.convolve(own[np.isfinite(own)], np.ones(50) / 50, "valid")
             curves.append(np.interp(steps, ends[49:], means))
         axes.plot(steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes")
         axes.fill_between(steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25)
@@ -187,24 +190,23 @@ def main(config: Config, run: Run) -> None:
 
     def train(name, steps, limit=None, **how):
         envs = environments.make_vec(name, copies, max_episode_steps=limit)
-        with closing(ProgressLine(name, steps, "steps", run.console)) as line:
-
-            def report(step, mean):
-                line.update(step, {"return": mean, "ε": config.exploration})
-
-            learned = learn(envs, config, steps, run.seed, report, **how)
-            line.finish(steps, {"return": learned[2][-100:, 2].mean(), "ε": config.exploration})
-        return learned
+        state = begin(envs, config, steps, run.seed)
+        recent = lambda: state["returns"][np.isfinite(state["returns"])][-100:].mean()  # noqa: E731
+        show = lambda: {"return": recent(), "ε": config.exploration}  # noqa: E731
+        blocks = run.loop(name, -(-steps // BLOCK), state, unit="blocks", show=show)
+        learn(state, envs, config, blocks, **how)
+        return state
 
     seeds = np.random.default_rng(run.seed).integers(2**31, size=config.evaluation_episodes)
     curves, tables = {}, {}
     for name in config.environments:
-        tables[name], visits, episodes = train(name, config.steps)
+        state = train(name, config.steps)
+        tables[name], often = state["table"], state["visits"] >= 100
         environment = gymnasium.make(name, max_episode_steps=200 if name == CLIFF else None)
         exact = optimal_values(environment, config.discount)
         best = play(environment, exact.argmax(axis=1), seeds)[0].mean()
         found = [play(environment, each.argmax(axis=1), seeds)[0].mean() for each in tables[name]]
-        error = np.abs(tables[name] - exact)[visits >= 100].mean()
+        error = np.abs(tables[name] - exact)[often].mean()
         run.metric(f"return_{name}", np.mean(found))
         run.claim(
             f"On {name} Q-learning reaches the optimal return, and Q* where it has been often",
@@ -213,15 +215,15 @@ def main(config: Config, run: Run) -> None:
             f" {best:.3f} by the optimal policy on the same seeds; mean error {error:.3f} of "
             f"entries tried 100 times, Q* spans {exact.min():.2f} to {exact.max():.2f}",
         )
-        curves[name] = episodes, best
+        curves[name] = state["returns"], best
 
     # The cliff, by the best policy's values and by the values of what it does itself.
     cliff = gymnasium.make(CLIFF, max_episode_steps=200)
     found, paths, late = {}, {}, {}
     for name in ("Q-learning", "SARSA"):
-        found[name], _, episodes = train(CLIFF, 3000, on_policy=name == "SARSA")
+        state = train(CLIFF, 3000, on_policy=name == "SARSA")
+        found[name], late[name] = state["table"], np.nanmean(state["returns"][2000:])
         _, paths[name] = play(cliff, found[name][0].argmax(axis=1), [run.seed])
-        late[name] = episodes[episodes[:, 0] > 2000, 2].mean()
     shortest, safe = (len(path) - 1 for path in paths.values())
     run.claim(
         "Q-learning finds the shortest path although its own slips make it fall; SARSA keeps off "
@@ -234,7 +236,7 @@ def main(config: Config, run: Run) -> None:
     # A limit that cuts most episodes short, taken for what it is and for an end.
     exact = optimal_values(gymnasium.make(LAKE), config.discount)[0].max()
     right, wrong = (
-        train(LAKE, 4000, limit=25, limit_is_end=is_end)[0][:, 0].max(axis=1).mean()
+        train(LAKE, 4000, limit=25, limit_is_end=is_end)["table"][:, 0].max(axis=1).mean()
         for is_end in (False, True)
     )
     run.claim(
@@ -244,7 +246,7 @@ def main(config: Config, run: Run) -> None:
         f"with limits as ends {wrong:.3f}",
     )
 
-    run.figure("returns", plot_returns(curves))
+    run.figure("returns", plot_returns(curves, config.agents))
     run.figure("cliff", plot_paths(found["Q-learning"][0].max(axis=1), paths))
     name = config.environments[-1]
     watched = gymnasium.make(name, render_mode="rgb_array_list", max_episode_steps=23)

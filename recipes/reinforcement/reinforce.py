@@ -88,19 +88,20 @@ class Agent:
     def probabilities(self, observation):
         return tf.nn.softmax(self.policy(observation))
 
-    def play(self, envs: gymnasium.vector.VectorEnv, seed: int, random=None) -> dict:
-        """An episode in each of the environments. random: draws the actions; without it the most
-        probable ones are taken. Returns arrays of (steps, episodes, ...), see `returns_to_go`."""
+    def act(self, observations) -> np.ndarray:
+        """The most probable actions."""
+        return self.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
+
+    def play(self, envs: gymnasium.vector.VectorEnv, seed: int, random) -> dict:
+        """An episode in each of the environments, its actions drawn by random. Returns arrays of
+        (steps, episodes, ...), see `returns_to_go`."""
         observation, _ = envs.reset(seed=seed)
         alive = np.ones(envs.num_envs, bool)
         steps, last, terminated = [], observation.copy(), np.zeros(envs.num_envs, bool)
         while alive.any():
             probabilities = self.probabilities(observation.astype("float32")).numpy()
-            if random is None:
-                action = probabilities.argmax(axis=1)
-            else:
-                drawn = random.random((envs.num_envs, 1))
-                action = (probabilities.cumsum(axis=1)[:, :-1] < drawn).sum(axis=1)
+            drawn = random.random((envs.num_envs, 1))
+            action = (probabilities.cumsum(axis=1)[:, :-1] < drawn).sum(axis=1)
             following, reward, ended, cut, _ = envs.step(action)
             steps.append((observation, action, reward * alive, alive))
             last[alive], terminated[alive] = following[alive], ended[alive]
@@ -218,7 +219,7 @@ def main(config: Config, run: Run) -> None:
 
     # Greedy, on seeds that training has not seen.
     returns = {
-        baseline: float(agent.play(trials, 2**31 + run.seed)["rewards"].sum(axis=0).mean())
+        baseline: environments.evaluate(agent.act, trials, seed=2**31 + run.seed).mean()
         for baseline, agent in agents.items()
     }
     run.metric("return", returns["learned"])

@@ -155,3 +155,17 @@ def test_first_convolutions_of_a_network_without_any():
     model = keras.Model(picture, layers.Dense(2)(layers.Flatten()(picture)))
     with pytest.raises(UsageError, match="no convolution"):
         classifiers.convolutions(model)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_a_file_or_else_the_photographs(channels, tmp_path):
+    images = keras.Input((20, 30, channels))
+    own = classifiers.Classifier(keras.Model(images, layers.Flatten()(images)), ["a"])
+    photos = own.pictures()
+    assert photos.shape == (9, 20, 30, channels)
+    assert 0 <= photos.min() < 0.1
+    assert 0.9 < photos.max() <= 1
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "red.png")
+    found = own.pictures(tmp_path / "red.png")
+    assert found.shape == (1, 20, 30, channels)
+    np.testing.assert_allclose(found[..., 0], 1 if channels == 3 else 76 / 255)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from deep_learning_recipes import explanations
+from deep_learning_recipes import explanations, figures
+from deep_learning_recipes.classifiers import Classifier
 
 MASK = np.array([[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], bool)
 
@@ -42,3 +44,62 @@ def test_each_picture_is_measured_with_its_own_mask():
     ):
         alone = [measure(many[i : i + 1], masks[i : i + 1])[0] for i in range(5)]
         np.testing.assert_allclose(measure(many, masks).astype(float), np.array(alone, float))
+
+
+class Notes:
+    """A run that only remembers."""
+
+    def __init__(self):
+        self.metrics, self.figures = {}, {}
+
+    def print(self, text):
+        assert "2 picture" in text
+
+    def metric(self, name, value):
+        self.metrics[name] = float(value)
+
+    def figure(self, name, figure):
+        self.figures[name] = figure
+
+
+def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
+    import keras
+
+    images = keras.Input((1, 2, 1))
+    model = keras.Model(images, keras.layers.Flatten()(images))  # its logits are the two pixels
+    own = Classifier(model, ["left", "right"])
+    pictures = np.array([[0.0, 1.0], [0.5, 0.25]], "float32").reshape(2, 1, 2, 1)
+    asked = []
+
+    def method(images, classes):
+        asked.append(classes.tolist())
+        return images[..., 0]
+
+    notes = Notes()
+    explanations.explain_own(notes, own, pictures, {"pixels": method})
+    assert asked == [[1, 0]]
+    assert notes.metrics == {
+        "picture_0_class": 1,
+        "picture_0_probability": pytest.approx(1 / (1 + np.exp(-1))),
+        "picture_1_class": 0,
+        "picture_1_probability": pytest.approx(1 / (1 + np.exp(-0.25))),
+    }
+    titles = [axes.get_title() for axes in notes.figures["own"].axes]
+    assert {"right: 0.73", "left: 0.56", "pixels"} <= set(titles)
+
+
+def test_rank_correlation_is_scipys():
+    a, b = np.random.default_rng(0).integers(0, 5, (2, 3, 6, 7))
+    found = explanations.rank_correlation(a, b)
+    for i in range(3):
+        assert found[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
+    assert explanations.rank_correlation(a, np.ones_like(a)).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(explanations.rank_correlation(a, a**3), 1)
+
+
+def test_a_score_table_shades_each_column_by_what_is_better():
+    scores = {"first": {"wins": 3, "errors": 9}, "second": {"wins": 1, "errors": 0}}
+    figure = figures.score_table(scores, {"wins": 1, "errors": -1}, title="Scores")
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[1, 0], [0, 1]])
+    assert [text.get_text() for text in axes.texts] == ["3.00", "9.00", "1.00", "0.00"]

@@ -155,6 +155,7 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         run.figure("line", figure)
         assert not plt.get_fignums()
         run.curve("return", np.arange(1000), 2.0 * np.arange(1000), xlabel="step")
+        run.print("[a] " + 40 * "wide ")  # no markup, and not broken into two lines
 
     arguments = ("--preset", "quick", "--seed", "3", "--learning-rate", "0.1", "--out", "here")
     assert run_cli(monkeypatch, *arguments, main=main) == code
@@ -182,6 +183,7 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
     text = capsys.readouterr().out
     assert ("holds" if holds else "FELL") in text
     assert "1 against 2" in text
+    assert "[a] " + 40 * "wide " in text
     assert "here" in text
 
 

@@ -19,6 +19,7 @@ MORE_LAYERS = {
     "ELU": (layers.ELU(), VECTOR),
     "Softmax": (layers.Softmax(), VECTOR),
     "Rescaling": (layers.Rescaling(2.0), VECTOR),
+    "EinsumDense": (layers.EinsumDense("bi,io->bo", (3,)), VECTOR),
     "Reshape": (layers.Reshape((3, 2)), VECTOR),
     "Permute": (layers.Permute((2, 1)), SEQUENCE),
     "RepeatVector": (layers.RepeatVector(3), VECTOR),

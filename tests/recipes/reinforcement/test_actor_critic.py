@@ -1,34 +1,15 @@
 """Generalised advantages by hand and by their sums; the update against an exact gradient."""
 
-import gymnasium
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import command
+from walk import Walk
 
 from recipes import actor_critic
 
 GAMMA = 0.9
-
-
-class Walk(gymnasium.vector.VectorEnv):
-    """Two copies of a walk 0, 1, 2, ... that pays 1 a step. The first one ends at 3, the second is
-    cut by a time limit at 5. An end is followed by a reset, which is no transition."""
-
-    num_envs = 2
-
-    def reset(self, seed=None, options=None):
-        self.place, self.over = np.zeros(2), np.zeros(2, bool)
-        return self.place[:, None].copy(), {}
-
-    def step(self, actions):
-        self.place = np.where(self.over, 0, self.place + 1)
-        reward = np.where(self.over, 50.0, 1.0)  # of a reset: must not be counted
-        terminated = ~self.over & (self.place == 3) & np.array([True, False])
-        truncated = ~self.over & (self.place == 5) & np.array([False, True])
-        self.over = terminated | truncated
-        return self.place[:, None].copy(), reward, terminated, truncated, {}
 
 
 def make_agent(observations=1, **settings):
@@ -91,6 +72,8 @@ def test_the_step_that_resets_is_left_out():
     np.testing.assert_array_equal(states[:, 0].reshape(8, 2).T[1], [0, 1, 2, 3, 4, 5, 0, 1])
     assert set(batches.ravel()) == set(range(16)) - {2 * 3, 2 * 7, 2 * 5 + 1}
     assert batches.shape == (6, 6)
+    assert sorted(batches[:3].ravel()) == sorted(batches[3:].ravel())
+    assert (batches[:3] != batches[3:]).any()  # each pass shuffles
     np.testing.assert_allclose(record, [13, np.mean([3, 5, 3])])
     assert len(actions) == 16
 
@@ -106,6 +89,11 @@ def test_returns_go_through_a_time_limit_and_not_through_an_end():
     np.testing.assert_allclose(returns[:2], [ended, cut], rtol=1e-5)
     start = float(agent.critic(np.array([[0.0]]))[0, 0])
     np.testing.assert_allclose(advantages[:2], [ended - start, cut - start], rtol=1e-4)
+    # A step later the state is 1, which has a value of its own.
+    value = float(agent.critic(np.array([[1.0]]))[0, 0])
+    assert abs(value) > 1e-3
+    np.testing.assert_allclose(returns[2], scale * (1 + GAMMA), rtol=1e-5)
+    np.testing.assert_allclose(advantages[2], scale * (1 + GAMMA) - value, rtol=1e-4)
 
 
 def test_reinforce_plays_one_episode_in_each_copy_and_asks_no_critic():
@@ -115,6 +103,38 @@ def test_reinforce_plays_one_episode_in_each_copy_and_asks_no_critic():
     np.testing.assert_allclose(second[4], 1)
     assert set(batches.ravel()) == {0, 2, 4, 1, 3, 5, 7, 9}
     np.testing.assert_allclose(record, [8, 4])
+
+
+def test_actions_are_drawn_by_their_probabilities():
+    agent, config = make_agent(copies=2, horizon=300)
+    kernel, bias = agent.actor.weights[-2:]
+    kernel.assign(np.zeros(kernel.shape))
+    bias.assign(np.log([0.9, 0.1]))
+    given = []
+    agent.learn = lambda *arrays: given.append(arrays)
+    random = np.random.default_rng(0)
+    actor_critic.train(agent, Walk(), config, random, np.zeros((1, 2)), range(1))
+    assert given[0][1].mean() == pytest.approx(0.1, abs=0.04)
+
+
+def test_entropy_is_sought(monkeypatch):
+    monkeypatch.setattr(actor_critic, "ENTROPY", 1.0)
+    agent, _ = make_agent(learning_rate=0.03)
+    agent.actor.weights[-1].assign([2.0, 0.0])
+    nothing, rows = np.zeros(2, "float32"), np.tile(np.arange(2), (100, 1))
+    states = np.array([[0.0], [1.0]], "float32")
+    before = np.array(agent.probabilities(states))[:, 0]
+    agent.learn(states, np.array([0, 1]), nothing, nothing, rows)
+    after = np.array(agent.probabilities(states))[:, 0]
+    assert (np.abs(after - 0.5) < np.abs(before - 0.5) - 0.05).all()
+
+
+def test_the_learning_rate_falls_to_zero():
+    agent, _ = make_agent(learning_rate=0.01)
+    agent.optimizer.iterations.assign(50)
+    assert float(agent.optimizer.learning_rate) == pytest.approx(0.005)
+    agent.optimizer.iterations.assign(100)
+    assert float(agent.optimizer.learning_rate) == 0
 
 
 def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(monkeypatch):

@@ -56,15 +56,20 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
     """Episodes are followed one by one here; the replay holds them side by side in a ring."""
     config = small(n_steps=n_steps, environments=3, replay_size=120, gamma=0.9)
     random = np.random.default_rng(0)
-    replay = dqn.Replay(config, (1,), "float32", random)
-    expected, episodes = {}, [[] for _ in range(3)]
+    replay = dqn.Replay(config, 10, (1,), "float32", random)
+    expected, episodes, block = {}, [[] for _ in range(3)], []
+    sizes = iter([1, 9, 4, 6] * 5)  # of blocks: 100 rows in all
+    size = next(sizes)
     marks = np.arange(3.0)  # each observation is a number of its own
     is_reset = np.zeros(3, bool)
     for row in range(100):  # more than twice around the ring
         rewards = np.where(is_reset, 0, random.normal(size=3)).astype("float32")
         terminated = ~is_reset & (random.random(3) < 0.15)
         truncated = ~is_reset & ~terminated & (random.random(3) < 0.15)
-        replay.add(marks[:, None], np.zeros(3), rewards, terminated, truncated)
+        block.append((marks[:, None], np.zeros(3), rewards, terminated, terminated | truncated))
+        if len(block) == size:
+            replay.add(*map(np.array, zip(*block, strict=True)))
+            block, size = [], next(sizes, None)
         following = 3.0 * (row + 1) + np.arange(3)
         for i in np.flatnonzero(~is_reset):
             episodes[i].append((marks[i], rewards[i], following[i], terminated[i]))
@@ -75,14 +80,14 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
     for episode in episodes:
         expected |= by_hand(episode, n_steps, 0.9, ended=False)
 
-    row, column = np.nonzero(replay.priorities)
-    returns, discounts, after = replay.n_step_returns(row, column)
-    first_marks = replay.observations[row, column, 0]
+    drawn = np.nonzero(replay.priorities)
+    returns, discounts, places = replay.returns[drawn], replay.discounts[drawn], replay.after[drawn]
+    first_marks, after = replay.observations[drawn][:, 0], replay.observations.ravel()[places]
     # All transitions of the newest rows but those that still wait, and no others.
     newest = 3.0 * (100 - len(replay.actions))
     waiting = 3.0 * (100 - n_steps)
     assert set(first_marks) == {mark for mark in expected if newest <= mark < waiting}
-    for mark, *found in zip(first_marks, returns, discounts, after[:, 0], strict=True):
+    for mark, *found in zip(first_marks, returns, discounts, after, strict=True):
         total, discount, state = expected[mark]
         assert found[0] == pytest.approx(total, abs=1e-5)
         assert found[1] == pytest.approx(discount)
@@ -121,15 +126,14 @@ def test_the_step_that_resets_is_no_transition():
     assert replay.terminated[:rows][ends].any() and not replay.terminated[:rows][ends].all()
     # What a time limit cut short still has a future; what arrived has none.
     at = np.nonzero(ends & drawn)
-    _, discounts, after = replay.n_step_returns(*at)
-    arrived = replay.terminated[at]
-    np.testing.assert_allclose(discounts, np.where(arrived, 0, config.gamma))
+    arrived, after = replay.terminated[at], replay.observations.reshape(-1, 5)[replay.after[at]]
+    np.testing.assert_allclose(replay.discounts[at], np.where(arrived, 0, config.gamma))
     np.testing.assert_array_equal(np.argmax(after, -1) == 4, arrived)
 
 
 def test_prioritised_draws_and_weights():
-    replay = dqn.Replay(small(n_steps=1), (1,), "float32", np.random.default_rng(0))
-    replay.priorities[:] = 0
+    random = np.random.default_rng(0)
+    replay = dqn.Replay(small(n_steps=1, prioritised=True), 10, (1,), "float32", random)
     replay.priorities[0, :3] = 1, 2, 5
     places, (*_, weights) = replay.sample((1, 80_000), beta=0.5)
     shares = np.bincount(places[0], minlength=3) / 80_000
@@ -138,6 +142,20 @@ def test_prioritised_draws_and_weights():
     # (N·P)^-β over its largest: P = 1/8, 2/8, 5/8.
     for place, weight in ((0, 1.0), (1, 2**-0.5), (2, 5**-0.5)):
         np.testing.assert_allclose(weights[places == place], weight, rtol=1e-6)
+
+
+def test_without_priorities_all_transitions_are_drawn_alike():
+    replay = dqn.Replay(small(), 10, (1,), "float32", np.random.default_rng(0))
+    replay.priorities[2, 1:3] = replay.priorities[5, 0] = 1
+    replay.actions[2, 1:3], replay.actions[5, 0] = (1, 2), 3
+    replay.after[2, 1:3], replay.after[5, 0] = (4, 5), 6
+    replay.observations[1, :3, 0] = 10, 20, 30  # at the places 4, 5, 6
+    places, (_, actions, _, _, following, weights) = replay.sample((2, 30_000))
+    found, counts = np.unique(places, return_counts=True)
+    assert found.tolist() == [2 * 4 + 1, 2 * 4 + 2, 5 * 4]
+    np.testing.assert_allclose(counts / 60_000, 1 / 3, atol=0.01)
+    np.testing.assert_array_equal(following[..., 0], 10 * actions)
+    np.testing.assert_array_equal(weights, 1)
 
 
 def test_only_prioritised_replay_changes_what_is_drawn():

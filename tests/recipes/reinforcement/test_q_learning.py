@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import run_in_process
 
+from deep_learning_recipes.loop import Loop
 from recipes import q_learning as recipe
 
 CONFIG = recipe.Config(agents=2, copies=4)
@@ -14,8 +15,10 @@ CONFIG = recipe.Config(agents=2, copies=4)
 
 def learn(name, steps, limit=None, config=CONFIG, **how):
     copies = config.agents * config.copies
-    environments = gymnasium.make_vec(name, copies, "sync", max_episode_steps=limit)
-    return recipe.learn(environments, config, steps, 0, lambda *_: None, **how)
+    envs = gymnasium.make_vec(name, copies, "sync", max_episode_steps=limit)
+    state = recipe.begin(envs, config, steps, 0)
+    recipe.learn(state, envs, config, range(-(-steps // recipe.BLOCK)), **how)
+    return state["table"], state["visits"], state["returns"]
 
 
 def exact_values_of_random_actions(name, discount):
@@ -78,12 +81,11 @@ def test_sarsa_learns_the_values_of_what_it_does():
 def test_resets_are_not_learned_from():
     """With a limit of 3 every fourth step of a copy is its reset."""
     config = dataclasses.replace(CONFIG, copies=1)
-    _, visits, episodes = learn("CliffWalking-v1", 40, limit=3, config=config)
+    _, visits, returns = learn("CliffWalking-v1", 40, limit=3, config=config)
     assert list(visits.sum(axis=(1, 2))) == [30, 30]
-    assert len(episodes) == 2 * 10
-    assert set(episodes[:, 0]) == {4.0 * k + 2 for k in range(10)}
-    assert set(episodes[:, 2]) <= {-3.0, -102.0, -201.0}
-    assert list(np.unique(episodes[:, 1])) == [0, 1]
+    steps, agents = np.nonzero(np.isfinite(returns))
+    assert list(steps[agents == 0]) == list(steps[agents == 1]) == list(range(2, 40, 4))
+    assert set(returns[steps, agents]) <= {-3.0, -102.0, -201.0}
 
 
 def test_a_limit_taken_for_an_end_forgets_what_would_follow():
@@ -100,6 +102,24 @@ def test_agents_learn_from_their_own_copies_alone():
     _, visits, _ = learn("Taxi-v4", 10)
     assert np.all(visits.sum(axis=(1, 2)) <= 40)
     assert np.all(visits.sum(axis=(1, 2)) >= 30)  # two copies at the same entry count once
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    envs, steps = gymnasium.make_vec("FrozenLake-v1", 8, "sync"), 4 * recipe.BLOCK - 100
+
+    def go_on(total, seed=0, resume=False):
+        state = recipe.begin(envs, CONFIG, steps, seed)
+        loop = Loop(tmp_path / "kept", total, state, name="lake", resume=resume)
+        assert loop.done == (2 if resume else 0)
+        recipe.learn(state, envs, CONFIG, loop)
+        return state
+
+    whole = go_on(4)
+    go_on(2)
+    resumed = go_on(4, seed=99, resume=True)
+    for name in ("table", "visits", "returns"):
+        np.testing.assert_array_equal(resumed[name], whole[name])
+    assert np.isfinite(whole["returns"][-200:]).any()
 
 
 def test_play_returns_the_path():

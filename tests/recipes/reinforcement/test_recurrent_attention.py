@@ -1,5 +1,7 @@
 """Glimpses against slices of the picture, the estimator against quadrature."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -50,6 +52,9 @@ def test_pictures_hold_their_digit_whole_and_the_right_amount_of_clutter():
     assert pictures.mean() == pytest.approx(share, abs=0.01)
     assert set(np.unique(pictures)) == {0, 1}
     assert pictures.sum(axis=(1, 2)).min() >= 36
+    black_and_white = np.arange(2)[:, None, None] * np.ones((6, 6))
+    pictures, label = ram.clutter(black_and_white, np.arange(2), 50, 6, np.random.default_rng(0))
+    assert pictures[label == 0].max() == 1  # a digit as large as the picture wipes nothing away
 
 
 def test_returns_are_means_of_the_rewards_after_the_choice():
@@ -85,9 +90,9 @@ def test_the_estimator_is_right_on_average_whatever_the_baseline(value):
 
 def test_the_baseline_goes_towards_the_return():
     value = tf.Variable([0.0, 2.0])
-    zeros = np.zeros((2, 2), "float32")
+    zeros, ones = np.zeros((2, 2), "float32"), np.ones((2, 2), "float32")
     with tf.GradientTape() as tape:
-        loss = ram.reinforce_loss(np.ones(2, "float32"), zeros, zeros, value, 0.1)
+        loss = ram.reinforce_loss(np.ones(2, "float32"), ones, zeros, value, 0.1)
     np.testing.assert_allclose(tape.gradient(loss, value), [-1, 1])  # of the mean square error
 
 
@@ -107,7 +112,48 @@ def test_the_locations_are_those_of_the_policy():
             _, still, _, means, _ = map(np.asarray, agent(pictures))
             np.testing.assert_allclose(still[:, 1:], means)  # no chance when it is not learning
         else:
-            assert (np.abs(locations[:, 1:]).max() > 0.5) == (policy == "random")
+            spread = locations.min() < -0.5 and locations.max() > 0.5
+            assert spread == (policy == "random")
+
+
+def test_locations_are_kept_in_the_picture():
+    pictures = RANDOM.random((16, 12, 12)).astype("float32")
+    agent = ram.Attention(dataclasses.replace(SMALL, sigma=2.0), "learned")
+    _, locations, chosen, *_ = map(np.asarray, agent(pictures, exploring=True))
+    assert np.abs(chosen).max() > 1.5
+    assert np.abs(locations).max() == 1
+
+
+def test_the_next_place_is_a_step_from_the_last():
+    chooser = ram.build_chooser(8)
+    state = RANDOM.normal(size=(3, 8)).astype("float32")
+    places = np.array([[0.5, -0.5], [0.0, 0.2], [1.0, -1.0]], "float32")
+    steps = np.asarray(chooser([state, np.zeros((3, 2), "float32")])[0])
+    found = np.asarray(chooser([state, places])[0])
+    np.testing.assert_allclose(found, np.clip(places + steps, -1, 1), atol=1e-6)
+
+
+def test_the_loss_is_that_of_reading_and_that_of_choosing_by_what_was_read_later():
+    keras.utils.set_random_seed(0)
+    agent = ram.Attention(SMALL, "learned")
+    agent.compile(keras.optimizers.SGD(1.0))
+    pictures = RANDOM.random((16, 12, 12)).astype("float32")
+    labels = RANDOM.integers(10, size=16).astype("int32")
+    drawn, before = np.array(agent.seeds.state), np.array(agent.core.weights[-1])
+    logits, _, chosen, mean, value = map(np.asarray, agent(pictures, exploring=True))
+    agent.seeds.state.assign(drawn)
+    found = float(agent.train_step((pictures, labels))["loss"])
+
+    right = np.exp(logits)[np.arange(16), :, labels] / np.exp(logits).sum(axis=-1)
+    later = np.stack([right[:, 1:].mean(axis=1), right[:, 2]], axis=1)
+    log_density = -((chosen - mean) ** 2).sum(axis=-1) / (2 * SMALL.sigma**2)
+    choosing = np.mean((later - value) ** 2) - np.mean((later - value) * log_density)
+    assert found == pytest.approx(choosing - np.log(right).mean(), rel=1e-5)
+    # The bias of the logits goes along what it is to read alone: p − 1 where it is right, else p.
+    slope = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    slope[np.arange(16), :, labels] -= 1
+    moved = np.array(agent.core.weights[-1]) - before
+    np.testing.assert_allclose(moved, -slope.mean(axis=(0, 1)), atol=1e-5)
 
 
 def test_all_weights_learn():
@@ -122,12 +168,15 @@ def test_all_weights_learn():
         assert np.abs(np.array(weight) - old).max() > 0, weight.path
 
 
-def test_what_the_core_remembers_is_learned_by_reading_alone():
+def test_the_choice_alone_is_learned_from_rewards():
     keras.utils.set_random_seed(0)
     agent = ram.Attention(SMALL, "learned")
     pictures = RANDOM.random((4, 12, 12)).astype("float32")
     with tf.GradientTape() as tape:
         _, _, *choices = agent(pictures, exploring=True)
         loss = ram.reinforce_loss(np.ones((4, 2), "float32"), *choices, SMALL.sigma)
-    gradients = tape.gradient(loss, agent.core.trainable_variables)
-    assert all(gradient is None for gradient in gradients)
+    # What the core remembers is learned by reading. The chooser's first layer leads to the mean.
+    weights = [agent.chooser.trainable_variables[0], *agent.core.trainable_variables]
+    first, *of_core = tape.gradient(loss, weights)
+    assert np.abs(first).max() > 0
+    assert all(gradient is None for gradient in of_core)

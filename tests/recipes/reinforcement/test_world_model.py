@@ -53,6 +53,17 @@ def test_a_whole_game_lasts_until_the_ball_is_down():
     assert catches.sum(axis=1).mean() == pytest.approx(0.28, abs=0.07)
 
 
+def test_a_player_gets_back_what_it_remembers():
+    seen = []
+
+    def player(inputs):
+        seen.append(inputs["memory"][0, 0])
+        return {"action": np.ones(2, int), "next_memory": inputs["memory"] + 1}
+
+    _ = [*wm.play_games(player, 1, 2, np.random.default_rng(0))]
+    assert seen == list(range(SIDE - 2))
+
+
 def test_surprise_equals_scipy(dynamics):
     z, following = RANDOM.normal(size=(2, 4, 6, 3)).astype("float32")
     actions = np.eye(3, dtype="float32")[RANDOM.integers(3, size=(4, 6))]
@@ -118,19 +129,38 @@ def test_a_player_does_in_the_game_what_its_controller_does_in_a_dream(dynamics)
 def test_the_terms_of_the_autoencoder_are_the_bound_of_a_gaussian():
     keras.utils.set_random_seed(0)
     vae = wm.VAE(12, 2)
+    # Far enough from zero for the deviations to differ and the decoder to see what is drawn.
+    for network in (vae.encoder, vae.decoder):
+        network.set_weights([0.3 * RANDOM.normal(size=w.shape) for w in network.get_weights()])
     frames = RANDOM.random((5, 12)).astype("float32")
     mean, log_variance = map(np.asarray, vae.encoder(frames))
     drawn = np.asarray(keras.random.normal((20_000, 5, 2)))
     deviation = np.exp(log_variance / 2)
     z = mean + deviation * drawn
     ratio = stats.norm.logpdf(z, mean, deviation) - stats.norm.logpdf(z)
-    found = [vae.terms(frames) for _ in range(50)]
-    assert float(found[0]["kl"]) == pytest.approx(ratio.sum(axis=-1).mean(), abs=0.02)
+    found = vae.terms(np.tile(frames, (4000, 1)))
+    assert float(found["kl"]) == pytest.approx(ratio.sum(axis=-1).mean(), rel=0.02)
     logits = np.asarray(vae.decoder(z.reshape(-1, 2))).reshape(20_000, 5, 12)
     log_density = stats.norm.logpdf(frames, 1 / (1 + np.exp(-logits)), 0.1)
     constant = 12 * stats.norm.logpdf(0, 0, 0.1)
     expected = constant - log_density.sum(axis=-1).mean()
-    assert np.mean([each["errors"] for each in found]) == pytest.approx(expected, rel=0.1)
+    assert float(found["errors"]) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_step_of_evolution_by_hand():
+    weights, velocity = np.array([7.0]), np.array([0.6])
+    wm.climb(weights, velocity, np.array([[1.0], [2.0], [4.0]]), np.array([5.0, 1.0, 3.0]))
+    # Ranks 1, 0 and 1/2, less 1/2: (1/2 · 1 − 1/2 · 2 + 0 · 4) / 3
+    assert velocity == pytest.approx(wm.MOMENTUM * 0.6 - 1 / 6)
+    assert weights == pytest.approx(7 + velocity)
+
+
+def test_deviations_are_kept_within_bounds(dynamics):
+    outputs = np.array([[0.3, 1, 2, 3, -9, 0.5, 9]], "float32")
+    mean, log_sigma, logit = dynamics.outlook(np.full((1, 3), 10.0, "float32"), outputs)
+    np.testing.assert_allclose(mean, [[11, 12, 13]])
+    np.testing.assert_allclose(log_sigma, [[-5, 0.5, 2]])
+    np.testing.assert_allclose(logit, [0.3])
 
 
 def test_evolution_climbs():
