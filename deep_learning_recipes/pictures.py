@@ -1,4 +1,4 @@
-"""What recipes that paint pictures share: measures of their texture, and their colours."""
+"""What recipes that paint pictures share: a measure of their texture."""
 
 import numpy as np
 
@@ -28,21 +28,3 @@ def texture_distance(a: np.ndarray, b: np.ndarray) -> float:
         for found, wanted in zip(*responses, strict=True):
             distances.append(wasserstein_distance(found, wanted) / max(wanted.std(), 1e-6))
     return float(np.mean(distances))
-
-
-def recolour(pictures: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Each picture (n, height, width, 3) with the mean and covariance of the colours of its like
-    (n, any height, any width, 3), as far as they are in [0, 1] (Gatys et al., Controlling
-    perceptual factors in neural style transfer, 2017, section 5.2)."""
-
-    def mean_and_root(picture):
-        pixels = picture.reshape(-1, 3)
-        # A little more than the covariance: of grey pictures it has no inverse.
-        variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-5 * np.eye(3))
-        return pixels.mean(axis=0), axes * np.sqrt(variances) @ axes.T
-
-    moved = []
-    for picture, other in zip(pictures, like, strict=True):
-        (mean, root), (new_mean, new_root) = mean_and_root(picture), mean_and_root(other)
-        moved.append(new_mean + (picture - mean) @ np.linalg.solve(root, new_root))
-    return np.clip(moved, 0, 1).astype("float32")

@@ -102,6 +102,15 @@ def test_highest_correlation_finds_a_shifted_copy_and_none_in_noise(random):
     assert ts.highest_correlation(a, b) == pytest.approx(by_numpy)
 
 
+def test_peakedness_is_none_for_gaussian_noise_and_high_for_few_lines(random):
+    assert abs(ts.peakedness(random.normal(size=(128, 128, 3)))) < 0.2
+    lines = np.zeros((128, 128, 3))
+    lines[::16] = lines[:, ::16] = 1
+    # By hand: a sixteenth of the steps along an axis go up, and as many down, save on the lines.
+    share = np.mean(np.abs(np.diff(lines[..., 0], axis=0)))
+    assert ts.peakedness(lines) == pytest.approx(1 / share - 3, rel=0.01)
+
+
 def test_a_network_of_ones_own(tmp_path):
     picture = keras.Input((48, 48, 3))
     x = layers.Conv2D(4, 3, activation="relu")(picture)
