@@ -33,6 +33,14 @@ class Classifier:
     def last_convolution(self) -> str:
         return last_convolution(self.model)
 
+    @property
+    def convolutions(self) -> keras.Model:
+        """From the picture to the maps of its first convolution at each resolution, finest first.
+
+        Raises UsageError for a network without convolutions.
+        """
+        return convolutions(self.model)
+
     def read(self, files: Sequence[str | Path]) -> np.ndarray:
         """Pictures (n, height, width, channels) as the network takes them. See `read_image`."""
         _, height, width, channels = self.model.inputs[0].shape
@@ -266,6 +274,21 @@ def last_convolution(model: keras.Model) -> str:
         if len(shape) == 4 and min(shape[1:3]) > 1 and not isinstance(layer, passed):
             return str(layer.name)
     raise UsageError(f"{model.name}: it has no convolution whose maps could be looked at")
+
+
+def convolutions(model: keras.Model) -> keras.Model:
+    """From the picture to the maps of its first convolution at each resolution, finest first, with
+    the activation that is part of the layer. Raises UsageError for a network without any."""
+    import keras
+
+    first = {
+        layer.output.shape[1]: layer.output
+        for layer in reversed(model.layers)
+        if isinstance(layer, keras.layers.Conv2D)
+    }
+    if not first:
+        raise UsageError(f"{model.name}: it has no convolution whose maps could be looked at")
+    return keras.Model(model.inputs[0], [first[size] for size in sorted(first, reverse=True)])
 
 
 def read_image(file: str | Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:

@@ -90,6 +90,34 @@ def image_rows(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10)
     return figure
 
 
+def picture_table(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    *,
+    title: str,
+    captions: Sequence[str] = (),
+    width: float = 10.5,
+) -> Figure:
+    """Large pictures in [0, 1], (height, width, 3) each, of any sizes: a named row for each entry,
+    captions above the columns. A row may be shorter than the others. width: of all, in inches."""
+    columns = max(len(row) for row in rows.values())
+    side = width / columns
+    figure, grid = plt.subplots(
+        len(rows), columns, figsize=(width + 0.4, side * len(rows) + 0.8), squeeze=False
+    )
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    for axes, caption in zip(grid[0], captions, strict=False):
+        axes.set_title(caption, fontsize=11)
+    for (name, row), line in zip(rows.items(), grid, strict=True):
+        line[0].set_ylabel(name)
+        for axes, picture in zip(line, row, strict=False):
+            axes.imshow(picture, vmin=0, vmax=1)
+    figure.suptitle(title)
+    return figure
+
+
 def heat_maps(
     images: np.ndarray,
     maps: Mapping[str, np.ndarray],

@@ -6,6 +6,7 @@ Importing this costs nothing; each loader imports the library that holds its dat
 from deep_learning_recipes.data.crops import load_photos
 from deep_learning_recipes.data.images import load
 from deep_learning_recipes.data.labels import class_names
+from deep_learning_recipes.data.pictures import load_picture
 from deep_learning_recipes.data.scenes import Scenes, load_scenes
 from deep_learning_recipes.data.series import load_series
 from deep_learning_recipes.data.tables import feature_names, load_table
@@ -18,6 +19,7 @@ __all__ = [
     "load",
     "load_names",
     "load_photos",
+    "load_picture",
     "load_scenes",
     "load_series",
     "load_table",

@@ -138,6 +138,25 @@ def test_a_picture_is_turned_upright_cut_and_resized(tmp_path):
         classifiers.read_image(tmp_path / "text.png", (8, 8))
 
 
+def test_first_convolutions_at_each_resolution():
+    x = picture = keras.Input((32, 32, 3))
+    for block in range(3):
+        for n in range(2):
+            x = layers.Conv2D(4, 3, padding="same", name=f"block{block}_conv{n}")(x)
+        x = layers.MaxPooling2D(2)(x)
+    model = keras.Model(picture, layers.Dense(2)(layers.Flatten()(x)))
+    found = classifiers.Classifier(model, ["a", "b"]).convolutions
+    names = [tensor._keras_history.operation.name for tensor in found.outputs]
+    assert names == ["block0_conv0", "block1_conv0", "block2_conv0"]
+
+
+def test_first_convolutions_of_a_network_without_any():
+    picture = keras.Input((8, 8, 3))
+    model = keras.Model(picture, layers.Dense(2)(layers.Flatten()(picture)))
+    with pytest.raises(UsageError, match="no convolution"):
+        classifiers.convolutions(model)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_a_file_or_else_the_photographs(channels, tmp_path):
     images = keras.Input((20, 30, channels))
