@@ -93,15 +93,14 @@ class Agent:
         return self.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
 
     def play(self, envs: gymnasium.vector.VectorEnv, seed: int, random) -> dict:
-        """An episode in each of the environments, its actions drawn by random. Returns arrays of
-        (steps, episodes, ...), see `returns_to_go`."""
+        """An episode in each environment. Returns arrays of (steps, episodes, ...)."""
         observation, _ = envs.reset(seed=seed)
         alive = np.ones(envs.num_envs, bool)
         steps, last, terminated = [], observation.copy(), np.zeros(envs.num_envs, bool)
         while alive.any():
             probabilities = self.probabilities(observation.astype("float32")).numpy()
-            drawn = random.random((envs.num_envs, 1))
-            action = (probabilities.cumsum(axis=1)[:, :-1] < drawn).sum(axis=1)
+            bounds = probabilities.cumsum(axis=1)[:, :-1]
+            action = (bounds < random.random((envs.num_envs, 1))).sum(axis=1)
             following, reward, ended, cut, _ = envs.step(action)
             steps.append((observation, action, reward * alive, alive))
             last[alive], terminated[alive] = following[alive], ended[alive]
