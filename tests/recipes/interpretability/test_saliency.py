@@ -66,12 +66,12 @@ def test_smooth_gradient_without_noise_is_the_gradient(scene):
 
 
 def test_smooth_gradient_comes_to_that_of_tf_keras_vis(scene):
-    # Other random numbers: what they share is what is left of 150 copies.
-    smooth = sal.smooth_gradient(*scene, 150, 0.2).numpy()
+    # Other random numbers: what they share is what is left of 60 copies.
+    smooth = sal.smooth_gradient(*scene, 60, 0.2).numpy()
     keras.utils.set_random_seed(0)
-    library = sal.tf_keras_vis_saliency(*scene, smooth_samples=150, smooth_noise=0.2)
-    np.testing.assert_allclose(smooth.mean((1, 2)), library.mean((1, 2)), rtol=0.05)
-    assert np.abs(smooth - library).mean() < 0.12 * library.mean()
+    library = sal.tf_keras_vis_saliency(*scene, smooth_samples=60, smooth_noise=0.2)
+    np.testing.assert_allclose(smooth.mean((1, 2)), library.mean((1, 2)), rtol=0.08)
+    assert np.abs(smooth - library).mean() < 0.2 * library.mean()
 
 
 def test_smooth_gradient_of_a_square_knows_the_size_of_the_noise():
