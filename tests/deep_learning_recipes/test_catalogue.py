@@ -70,7 +70,7 @@ def test_recipes_come_theme_by_theme():
 
 
 def test_did_you_mean():
-    assert did_you_mean("lenett", ["lenet", "vae"]) == "; did you mean lenet"
+    assert did_you_mean("lenett", ["lenet", "vae"]) == "; did you mean lenet?"
     assert did_you_mean("rnn", ["lenet", "char_rnn"]) == "; did you mean char_rnn?"
     assert did_you_mean("zebra", ["lenet"]) == ""
     with pytest.raises(UsageError, match="no recipe 'lenett'; did you mean lenet"):
