@@ -117,10 +117,16 @@ def test_list_and_search(capsys):
 
 def test_what_is_not_there_gets_one_line_and_code_2(capsys):
     for arguments, line in [
-        (["lenett"], "error: no recipe matches 'lenett'; did you mean lenet"),
+        (["lenett"], "error: no recipe matches 'lenett'; did you mean lenet or learning_settings?"),
         (["--theme", "generativ"], "error: there is no theme 'generativ'; did you mean generative"),
-        (["copy", "lenett", "a.py"], "error: there is no recipe 'lenett'; did you mean lenet"),
-        (["results", "lenett"], "error: there is no recipe 'lenett'; did you mean lenet"),
+        (
+            ["copy", "lenett", "a.py"],
+            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+        ),
+        (
+            ["results", "lenett"],
+            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+        ),
         (["results", "lenet", "--seeds", "0"], "error: --seeds 0: at least one"),
         (["copy", "lenet", "no/such/folder/a.py"], "error: no/such/folder/a.py cannot be written"),
         (["table"], "error: README.md is not here"),
