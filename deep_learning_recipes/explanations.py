@@ -73,12 +73,14 @@ def explain_own(
     own: classifiers.Classifier,
     images: np.ndarray,
     methods: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]],
+    *,
+    overlay: bool = True,
 ) -> None:
     """Explains a user's pictures (n, height, width, 1 or 3): records the class that the network
     sees in each and its probability, and draws the figure `own` with every method's maps.
 
     methods: by name a function of the images and the predicted classes (n,) int64 that returns
-    maps (n, height, width).
+    maps (n, height, width). overlay: whether the maps lie over the pictures.
     """
     import keras
 
@@ -89,4 +91,6 @@ def explain_own(
     classes = probabilities.argmax(axis=1)
     maps = {name: np.asarray(method(images, classes)) for name, method in methods.items()}
     title = f"What {own.model.name} sees of its class"
-    run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))
+    run.figure(
+        "own", figures.heat_maps(images, maps, title=title, captions=captions, overlay=overlay)
+    )

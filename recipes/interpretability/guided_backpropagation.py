@@ -13,6 +13,7 @@ Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (t
 Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised layers)
 """
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
@@ -21,12 +22,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from scipy.stats import entropy, rankdata
+from scipy.stats import entropy
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.model_modifiers import GuidedBackpropagation
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from deep_learning_recipes import UsageError, classifiers, data, figures, serving, training
+from deep_learning_recipes import (
+    UsageError,
+    classifiers,
+    data,
+    explanations,
+    figures,
+    serving,
+    training,
+)
 from deep_learning_recipes.run import Run, cli
 
 # What a ReLU hands down, given its input x and the gradient that comes from above.
@@ -118,13 +127,6 @@ def tf_keras_vis_guided(model: keras.Model, images, classes) -> np.ndarray:
         return method(CategoricalScore(list(classes)), images, normalize_map=False)
 
 
-def rank_correlation(maps: np.ndarray, others: np.ndarray) -> float:
-    """Spearman's ρ of the pixels of two maps, the mean over pairs (n, height, width)."""
-    a, b = (rankdata(each.reshape(len(each), -1), axis=1) for each in (maps, others))
-    a, b = (each - each.mean(axis=1, keepdims=True) for each in (a, b))
-    return float(np.mean((a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))))
-
-
 def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
     """Yields the maps after one layer more, from the logits down, has got the weights of `fresh`
     (the cascading randomisation of Adebayo et al.). Leaves the model without what it had learnt."""
@@ -152,20 +154,19 @@ def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
 
 
 def main(config: Config, run: Run) -> None:
-    def explain_own(model: keras.Model, images: np.ndarray, names: list[str]) -> None:
-        run.print(f"explaining {len(images)} pictures by {model.name} ...")
-        probabilities = keras.ops.softmax(model(images, training=False)).numpy()
-        captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
-        drawn = {"title": f"What speaks for the class in {model.name}", "captions": captions}
-        nets = {name: with_rule(model, rule) for name, rule in RULES.items()}
-        maps = {name: explain(net, images, classes).numpy() for name, net in nets.items()}
-        if np.array_equal(maps["guided"], maps["gradient"]):
+    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
+        methods = {
+            name: functools.partial(explain, with_rule(own.model, rule))
+            for name, rule in RULES.items()
+        }
+        one = [methods[name](images[:1], np.zeros(1, int)) for name in ("guided", "gradient")]
+        if np.array_equal(*one):
             raise UsageError(f"--model {config.model}: there is no ReLU in it that could be guided")
-        run.figure("own", figures.heat_maps(images, maps, overlay=False, **drawn))
+        explanations.explain_own(run, own, images, methods, overlay=False)
 
     if config.model:
         own = classifiers.load(config.model)
-        explain_own(own.model, own.pictures(config.image), own.class_names)
+        explain_own(own, own.pictures(config.image))
         return
     size = config.size
     picture = classifiers.read_image(config.image, (size, size)) if config.image else None
@@ -179,7 +180,8 @@ def main(config: Config, run: Run) -> None:
     options = {"epochs": config.epochs, "batch_size": 64}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     if picture is not None:
-        explain_own(model, picture[None], [str(digit) for digit in range(10)])
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(own, picture[None])
 
     images, masks = (each[: config.explained] for each in (test.images, test.masks))
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
@@ -197,7 +199,7 @@ def main(config: Config, run: Run) -> None:
         heat = maps[name] = explain(net, images, seen).numpy()
         parts[name] = explain(with_rule(neurons, rule), *asked).numpy()
         drawn_anew = randomise_from_top(net, fresh, images, seen)
-        kept[name] = [rank_correlation(heat, each) for each in drawn_anew]
+        kept[name] = [explanations.rank_correlation(heat, each).mean() for each in drawn_anew]
         measures = {
             "share_on_digit": np.mean((heat * masks).sum((1, 2)) / heat.sum((1, 2))),
             "spread": np.exp(entropy(heat.reshape(len(heat), -1), axis=1)).mean() / heat[0].size,

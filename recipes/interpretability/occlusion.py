@@ -155,18 +155,16 @@ def plot_measures(found: dict, sides: tuple[int, ...]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
-    def explain_own(model: keras.Model, images: np.ndarray, names: list[str]) -> None:
-        run.print(f"explaining {len(images)} pictures by {model.name} ...")
-        probabilities = keras.ops.softmax(model(images, training=False)).numpy()
-        captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
-        sides = [max(min(images.shape[1:3]) // part, 2) for part in (6, 3)]
-        maps = {f"side {side}": occlusion(model, images, classes, side, batch=32) for side in sides}
-        title = f"What {model.name} needs"
-        run.figure("own", figures.heat_maps(images, maps, title=title, captions=captions))
+    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
+        methods = {
+            f"side {side}": functools.partial(occlusion, own.model, side=side, batch=32)
+            for side in (max(min(images.shape[1:3]) // part, 2) for part in (6, 3))
+        }
+        explanations.explain_own(run, own, images, methods)
 
     if config.model:
         own = classifiers.load(config.model)
-        explain_own(own.model, own.pictures(config.image), own.class_names)
+        explain_own(own, own.pictures(config.image))
         return
     size, sides = config.size, config.sides
     picture = classifiers.read_image(config.image, (size, size)) if config.image else None
@@ -182,7 +180,8 @@ def main(config: Config, run: Run) -> None:
     options = {"epochs": config.epochs, "batch_size": 64}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     if picture is not None:
-        explain_own(model, picture[None], [str(digit) for digit in range(10)])
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(own, picture[None])
 
     n = config.explained
     images, masks, labels = test.images[:n], test.masks[:n], test.labels[:n]

@@ -13,6 +13,7 @@ and saliency maps, 2014 (section 3); Smilkov et al., SmoothGrad: removing noise 
 2017
 """
 
+import functools
 import math
 import timeit
 import warnings
@@ -151,16 +152,17 @@ def main(config: Config, run: Run) -> None:
         smooth = smooth_gradient(model, images, classes, config.samples, config.noise)
         return {"gradient": saliency(model, images, classes).numpy(), "SmoothGrad": smooth.numpy()}
 
-    def explain_own(model: keras.Model, images: np.ndarray, names: list[str]) -> None:
-        run.print(f"explaining {len(images)} pictures by {model.name} ...")
-        probabilities = keras.ops.softmax(model(images, training=False)).numpy()
-        captions, classes = classifiers.record(run, probabilities, names), probabilities.argmax(1)
-        drawn = {"title": f"Which pixels {model.name} heeds", "captions": captions}
-        run.figure("own", figures.heat_maps(images, both_maps(model, images, classes), **drawn))
+    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
+        noisy = {"samples": config.samples, "noise": config.noise}
+        methods = {
+            "gradient": functools.partial(saliency, own.model),
+            "SmoothGrad": functools.partial(smooth_gradient, own.model, **noisy),
+        }
+        explanations.explain_own(run, own, images, methods)
 
     if config.model:
         own = classifiers.load(config.model)
-        explain_own(own.model, own.pictures(config.image), own.class_names)
+        explain_own(own, own.pictures(config.image))
         return
     size = config.size
     picture = classifiers.read_image(config.image, (size, size)) if config.image else None
@@ -174,7 +176,8 @@ def main(config: Config, run: Run) -> None:
     options = {"epochs": config.epochs, "batch_size": config.batch_size}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     if picture is not None:
-        explain_own(model, picture[None], [str(digit) for digit in range(10)])
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(own, picture[None])
 
     images, masks = (each[: config.explained] for each in (test.images, test.masks))
     logits = np.asarray(model(images, training=False))

@@ -1,7 +1,9 @@
+import keras
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 
-from deep_learning_recipes.pictures import texture_distance
+from deep_learning_recipes.pictures import VARIANCE, Recolour, texture_distance
 
 
 @pytest.fixture
@@ -31,3 +33,37 @@ def test_texture_distance_is_in_standard_deviations(random):
     assert plain == 0
     # |x| / 2 on average: of a normal distribution sqrt(2 / π) / 2.
     assert half == pytest.approx(0.4, abs=0.03)
+
+
+def test_recolour_gives_the_mean_and_covariance_of_the_other(random):
+    mixing = 0.05 * random.normal(size=(3, 3, 3))
+    pictures = 0.5 + random.normal(size=(2, 20, 20, 3)) @ mixing[:2, None]
+    other = 0.4 + random.normal(size=(30, 30, 3)) @ mixing[2] * 0.7
+    for found, own in zip(np.asarray(Recolour.like(other)(pictures)), pictures, strict=True):
+        found, own, wanted = (each.reshape(-1, 3) for each in (found, own, other))
+        np.testing.assert_allclose(found.mean(axis=0), wanted.mean(axis=0), atol=1e-3)
+        # By SciPy: W C W for C = cov(own), where W = (C + variance)^-1/2 · cov(wanted)^1/2.
+        whitening = np.linalg.inv(sqrtm(np.cov(own.T) + VARIANCE * np.eye(3)))
+        map_ = whitening @ sqrtm(np.cov(wanted.T))
+        np.testing.assert_allclose(
+            np.cov(found.T), map_.T @ np.cov(own.T) @ map_, rtol=0.05, atol=1e-4
+        )
+
+
+def test_a_recoloured_picture_stays_upright_and_a_flat_one_flat(random):
+    picture = random.uniform(0.2, 0.8, size=(1, 16, 16, 3))
+    same = np.asarray(Recolour.like(picture[0])(picture))
+    np.testing.assert_allclose(same, picture, atol=0.01)
+    grain = 0.5 + 0.002 * random.normal(size=(1, 16, 16, 3))
+    assert np.asarray(Recolour.like(picture[0])(grain)).std() < 0.02
+    grey = random.uniform(0.4, 0.6, size=(16, 16, 1)).repeat(3, axis=-1)
+    assert np.ptp(np.asarray(Recolour.like(grey)(picture)), axis=-1).mean() < 0.02
+
+
+def test_recolour_comes_back_from_a_file(random, tmp_path):
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, Recolour.like(random.uniform(size=(8, 8, 3)))(x))
+    model.save(tmp_path / "recolour.keras")
+    again = keras.models.load_model(tmp_path / "recolour.keras")
+    pictures = random.uniform(size=(2, 8, 12, 3))
+    np.testing.assert_allclose(again(pictures), model(pictures), atol=1e-6)

@@ -7,7 +7,6 @@ import tensorflow as tf
 from conftest import run_in_process
 from keras import layers
 from PIL import Image
-from scipy.stats import spearmanr
 
 from recipes import guided_backpropagation as gb
 
@@ -104,16 +103,6 @@ def test_relu_layers_and_operations_between_layers():
     assert model(pictures).numpy() == pytest.approx(1 + 6 - 15)
     found = gb.explain(twin, pictures, np.array([0]))
     np.testing.assert_allclose(found, [[[2 * (1 + 4), 2 * 4]]])
-
-
-def test_rank_correlation_is_spearmans():
-    rng = np.random.default_rng(0)
-    a = rng.normal(size=(3, 5, 6))
-    b = np.round(a + rng.normal(size=a.shape), 1)  # with ties
-    expected = np.mean(
-        [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
-    )
-    assert gb.rank_correlation(a, b) == pytest.approx(expected)
 
 
 def test_layers_are_drawn_anew_from_the_logits_down(scene):

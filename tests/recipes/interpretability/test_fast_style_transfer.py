@@ -1,0 +1,113 @@
+import keras
+import numpy as np
+import pytest
+from conftest import run_in_process
+from PIL import Image
+
+from recipes import fast_style_transfer as fst
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return fst.build_network(8)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def test_gram_matrix_is_numpys(random):
+    maps = random.normal(size=(2, 4, 5, 3)).astype("float32")
+    for gram, each in zip(np.asarray(fst.gram_matrix(maps)), maps, strict=True):
+        rows = each.reshape(20, 3)
+        np.testing.assert_allclose(gram, rows.T @ rows / 20, rtol=1e-5)
+
+
+def test_energy_is_the_sum_of_the_two_by_numpy(network, random):
+    painted, contents = random.uniform(size=(2, 2, 48, 48, 3)).astype("float32")
+    style = random.uniform(size=(56, 40, 3)).astype("float32")
+    energy = fst.Energy(network, style, 3.0)
+    found = np.asarray(energy(painted, network(contents)[energy.layer]))
+    for n in range(2):
+        own, goal = (
+            [np.asarray(m)[n].reshape(-1, 8) for m in network(p)] for p in (painted, contents)
+        )
+        example = [np.asarray(maps).reshape(-1, 8) for maps in network(style[None])]
+        content = ((own[2] - goal[2]) ** 2).sum() / ((goal[2] - goal[2].mean(axis=0)) ** 2).sum()
+        grams = [(f.T @ f / len(f), g.T @ g / len(g)) for f, g in zip(own, example, strict=True)]
+        of_style = np.mean([((f - g) ** 2).sum() / (g**2).sum() for f, g in grams])
+        assert found[n] == pytest.approx(content + 3 * of_style, rel=1e-3)
+    assert np.asarray(energy(style[None], network(style[None])[energy.layer])) == pytest.approx(0)
+
+
+def test_only_the_painter_learns_and_all_of_it_does(network, random):
+    painter = fst.build_painter(4)
+    style, *photos = random.uniform(size=(3, 48, 48, 3)).astype("float32")
+    apprentice = fst.Apprentice(painter, fst.Energy(network, style, 1.0))
+    apprentice.compile(optimizer=keras.optimizers.Adam(1e-2))
+    before = [np.array(each) for each in painter.weights]
+    features = [np.array(each) for each in network.weights]
+    apprentice.fit(np.stack(photos), np.stack(photos), verbose=0)
+    assert len(apprentice.trainable_variables) == len(painter.trainable_variables)
+    for old, new in zip(before, painter.weights, strict=True):
+        assert not np.array_equal(old, new), new.path
+    for old, new in zip(features, network.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("upsampling", ["resize", "transposed"])
+def test_the_painter_takes_pictures_of_any_size(upsampling, random):
+    painter = fst.build_painter(4, upsampling=upsampling)
+    for shape in ((1, 32, 48, 3), (2, 20, 20, 3)):
+        painted = np.asarray(painter(random.uniform(size=shape)))
+        assert painted.shape == shape
+        assert 0 <= painted.min() <= painted.max() <= 1
+
+
+def test_instance_normalisation_forgets_contrast_and_brightness(random):
+    painter = fst.build_painter(4)
+    photo = random.uniform(size=(1, 64, 64, 3)).astype("float32")
+    first = keras.Model(painter.input, painter.layers[2].output)  # after the first normalisation
+    bright, dull = np.asarray(first(photo)), np.asarray(first(0.4 * photo + 0.3))
+    # Not at the border, where zeros stand beside the picture.
+    np.testing.assert_allclose(bright.mean(axis=(1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(bright.std(axis=(1, 2)), 1, atol=2e-2)
+    np.testing.assert_allclose(dull.std(axis=(1, 2)), 1, atol=2e-2)
+    together = np.asarray(first(np.concatenate([photo, 0 * photo])))
+    np.testing.assert_allclose(together[:1], bright, atol=1e-4)
+
+
+def test_crops_are_squares_of_the_photographs_half_of_them_flipped(random):
+    photos = random.uniform(size=(3, 12, 12, 3))
+    crops = fst.random_crops(photos, 8, 6, random)
+    assert crops.shape == (6, 8, 8, 3)
+    for number, crop in enumerate(crops):
+        upright = crop[:, ::-1] if number % 2 else crop
+        windows = np.lib.stride_tricks.sliding_window_view(photos, (8, 8), axis=(1, 2))
+        distances = np.abs(np.moveaxis(windows, 3, -1) - upright).max(axis=(3, 4, 5))
+        assert distances.min() == 0
+
+
+def test_checkerboard_sees_periods_of_2_and_4_and_no_others(random):
+    noise = random.uniform(size=(4, 96, 96, 3))
+    rows, columns = np.indices((96, 96))[..., None]
+    assert fst.checkerboard(noise) < 1.6
+    assert fst.checkerboard(noise + 0.3 * ((rows % 4 == 0) & (columns % 4 == 0))) > 5
+    assert fst.checkerboard(noise + 0.3 * (rows % 5 == 0)) < 1.6
+
+
+def test_a_picture_of_ones_own_and_a_bad_one(tmp_path, random, capsys):
+    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(tmp_path / "a.png")
+    sizes = {"size": 40, "test-size": 48, "filters": 4, "width": 2, "crops": 4, "epochs": 1}
+    small = [
+        part for name, value in (sizes | {"steps": 2}).items() for part in (f"--{name}", str(value))
+    ]
+    own = [*small, "--image", str(tmp_path / "a.png")]
+    finished = run_in_process("fast_style_transfer", tmp_path / "run", *own)
+    assert finished.metrics["finished"]
+    assert finished.metrics["figures"][0] == "own.png"
+    bad = run_in_process("fast_style_transfer", tmp_path / "bad", "--image", "none.png")
+    assert bad.code == 2
+    assert "--image none.png: there is no such file" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+import keras
+import numpy as np
+import pytest
+from conftest import run_in_process
+from keras import layers
+from PIL import Image
+
+from recipes import style_transfer as st
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return st.build_network(8)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def test_filters_have_no_mean_and_unit_length(network):
+    kernels = [np.asarray(each) for each in network.weights[::2]]
+    assert [kernel.shape for kernel in kernels] == [(5, 5, 3, 8)] + 3 * [(3, 3, 8, 8)]
+    for kernel in kernels:
+        np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5)
+
+
+def test_gram_matrix_is_numpys(random):
+    maps = random.normal(size=(2, 4, 5, 3)).astype("float32")
+    for gram, each in zip(np.asarray(st.gram_matrix(maps)), maps, strict=True):
+        rows = each.reshape(20, 3)
+        np.testing.assert_allclose(gram, rows.T @ rows / 20, rtol=1e-5)
+
+
+def test_energies_are_the_papers_by_numpy(network, random):
+    contents = random.uniform(size=(2, 64, 64, 3)).astype("float32")
+    painted = random.uniform(size=(2, 64, 64, 3)).astype("float32")
+    styles = random.uniform(size=(2, 48, 56, 3)).astype("float32")
+    content, style = st.energies_by(network, contents, styles)(painted)
+    for n in range(2):
+        own, goal, example = (
+            [np.asarray(maps)[n].reshape(-1, 8) for maps in network(each)]
+            for each in (painted, contents, styles)
+        )
+        expected = ((own[2] - goal[2]) ** 2).sum() / ((goal[2] - goal[2].mean(axis=0)) ** 2).sum()
+        assert float(content[n]) == pytest.approx(expected, rel=1e-3)
+        grams = [(f.T @ f / len(f), g.T @ g / len(g)) for f, g in zip(own, example, strict=True)]
+        expected = np.mean([((f - g) ** 2).sum() / (g**2).sum() for f, g in grams])
+        assert float(style[n]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_energy_is_left_of_the_content_itself_nor_of_the_style_itself(network, random):
+    pictures = random.uniform(size=(1, 48, 48, 3)).astype("float32")
+    content, style = st.energies_by(network, pictures, pictures)(pictures)
+    np.testing.assert_allclose([content, style], 0, atol=1e-9)
+
+
+def test_content_has_places_and_style_has_none(network, random):
+    """A picture moved by a whole step of all pools, on an endless ground of the same kind."""
+    ground = np.tile(random.uniform(size=(1, 16, 16, 3)), (1, 5, 5, 1)).astype("float32")
+    here, moved = ground[:, :64, :64], ground[:, 8:72, :64]
+    same_content, same_style = st.energies_by(network, here, here)(ground[:, 16:, 16:])
+    content, style = st.energies_by(network, here, here)(moved)
+    np.testing.assert_allclose([same_content, same_style], 0, atol=1e-6)
+    assert float(content[0]) > 0.5
+    assert float(style[0]) < 0.2
+
+
+def test_edges_correlate_with_themselves_not_with_others(random):
+    square, other = np.zeros((2, 64, 64, 3))
+    square[20:40, 20:40] = other[5:15, 45:60] = 1
+    assert st.edge_correlation(square, square) == pytest.approx(1)
+    assert st.edge_correlation(square, 1 - 0.3 * square) == pytest.approx(1)
+    assert st.edge_correlation(square, other) < 0.1
+
+
+def test_a_network_and_pictures_of_ones_own(tmp_path, random):
+    picture = keras.Input((40, 40, 3))
+    x = layers.Conv2D(4, 3, activation="relu")(picture)
+    x = layers.Conv2D(4, 3, activation="relu")(layers.MaxPooling2D(2)(x))
+    model = keras.Model(picture, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    model.save(tmp_path / "own.keras")
+    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(tmp_path / "a.png")
+    own = ["--model", str(tmp_path / "own.keras"), "--content", str(tmp_path / "a.png")]
+    own += ["--styles", "brick, flower", "--steps", "20"]
+    finished = run_in_process("style_transfer", tmp_path / "run", *own)
+    assert finished.code == 0
+    assert set(finished.metrics["metrics"]) == {"content_energy", "style_energy"}
+    assert finished.metrics["claims"] == []
+    assert finished.metrics["figures"] == ["pictures.png"]
+
+
+def test_a_bad_picture_gets_one_clear_line(tmp_path, capsys):
+    finished = run_in_process("style_transfer", tmp_path / "run", "--content", "none.png")
+    assert finished.code == 2
+    assert "none.png: neither a picture file nor one of" in capsys.readouterr().err
