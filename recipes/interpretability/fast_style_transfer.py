@@ -30,7 +30,7 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     style: str = "painting"
     """painting, brick, grass, gravel, a photograph's name (such as flower), or a picture file"""
-    content: str = ""
+    image: str = ""
     """a picture file of your own, PNG or JPEG, to be painted as well"""
     style_weight: float = 60.0
     """of the style's energy against the content's"""
@@ -60,7 +60,7 @@ class Config:
     """a .keras file or a network of keras.applications (VGG19) in place of random filters"""
 
 
-QUICK = Config(style_size=64, test_size=96, size=64, crops=200, epochs=3, filters=24, steps=40)
+QUICK = Config(style_size=64, test_size=128, size=64, crops=200, epochs=3, filters=24, steps=20)
 FULL = Config(
     style_size=256, test_size=512, size=256, crops=20_000, epochs=2, width=32, filters=128
 )
@@ -97,7 +97,7 @@ def build_painter(width: int) -> keras.Model:
         return layers.Conv2D(filters, kernel_size, strides, **options)(x)
 
     def normalise(x, activation="relu"):
-        x = layers.GroupNormalization(groups=-1)(x)  # of one channel each: instance normalisation
+        x = layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # of a channel each: by instance
         return layers.Activation(activation)(x)
 
     picture = keras.Input((None, None, 3), name="picture")
@@ -109,7 +109,7 @@ def build_painter(width: int) -> keras.Model:
         x = layers.Add()([x, normalise(convolve(change, 3 * width), "linear")])
     for filters in (2 * width, width):
         # A transposed convolution would leave a checkerboard (Odena et al., 2016).
-        x = normalise(convolve(layers.UpSampling2D(2)(x), filters))
+        x = normalise(convolve(layers.UpSampling2D(2, interpolation="bilinear")(x), filters))
     x = convolve(x, 3, kernel_size=5, activation="sigmoid", dtype="float32")
     return keras.Model(picture, x, name="painter")
 
@@ -178,7 +178,7 @@ def main(config: Config, run: Run) -> None:
         size = test_size = style_size = network.input.shape[1]
     else:
         network = build_network(config.filters)
-    own = config.content and classifiers.read_image(config.content, (test_size, test_size))
+    own = config.image and classifiers.read_image(config.image, (test_size, test_size))
     style = data.load_picture(config.style, style_size)
     random = np.random.default_rng(run.seed)
     photos = dict(zip(data.class_names("photos"), data.load_photos(test_size), strict=True))
@@ -198,13 +198,13 @@ def main(config: Config, run: Run) -> None:
     nothing = np.zeros(len(crops), "float32")
     training.fit(apprentice, np.asarray(crops), nothing, callbacks=run.callbacks, **settings)
 
-    photograph = keras.Input((None, None, 3), name="photograph")
+    photograph = keras.Input((test_size, test_size, 3), name="photograph")
     service = keras.Model(photograph, {"picture": painter(recolour(photograph))}, name="painter")
     paint = tf.function(lambda batch: service(batch, training=False)["picture"])
     painted = np.asarray(paint(test))
-    if config.content:
+    if config.image:
         rows = {"": [own, np.asarray(paint(own[None]))[0]]}
-        run.figure("own", figures.picture_table(rows, title=config.content))
+        run.figure("own", figures.picture_table(rows, title=config.image))
     reached, before = (float(np.mean(energy(each, goal))) for each in (painted, test_goals))
     run.metric("energy_left", reached / before, unit="of the photographs' own")
     run.export(service, example=test)
@@ -228,16 +228,26 @@ def main(config: Config, run: Run) -> None:
     run.metric("steps_that_a_pass_is_worth", worth)
     run.metric("speed_up", speed_up, unit="times", timing=True)
     run.claim(
-        "One pass over a picture not seen before does what takes optimisation many steps",
-        holds=worth >= 10 and reached < 0.5 * before,
+        "One pass over a picture not seen before does what takes optimisation several steps, "
+        "though not as much as many",
+        holds=worth >= 3 and reached < 0.5 * before and energies[-1] < 0.8 * reached,
         measured=f"energy from {before:.2f} to {reached:.2f} in a pass, which optimisation reaches "
         f"after {worth} steps (after {config.steps}: {energies[-1]:.2f})",
     )
     run.claim(
-        "To the same energy it is over ten times faster than optimisation",
-        holds=speed_up > 10,
-        measured=f"{1000 * pass_seconds:.0f} ms against {worth * step_seconds:.1f} s for a "
+        "To the same energy a pass is several times faster than optimisation",
+        holds=speed_up > 3,
+        measured=f"{1000 * pass_seconds:.0f} ms against {1000 * worth * step_seconds:.0f} ms for a "
         f"photograph of {test_size} pixels: {speed_up:.0f} times",
+    )
+    far_before, far = (
+        np.mean([pictures.texture_distance(each, style) for each in batch])
+        for batch in (np.asarray(test_goals), painted)
+    )
+    run.claim(
+        "The pass takes on the style, also by a statistic that no network has a part in",
+        holds=far < 0.8 * far_before,
+        measured=f"distance of local patterns to the style from {far_before:.3f} to {far:.3f}",
     )
 
     rows[f"{config.steps} steps"] = np.clip(solver.x, 0, 1)
