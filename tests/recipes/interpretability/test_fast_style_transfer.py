@@ -19,6 +19,14 @@ def random():
     return np.random.default_rng(0)
 
 
+def test_filters_have_no_mean_and_unit_length(network):
+    kernels = [np.asarray(each) for each in network.weights[::2]]
+    assert [kernel.shape for kernel in kernels] == [(5, 5, 3, 8)] + 3 * [(3, 3, 8, 8)]
+    for kernel in kernels:
+        np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5)
+
+
 def test_gram_matrix_is_numpys(random):
     maps = random.normal(size=(2, 4, 5, 3)).astype("float32")
     for gram, each in zip(np.asarray(fst.gram_matrix(maps)), maps, strict=True):
@@ -86,6 +94,14 @@ def test_the_painter_takes_pictures_of_any_size(random):
         painted = np.asarray(painter(random.uniform(size=shape)))
         assert painted.shape == shape
         assert 0 <= painted.min() <= painted.max() <= 1
+
+
+def test_the_painter_has_the_weights_counted_by_hand():
+    """Kernels of ten convolutions, a bias, and a scale and shift where a map is normalised."""
+    kernels = 25 * 3 * 4 + 9 * 4 * 8 + 9 * 8 * 12 + 6 * 9 * 12 * 12 + 9 * 12 * 8 + 9 * 8 * 4
+    maps = 4 + 8 + 12 + 6 * 12 + 8 + 4
+    last = 25 * 4 * 3 + 3
+    assert fst.build_painter(4).count_params() == kernels + 3 * maps + last
 
 
 def test_instance_normalisation_forgets_contrast_and_brightness(random):

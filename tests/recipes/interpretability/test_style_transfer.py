@@ -51,6 +51,15 @@ def test_energies_are_the_papers_by_numpy(network, random):
         assert float(style[n]) == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_network_of_two_layers_has_its_content_in_the_second(network, random):
+    small = keras.Model(network.input, network.outputs[:2])
+    contents, painted = random.uniform(size=(2, 1, 48, 48, 3)).astype("float32")
+    content, _ = st.energies_by(small, contents, contents)(painted)
+    own, goal = (np.asarray(network(each)[1]) for each in (painted, contents))
+    expected = ((own - goal) ** 2).sum() / ((goal - goal.mean(axis=(1, 2))) ** 2).sum()
+    assert float(content[0]) == pytest.approx(expected, rel=1e-3)
+
+
 def test_no_energy_is_left_of_the_content_itself_nor_of_the_style_itself(network, random):
     pictures = random.uniform(size=(1, 48, 48, 3)).astype("float32")
     content, style = st.energies_by(network, pictures, pictures)(pictures)

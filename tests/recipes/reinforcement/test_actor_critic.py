@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import command
+from conftest import run_in_process
 from walk import Walk
 
 from recipes import actor_critic
@@ -204,8 +204,8 @@ def test_the_critic_learns_the_returns():
         (["--env", "Pendulum-v1"], "--env Pendulum-v1: its actions are continuous"),
     ],
 )
-def test_bad_input_is_said_in_one_line(flags, said):
-    finished = command("-m", "recipes.actor_critic", *flags)
-    assert finished.returncode == 2
-    assert said in finished.stderr
-    assert "Traceback" not in finished.stderr
+def test_bad_input_is_said_in_one_line(flags, said, tmp_path, capsys):
+    assert run_in_process("actor_critic", tmp_path / "run", *flags).code == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert "Traceback" not in errors
