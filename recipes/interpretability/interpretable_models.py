@@ -174,6 +174,7 @@ def plot_shapes(shapes: keras.Model, x, scale, names: list[str]) -> plt.Figure:
         ticks = np.clip(x[:, j], grid[0, j], grid[-1, j]) * spread[j] + center[j]
         axes.plot(ticks, np.full(len(x), added[:, chosen].min()), "k|", alpha=0.15)
         axes.set(xlabel=names[j], ylabel="added to the logit" if axes in panels[:, 0] else "")
+        axes.locator_params(axis="x", nbins=4)
     figure.suptitle("Additive model: above 0 speaks for benign (marks below: the rows)")
     return figure
 
@@ -251,8 +252,9 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Prototypes show what they stand for: decoded, they look like what they are read as",
         holds=agreed >= 0.7 * len(read_as) and accuracy > 0.9,
-        measured=f"{agreed} of {len(read_as)} by the nearest training images; accuracy "
-        f"{accuracy:.3f}, of nearest neighbours {by_neighbours:.3f}",
+        measured=f"{agreed} of {len(read_as)} by the nearest training images, for "
+        f"{len(set(read_as))} of 10 digits; accuracy {accuracy:.3f}, of nearest neighbours "
+        f"{by_neighbours:.3f}",
     )
     columns = keras.Input(x.shape[1:], name="columns")
     standard = layers.Rescaling(1 / scale[1], -scale[0] / scale[1])(columns)
