@@ -19,21 +19,6 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_filters_have_no_mean_and_unit_length(network):
-    kernels = [np.asarray(each) for each in network.weights[::2]]
-    assert [kernel.shape for kernel in kernels] == [(5, 5, 3, 8)] + 3 * [(3, 3, 8, 8)]
-    for kernel in kernels:
-        np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
-        np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5)
-
-
-def test_gram_matrix_is_numpys(random):
-    maps = random.normal(size=(2, 4, 5, 3)).astype("float32")
-    for gram, each in zip(np.asarray(fst.gram_matrix(maps)), maps, strict=True):
-        rows = each.reshape(20, 3)
-        np.testing.assert_allclose(gram, rows.T @ rows / 20, rtol=1e-5)
-
-
 def test_energy_is_the_sum_of_the_two_by_numpy(network, random):
     painted, contents = random.uniform(size=(2, 2, 48, 48, 3)).astype("float32")
     style = random.uniform(size=(56, 40, 3)).astype("float32")

@@ -18,41 +18,6 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_filters_have_no_mean_and_unit_length(network):
-    kernels = [np.asarray(each) for each in network.weights[::2]]
-    assert [kernel.shape for kernel in kernels] == [(5, 5, 3, 8)] + 3 * [(3, 3, 8, 8)]
-    for kernel in kernels:
-        np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
-        np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5)
-
-
-def test_pixels_of_the_layers_see_5_10_20_and_40_of_the_picture(network, random):
-    """By hand: which of the picture's rows change a pixel in the middle of a map."""
-    picture = random.uniform(size=(1, 80, 80, 3)).astype("float32")
-    plain = network(picture)
-    seen = np.zeros(4, int)
-    middle = [maps.shape[1] // 2 for maps in plain]
-    for row in range(80):
-        changed = picture.copy()
-        changed[:, row] = random.uniform(size=(80, 3)) * 20
-        for n, (before, after) in enumerate(zip(plain, network(changed), strict=True)):
-            seen[n] += not np.allclose(before[0, middle[n]], after[0, middle[n]], atol=1e-6)
-    assert seen.tolist() == [5, 10, 20, 40]
-
-
-def test_gram_matrix_is_numpys(random):
-    maps = random.normal(size=(2, 4, 5, 3)).astype("float32")
-    for gram, each in zip(np.asarray(ts.gram_matrix(maps)), maps, strict=True):
-        rows = each.reshape(20, 3)
-        np.testing.assert_allclose(gram, rows.T @ rows / 20, rtol=1e-5)
-
-
-def test_gram_of_a_permuted_map_is_equal(random):
-    maps = random.normal(size=(1, 6, 6, 4)).astype("float32")
-    moved = random.permutation(maps.reshape(36, 4)).reshape(maps.shape)
-    np.testing.assert_allclose(ts.gram_matrix(moved), ts.gram_matrix(maps), atol=1e-6)
-
-
 def test_distance_is_relative_for_each_picture_and_layer(random):
     target = random.normal(size=(2, 3, 3)).astype("float32")
     grams = [target, 3 * target, 0 * target]
