@@ -22,6 +22,17 @@ def test_the_vector_of_two_heaps_points_from_one_to_the_other():
     assert 0.35 < accuracy < 0.65
 
 
+def test_the_vector_is_in_the_channels_own_units():
+    """x = s · z turns the plane z · d = 0 into x · (d / s) = 0."""
+    random = np.random.default_rng(0)
+    direction, units = np.array([3.0, 0, 4, 0]) / 5, np.array([1, 5, 0.5, 2])
+    heap = random.normal(size=(600, 4))
+    heap[:300] += 4 * direction
+    vector, _, _ = recipe.concept_vector(heap[:300] * units, heap[300:] * units)
+    expected = direction / units / np.linalg.norm(direction / units)
+    assert vector @ expected > 0.98
+
+
 def test_the_score_is_the_share_of_slopes_that_rise():
     slopes = np.array([[1.0, 0], [2, 5], [-1, 0], [-3, 1]])
     assert recipe.tcav(slopes, np.array([1.0, 0])) == 0.5

@@ -48,6 +48,12 @@ def test_the_local_outlier_factor_is_scikit_learns(digits, count):
         np.testing.assert_allclose(factors[y == label], -alone.negative_outlier_factor_, rtol=1e-6)
 
 
+def test_of_a_class_of_three_all_others_are_neighbours():
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    expected = -LocalOutlierFactor(2).fit(x).negative_outlier_factor_
+    np.testing.assert_allclose(exploration.local_outlier_factor(x, 20), expected, rtol=1e-6)
+
+
 def test_the_confident_joint_as_counted_by_hand():
     probabilities = np.array(
         [

@@ -62,6 +62,14 @@ def test_own_maps_are_those_of_tf_keras_vis(scene, layer):
             np.testing.assert_allclose(ours * scale, theirs[name], rtol=1e-3, atol=1e-6)
 
 
+def test_the_lowest_correlation_leaves_out_what_shows_nothing():
+    random = np.random.default_rng(0)
+    a, b = random.random((2, 4, 5, 6))
+    a[2] = b[2] = 0
+    expected = min(np.corrcoef(a[i].ravel(), b[i].ravel())[0, 1] for i in (0, 1, 3))
+    assert gc.correlation(a, b) == pytest.approx(expected)
+
+
 def test_score_cam_asks_for_the_channels_that_differ_most_over_the_place(scene):
     model, x, classes = scene
     parts = gc.split(model, "layer2")

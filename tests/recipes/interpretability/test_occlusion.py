@@ -97,6 +97,15 @@ def test_an_additive_model_falls_by_what_the_square_takes_away():
     np.testing.assert_allclose(rival, np.moveaxis(steepest, -1, 0), atol=1e-6)
 
 
+def test_nothing_falls_where_nothing_is_covered_though_training_would_drop_units():
+    x = keras.Input((6, 6, 3))
+    model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(layers.Flatten()(x))))
+    images = np.random.default_rng(0).random((3, 6, 6, 3), "float32")
+    covers = np.zeros((4, 6, 6), bool)
+    fallen = occ.falls(model, images, 0 * images, np.array([0, 1, 0]), covers)
+    np.testing.assert_allclose(fallen, np.zeros((3, 4)), atol=1e-6)
+
+
 def test_one_pixel_that_matters_heats_the_squares_around_it():
     images = keras.Input((9, 9, 1))
     model = keras.Model(images, layers.Dense(1, use_bias=False)(layers.Flatten()(images)))
