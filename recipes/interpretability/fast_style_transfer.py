@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from deep_learning_recipes import classifiers, data, figures, pictures, training
+from deep_learning_recipes import UsageError, classifiers, data, figures, pictures, training
 from deep_learning_recipes.lbfgs import LBFGS
 from deep_learning_recipes.run import Run, cli
 
@@ -66,9 +66,7 @@ FULL = Config(
 )
 
 TEST_PHOTOS = "temple", "cat", "coffee"  # the painter never sees them
-KERNELS = 5, 3, 3, 3
 CONTENT_LAYER = 2  # the third
-BLOCKS = 3
 
 
 def build_network(filters: int) -> keras.Model:
@@ -76,7 +74,7 @@ def build_network(filters: int) -> keras.Model:
     height, width, 3). Outputs: the maps of each layer."""
     picture = x = keras.Input((None, None, 3), name="picture")
     maps = []
-    for kernel_size in KERNELS:
+    for kernel_size in (5, 3, 3, 3):
         x = layers.AveragePooling2D(2)(x) if maps else x
         x = layers.Conv2D(filters, kernel_size, activation="relu")(x)
         maps.append(x)
@@ -104,7 +102,7 @@ def build_painter(width: int) -> keras.Model:
     x = normalise(convolve(picture, width, kernel_size=5))
     x = normalise(convolve(x, 2 * width, strides=2))
     x = normalise(convolve(x, 3 * width, strides=2))
-    for _ in range(BLOCKS):
+    for _ in range(3):
         change = normalise(convolve(x, 3 * width))
         x = layers.Add()([x, normalise(convolve(change, 3 * width), "linear")])
     for filters in (2 * width, width):
@@ -178,13 +176,16 @@ def main(config: Config, run: Run) -> None:
         size = test_size = style_size = network.input.shape[1]
     else:
         network = build_network(config.filters)
+    if size % 4 or test_size % 4 or not 40 <= size <= test_size or style_size < 40:
+        sizes = f"--size {size} --test-size {test_size} --style-size {style_size}"
+        raise UsageError(f"{sizes}: 40 <= size <= test-size, multiples of 4; 40 <= style-size")
     own = config.image and classifiers.read_image(config.image, (test_size, test_size))
     style = data.load_picture(config.style, style_size)
     random = np.random.default_rng(run.seed)
     photos = dict(zip(data.class_names("photos"), data.load_photos(test_size), strict=True))
     test = np.stack([photos.pop(name) for name in TEST_PHOTOS])
     recolour = pictures.Recolour.like(style)
-    crops = recolour(random_crops(np.stack(list(photos.values())), size, config.crops, random))
+    x = np.asarray(recolour(random_crops(np.stack([*photos.values()]), size, config.crops, random)))
     energy = Energy(network, style, config.style_weight, config.smoothness)
     test_goals = recolour(test)
     goal = network(test_goals)[energy.layer]
@@ -195,21 +196,20 @@ def main(config: Config, run: Run) -> None:
     apprentice = Apprentice(painter, energy)
     apprentice.compile(keras.optimizers.Adam(rate))
     settings = {"epochs": config.epochs, "batch_size": config.batch_size}
-    nothing = np.zeros(len(crops), "float32")
-    training.fit(apprentice, np.asarray(crops), nothing, callbacks=run.callbacks, **settings)
+    training.fit(apprentice, x, x, callbacks=run.callbacks, **settings)
 
     photograph = keras.Input((test_size, test_size, 3), name="photograph")
     service = keras.Model(photograph, {"picture": painter(recolour(photograph))}, name="painter")
     paint = tf.function(lambda batch: service(batch, training=False)["picture"])
     painted = np.asarray(paint(test))
     if config.image:
-        rows = {"": [own, np.asarray(paint(own[None]))[0]]}
+        rows = {"": [own, paint(own[None])[0]]}
         run.figure("own", figures.picture_table(rows, title=config.image))
     reached, before = (float(np.mean(energy(each, goal))) for each in (painted, test_goals))
-    run.metric("energy_left", reached / before, unit="of the photographs' own")
     run.export(service, example=test)
     rows = {"photograph": [*test, style], "one pass": painted}
     if config.model:
+        run.metric("energy_left", reached / before, unit="of the photographs' own")
         run.figure("pictures", figures.picture_table(rows, title=f"Painted with {config.model}"))
         return
 
@@ -225,8 +225,9 @@ def main(config: Config, run: Run) -> None:
     step_seconds, pass_seconds = (np.median(each) / len(test) for each in (seconds, passes))
     worth = int(np.sum(energies > reached)) + 1  # of all steps and one more, if it never got there
     speed_up = worth * step_seconds / pass_seconds
-    run.metric("steps_that_a_pass_is_worth", worth)
     run.metric("speed_up", speed_up, unit="times", timing=True)
+    run.metric("steps_that_a_pass_is_worth", worth)
+    run.metric("energy_left", reached / before, unit="of the photographs' own")
     run.claim(
         "One pass over a picture not seen before does what takes optimisation several steps, "
         "though not as much as many",
@@ -254,7 +255,7 @@ def main(config: Config, run: Run) -> None:
     captions = [*TEST_PHOTOS, "style"]
     run.figure("pictures", figures.picture_table(rows, title="Not seen before", captions=captions))
     lines = {"optimisation": energies, "one pass": np.full(config.steps, reached)}
-    title = f"A pass: {1000 * pass_seconds:.0f} ms. A step: {1000 * step_seconds:.0f} ms"
+    title = f"A pass {1000 * pass_seconds:.0f} ms, a step {1000 * step_seconds:.0f} ms"
     run.figure("work", figures.curves(lines, title=title, ylabel="energy", xlabel="step"))
 
 

@@ -162,9 +162,8 @@ def build_prototype_network(units: int, count: int = 15, pixels: int = 64, class
     return keras.Model(images, {"logits": logits, "image": decoder(code)}), decoder
 
 
-def plot_shapes(shapes: keras.Model, x, scale, names: list[str]) -> plt.Figure:
+def plot_shapes(shapes: keras.Model, x, center, spread, names: list[str]) -> plt.Figure:
     """The six shapes that vary most, over the columns' own units, with the rows that there are."""
-    center, spread = scale
     grid, at_rows = np.linspace(*np.quantile(x, (0.01, 0.99), axis=0), 200), np.asarray(shapes(x))
     chosen = np.argsort(-at_rows.std(axis=0))[:6]
     added = np.asarray(shapes(grid)) - at_rows.mean(axis=0)
@@ -211,7 +210,7 @@ def main(config: Config, run: Run) -> None:
     mean = {name: float(np.mean(each)) for name, each in scores.items()}
     for name in ("additive", *mean):  # the additive one first
         run.metric(f"accuracy_{name.replace(' ', '_')}", mean[name])
-    run.figure("shapes", plot_shapes(shapes, x_train, scale, data.feature_names("breast_cancer")))
+    run.figure("shapes", plot_shapes(shapes, x_train, *scale, data.feature_names("breast_cancer")))
     worst = min(mean[name] for name in ("additive", "monotonic", "sparse"))
     run.claim(
         "On thirty measurements an additive, a monotonic and a sparse model lose little",
@@ -252,9 +251,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Prototypes show what they stand for: decoded, they look like what they are read as",
         holds=agreed >= 0.7 * len(read_as) and accuracy > 0.9,
-        measured=f"{agreed} of {len(read_as)} by the nearest training images, for "
-        f"{len(set(read_as))} of 10 digits; accuracy {accuracy:.3f}, of nearest neighbours "
-        f"{by_neighbours:.3f}",
+        measured=f"{agreed} of {len(read_as)} (for {len(set(read_as))} digits) by nearest images; "
+        f"accuracy {accuracy:.3f}, of nearest neighbours {by_neighbours:.3f}",
     )
     columns = keras.Input(x.shape[1:], name="columns")
     standard = layers.Rescaling(1 / scale[1], -scale[0] / scale[1])(columns)

@@ -134,6 +134,9 @@ def test_a_picture_of_ones_own_and_a_bad_one(tmp_path, random, capsys):
     bad = run_in_process("fast_style_transfer", tmp_path / "bad", "--image", "none.png")
     assert bad.code == 2
     assert "--image none.png: there is no such file" in capsys.readouterr().err
+    bad = run_in_process("fast_style_transfer", tmp_path / "size", "--test-size", "250")
+    assert bad.code == 2
+    assert "--size 128 --test-size 250 --style-size 128: " in capsys.readouterr().err
 
 
 def test_a_network_of_ones_own(tmp_path):

@@ -90,3 +90,5 @@ def test_a_bad_picture_gets_one_clear_line(tmp_path, capsys):
     finished = run_in_process("style_transfer", tmp_path / "run", "--content", "none.png")
     assert finished.code == 2
     assert "none.png: neither a picture file nor one of" in capsys.readouterr().err
+    assert run_in_process("style_transfer", tmp_path / "size", "--size", "128").code == 2
+    assert "--size 128: at least 160" in capsys.readouterr().err
