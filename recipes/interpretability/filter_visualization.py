@@ -89,10 +89,9 @@ def cut(images: np.ndarray, places: np.ndarray, field: tuple[int, int, int]) -> 
     """The receptive fields of the neurons at `places` (n, 3): picture, row, column of the map.
     Outside the picture is black. Returns (n, size, size, 3)."""
     size, stride, start = field
-    padded = np.pad(images, ((0, 0), (size, size), (size, size), (0, 0)))
-    corners = size + start + stride * places[:, 1:]
-    pairs = zip(places[:, 0], corners, strict=True)
-    return np.stack([padded[i, top : top + size, left : left + size] for i, (top, left) in pairs])
+    padded = np.pad(images[places[:, 0]], ((0, 0), (size, size), (size, size), (0, 0)))
+    pairs = zip(padded, size + start + stride * places[:, 1:], strict=True)
+    return np.stack([each[top : top + size, left : left + size] for each, (top, left) in pairs])
 
 
 def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
