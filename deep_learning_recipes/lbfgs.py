@@ -49,9 +49,14 @@ class LBFGS:
         return [self.x, self.value, self.steps, self.changes, self.inverses]
 
     def minimize(self, calls: Iterable[int]) -> None:
-        """calls: the numbers of the calls, such as range(10), or what `run.loop` gives."""
+        """calls: the numbers of the calls, such as range(10), or what `run.loop` gives.
+
+        Raises ValueError where the function is no number at the start: no step could be told good.
+        """
         for _ in calls:
             self.advance()
+            if tf.reduce_any(tf.math.is_nan(self.value)):
+                raise ValueError("the function to minimize is no number where it starts")
 
     @tf.function
     def advance(self) -> None:

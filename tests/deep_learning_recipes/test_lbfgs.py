@@ -83,3 +83,9 @@ def test_more_memory_needs_no_more_steps(memory):
     solver = LBFGS(rosenbrock, np.zeros((1, 10), "float32"), memory=memory, steps_per_call=60)
     solver.minimize(range(1))
     assert solver.value[0] < {1: 5.0, 5: 1e-3}[memory]
+
+
+def test_a_start_that_is_no_number_is_said():
+    solver = LBFGS(lambda x: tf.reduce_sum(tf.math.log(x), axis=1), tf.constant([[1.0], [-1.0]]))
+    with pytest.raises(ValueError, match="is no number where it starts"):
+        solver.minimize(range(2))
