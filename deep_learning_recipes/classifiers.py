@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deep_learning_recipes import UsageError, data, did_you_mean
+from deep_learning_recipes.data.pictures import read_picture
 from deep_learning_recipes.data.pixels import set_channels
 
 if TYPE_CHECKING:
@@ -292,19 +293,11 @@ def convolutions(model: keras.Model) -> keras.Model:
 
 
 def read_image(file: str | Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """A PNG, JPEG or other picture file as (height, width, channels) float32 in [0, 1]: turned
-    upright, its middle cut out in the proportions of `size` (height, width), and resized.
+    """The picture in the file that a user named by --image, as `read_picture` gives it.
 
     Raises UsageError for a file that is missing or no picture.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError as error:
-        raise UsageError(f"--image {file}: there is no such file") from error
-    except OSError as error:
-        raise UsageError(f"--image {file}: Pillow cannot read it as a picture") from error
-    fitted = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
-    return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)
+        return read_picture(file, size, channels)
+    except UsageError as error:
+        raise UsageError(f"--image {error}") from error

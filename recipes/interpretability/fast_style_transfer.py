@@ -62,7 +62,7 @@ class Config:
 
 QUICK = Config(style_size=64, test_size=128, size=64, crops=200, epochs=3, filters=24, steps=20)
 FULL = Config(
-    style_size=256, test_size=512, size=256, crops=20_000, epochs=2, width=32, filters=128
+    style_size=256, test_size=512, size=256, crops=2_000, epochs=20, width=32, filters=128
 )
 
 TEST_PHOTOS = "temple", "cat", "coffee"  # the painter never sees them

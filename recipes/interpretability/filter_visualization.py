@@ -160,12 +160,11 @@ def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[
 def main(config: Config, run: Run) -> None:
     def look_into(own: classifiers.Classifier, pictures: np.ndarray) -> None:
         first = next(each.name for each in own.model.layers if isinstance(each, layers.Conv2D))
-        for i, image in enumerate(pictures):
-            probabilities = ops.softmax(own.model(image[None]))[0].numpy()
-            run.metric(f"picture_{i}_class", probabilities.argmax())
-            run.metric(f"picture_{i}_probability", probabilities.max())
-            name = own.class_names[probabilities.argmax()]
-            run.figure(f"own-{i}", plot_maps(own.model, first, own.last_convolution, image, name))
+        probabilities = ops.softmax(own.model(pictures, training=False))
+        captions = classifiers.record(run, probabilities, own.class_names)
+        for i, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
+            drawn = plot_maps(own.model, first, own.last_convolution, image, caption)
+            run.figure(f"own-{i}", drawn)
 
     if config.model:
         own = classifiers.load(config.model)
