@@ -1,8 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import small
 from conftest import run_in_process
-from keras import layers
 from PIL import Image
 
 from recipes import fast_style_transfer as fst
@@ -140,12 +140,8 @@ def test_a_picture_of_ones_own_and_a_bad_one(tmp_path, random, capsys):
 
 
 def test_a_network_of_ones_own(tmp_path):
-    picture = keras.Input((40, 40, 3))
-    x = layers.Conv2D(4, 3, activation="relu")(picture)
-    x = layers.Conv2D(4, 3, activation="relu")(layers.MaxPooling2D(2)(x))
-    model = keras.Model(picture, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    model.save(tmp_path / "own.keras")
-    own = ["--model", str(tmp_path / "own.keras"), "--width", "2", "--crops", "4", "--epochs", "1"]
+    model = small.save_two_convolutions(tmp_path / "own.keras", 40)
+    own = ["--model", model, "--width", "2", "--crops", "4", "--epochs", "1"]
     finished = run_in_process("fast_style_transfer", tmp_path / "run", *own)
     assert finished.metrics["finished"]
     assert set(finished.metrics["metrics"]) == {"energy_left"}

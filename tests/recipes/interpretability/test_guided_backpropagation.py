@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from conftest import run_in_process
 from keras import layers
@@ -13,15 +14,7 @@ from recipes import guided_backpropagation as gb
 
 @pytest.fixture(scope="module")
 def scene():
-    """A small network with random statistics, and pictures with the classes asked for."""
-    keras.utils.set_random_seed(0)
-    model = gb.build_model(16)
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.moving_mean.assign(rng.normal(size=layer.moving_mean.shape))
-            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
-    return model, rng.uniform(size=(5, 16, 16, 3)).astype("float32"), np.array([3, 0, 9, 3, 5])
+    return small.scene(gb.build_model)
 
 
 def dense_net(*kernels):

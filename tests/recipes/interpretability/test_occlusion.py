@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import small
 from conftest import run_in_process
 from keras import layers
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from recipes import occlusion as occ
@@ -132,12 +132,7 @@ def test_fillings():
 
 
 def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
-    keras.utils.set_random_seed(0)
-    images = keras.Input((24, 20, 3))
-    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(images))
-    keras.Model(images, layers.Dense(3, activation="softmax")(x)).save("own.keras")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype="uint8")
-    Image.fromarray(pixels).save("own.png")
+    small.save_classifier_and_picture()
     own = ("--model", "own.keras")
     finished = run_in_process("occlusion", tmp_path / "one", *own, "--image", "own.png")
     assert finished.code == 0 and finished.metrics["figures"] == ["own.png"]

@@ -3,25 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import small
 import tensorflow as tf
 from conftest import run_in_process
 from keras import layers
-from PIL import Image
 
 from recipes import saliency as sal
 
 
 @pytest.fixture(scope="module")
 def scene():
-    """A small network with random statistics, and pictures with the classes asked for."""
-    keras.utils.set_random_seed(0)
-    model = sal.build_model(16)
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.moving_mean.assign(rng.normal(size=layer.moving_mean.shape))
-            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
-    return model, rng.uniform(size=(5, 16, 16, 3)).astype("float32"), np.array([3, 0, 9, 3, 5])
+    return small.scene(sal.build_model)
 
 
 def test_it_is_the_largest_absolute_difference_quotient_of_the_channels():
@@ -111,12 +103,7 @@ def test_the_exported_layer_explains_the_most_probable_class(scene):
 
 
 def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
-    keras.utils.set_random_seed(0)
-    images = keras.Input((24, 20, 3))
-    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(images))
-    keras.Model(images, layers.Dense(3, activation="softmax")(x)).save("own.keras")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype="uint8")
-    Image.fromarray(pixels).save("own.png")
+    small.save_classifier_and_picture()
     own = ("--model", "own.keras", "--samples", "2")
     finished = run_in_process("saliency", tmp_path / "one", *own, "--image", "own.png")
     assert finished.code == 0

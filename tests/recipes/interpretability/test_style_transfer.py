@@ -1,8 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import small
 from conftest import run_in_process
-from keras import layers
 from PIL import Image
 
 from recipes import style_transfer as st
@@ -71,13 +71,9 @@ def test_edges_correlate_with_themselves_not_with_others(random):
 
 
 def test_a_network_and_pictures_of_ones_own(tmp_path, random):
-    picture = keras.Input((40, 40, 3))
-    x = layers.Conv2D(4, 3, activation="relu")(picture)
-    x = layers.Conv2D(4, 3, activation="relu")(layers.MaxPooling2D(2)(x))
-    model = keras.Model(picture, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    model.save(tmp_path / "own.keras")
+    model = small.save_two_convolutions(tmp_path / "own.keras", 40)
     Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(tmp_path / "a.png")
-    own = ["--model", str(tmp_path / "own.keras"), "--content", str(tmp_path / "a.png")]
+    own = ["--model", model, "--content", str(tmp_path / "a.png")]
     own += ["--styles", "brick, flower", "--steps", "20"]
     finished = run_in_process("style_transfer", tmp_path / "run", *own)
     assert finished.code == 0

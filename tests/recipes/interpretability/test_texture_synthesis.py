@@ -1,8 +1,8 @@
 import keras
 import numpy as np
 import pytest
+import small
 from conftest import run_in_process
-from keras import layers
 
 from recipes import texture_synthesis as ts
 
@@ -77,12 +77,8 @@ def test_peakedness_is_none_for_gaussian_noise_and_high_for_few_lines(random):
 
 
 def test_a_network_of_ones_own(tmp_path):
-    picture = keras.Input((48, 48, 3))
-    x = layers.Conv2D(4, 3, activation="relu")(picture)
-    x = layers.Conv2D(4, 3, activation="relu")(layers.MaxPooling2D()(x))
-    model = keras.Model(picture, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
-    model.save(tmp_path / "own.keras")
-    own = ["--model", str(tmp_path / "own.keras"), "--steps", "20", "--textures", "flower, grass"]
+    model = small.save_two_convolutions(tmp_path / "own.keras", 48)
+    own = ["--model", model, "--steps", "20", "--textures", "flower, grass"]
     finished = run_in_process("texture_synthesis", tmp_path / "run", *own)
     assert finished.code == 0
     assert set(finished.metrics["metrics"]) == {"texture_distance flower", "texture_distance grass"}
