@@ -1,14 +1,15 @@
-"""`compression` on a Keras 3 model against TF Model Optimization's own tutorials on tf_keras, and
-against PyTorch: gzip'd bytes and accuracy, side by side.
+"""`compression` on a Keras 3 model against TF Model Optimization's own tutorials on
+tf_keras, and against PyTorch: gzip'd bytes and accuracy, side by side.
 
     python benchmarks/compression.py [--seeds 3]
 
-All train the network of TF Model Optimization's tutorials (a convolution of 12 filters, pooling, a
-dense layer) on the same digits in 28x28 pixels, then make it small with the same settings and the
-same number of epochs: 80 % of zeros, 16 shared values, 8 bits. The table shows means over the
-seeds. PyTorch (the `bench` extra) prunes by `torch.nn.utils.prune` and quantises dense layers on
-the fly by `quantize_dynamic`, which is what it offers without a graph of its own; it has no
-clustering. It is left out where it is not installed.
+All train the network of TF Model Optimization's tutorials (a convolution of 12 filters,
+pooling, a dense layer) on the same digits in 28x28 pixels, then make it small with the
+same settings and the same number of epochs: 80 % of zeros, 16 shared values, 8 bits.
+The table shows means over the seeds. PyTorch (the `bench` extra) prunes by
+`torch.nn.utils.prune` and quantises dense layers on the fly by `quantize_dynamic`,
+which is what it offers without a graph of its own; it has no clustering. It is left out
+where it is not installed.
 """
 
 import argparse
@@ -21,7 +22,9 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a checkout need not be installed
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -38,7 +41,11 @@ except ImportError:
 
 EPOCHS, FINE_TUNING, BATCH_SIZE, LEARNING_RATE, FINE_RATE = 20, 8, 32, 1e-3, 5e-4
 SPARSITY, CLUSTERS = 0.8, 16
-OURS, TUTORIAL, TORCH = "compression on Keras 3", "tfmot tutorial on tf_keras", "PyTorch"
+OURS, TUTORIAL, TORCH = (
+    "compression on Keras 3",
+    "tfmot tutorial on tf_keras",
+    "PyTorch",
+)
 
 
 def network(keras_or_tf_keras):
@@ -46,7 +53,9 @@ def network(keras_or_tf_keras):
     kind = keras_or_tf_keras.layers
     return keras_or_tf_keras.Sequential(
         [
-            kind.Input((28, 28, 1)) if keras_or_tf_keras is keras else kind.InputLayer((28, 28, 1)),
+            kind.Input((28, 28, 1))
+            if keras_or_tf_keras is keras
+            else kind.InputLayer((28, 28, 1)),
             kind.Conv2D(12, 3, activation="relu"),
             kind.MaxPooling2D(),
             kind.Flatten(),
@@ -68,7 +77,9 @@ def ours(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    training.fit(model, x_train, y_train, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0)
+    training.fit(
+        model, x_train, y_train, epochs=EPOCHS, batch_size=BATCH_SIZE, verbose=0
+    )
     fine = {
         "epochs": FINE_TUNING,
         "batch_size": BATCH_SIZE,
@@ -82,7 +93,9 @@ def ours(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         "float32": compression.to_litert(model),
         "80 % zeros": compression.to_litert(pruned.model),
         "16 values": compression.to_litert(shared.model),
-        "80 % zeros, 8 bits after training": compression.to_litert(pruned.model, "dynamic"),
+        "80 % zeros, 8 bits after training": compression.to_litert(
+            pruned.model, "dynamic"
+        ),
         "8 bits in training": compression.to_litert(aware.tf_keras_model, "int8"),
     }
     return {name: measure_litert(file, x_test, y_test) for name, file in files.items()}
@@ -90,7 +103,8 @@ def ours(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
 
 def tutorial(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
     """The flow of TF Model Optimization's tutorials, on tf_keras throughout."""
-    import tensorflow_model_optimization as tfmot  # sets a variable that the rest must not see
+    # sets a variable that the rest must not see
+    import tensorflow_model_optimization as tfmot
 
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     steps = -(-len(x_train) // BATCH_SIZE)
@@ -121,8 +135,12 @@ def tutorial(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
             return converter.convert()
 
     base = fit(network(tf_keras), LEARNING_RATE, EPOCHS)
-    schedule = tfmot.sparsity.keras.PolynomialDecay(0.5, SPARSITY, 0, steps * FINE_TUNING)
-    pruned = tfmot.sparsity.keras.prune_low_magnitude(copy(base), pruning_schedule=schedule)
+    schedule = tfmot.sparsity.keras.PolynomialDecay(
+        0.5, SPARSITY, 0, steps * FINE_TUNING
+    )
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(
+        copy(base), pruning_schedule=schedule
+    )
     fit(pruned, FINE_RATE, FINE_TUNING, [tfmot.sparsity.keras.UpdatePruningStep()])
     pruned = tfmot.sparsity.keras.strip_pruning(pruned)
     shared = tfmot.clustering.keras.cluster_weights(
@@ -130,7 +148,9 @@ def tutorial(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         number_of_clusters=CLUSTERS,
         cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
     )
-    shared = tfmot.clustering.keras.strip_clustering(fit(shared, FINE_RATE, FINE_TUNING))
+    shared = tfmot.clustering.keras.strip_clustering(
+        fit(shared, FINE_RATE, FINE_TUNING)
+    )
     aware = tfmot.quantization.keras.quantize_model(copy(base))
     fit(aware, FINE_RATE, FINE_TUNING)
     files = {
@@ -152,7 +172,9 @@ def pytorch(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         torch.nn.Flatten(),
         torch.nn.Linear(13 * 13 * 12, 10),
     )
-    x, y = (torch.tensor(part) for part in (np.moveaxis(x_train, -1, 1).copy(), y_train))
+    x, y = (
+        torch.tensor(part) for part in (np.moveaxis(x_train, -1, 1).copy(), y_train)
+    )
     x_held_out = torch.tensor(np.moveaxis(x_test, -1, 1).copy())
 
     def fit(rate, epochs):
@@ -160,7 +182,9 @@ def pytorch(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         for _ in range(epochs):
             for chosen in torch.randperm(len(x)).split(BATCH_SIZE):
                 optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen]).backward()
+                torch.nn.functional.cross_entropy(
+                    model(x[chosen]), y[chosen]
+                ).backward()
                 optimizer.step()
 
     def measure(model):
@@ -168,7 +192,9 @@ def pytorch(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
         torch.save(model.state_dict(), file)
         with torch.no_grad():
             classes = model(x_held_out).argmax(1).numpy()
-        return len(gzip.compress(file.getvalue(), mtime=0)), float(np.mean(classes == y_test))
+        return len(gzip.compress(file.getvalue(), mtime=0)), float(
+            np.mean(classes == y_test)
+        )
 
     fit(LEARNING_RATE, EPOCHS)
     rows = {"float32": measure(model)}
@@ -181,7 +207,9 @@ def pytorch(x_train, y_train, x_test, y_test) -> dict[str, tuple[int, float]]:
     rows["80 % zeros"] = measure(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # quantize_dynamic moves to another package
-        small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
+        small = torch.ao.quantization.quantize_dynamic(
+            model, {torch.nn.Linear}, torch.qint8
+        )
         rows["80 % zeros, 8 bits after training"] = measure(small)
     return rows
 
@@ -209,7 +237,9 @@ def main() -> None:
 
     methods = found[OURS][0]
     print(f"\nMeans over {arguments.seeds} seeds; {len(x_test)} held-out digits")
-    print(f"{'':36}{'':28}{'gzip bytes':>12}{'accuracy':>10}{'smaller than float32':>22}")
+    print(
+        f"{'':36}{'':28}{'gzip bytes':>12}{'accuracy':>10}{'smaller than float32':>22}"
+    )
     for method in methods:
         for name, runs in found.items():
             if method not in runs[0]:
@@ -217,7 +247,9 @@ def main() -> None:
             size = statistics.mean(run[method][0] for run in runs)
             accuracy = statistics.mean(run[method][1] for run in runs)
             whole = statistics.mean(run["float32"][0] for run in runs)
-            print(f"{method:36}{name:28}{size:12,.0f}{accuracy:10.4f}{whole / size:21.1f}x")
+            print(
+                f"{method:36}{name:28}{size:12,.0f}{accuracy:10.4f}{whole / size:21.1f}x"
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""`training.fit` against `keras.Model.fit` and a plain PyTorch loop: time per epoch, side by side.
+"""`training.fit` against `keras.Model.fit` and a plain PyTorch loop: time per epoch,
+side by side.
 
     python benchmarks/fit.py [--rounds 5]
 
-Every contestant trains the same network on the same arrays. They take turns within each round, so
-that whatever else the machine does hits all of them; the table shows medians over the rounds.
-PyTorch (the `bench` extra) is left out where it is not installed.
+Every contestant trains the same network on the same arrays. They take turns within each
+round, so that whatever else the machine does hits all of them; the table shows medians
+over the rounds. PyTorch (the `bench` extra) is left out where it is not installed.
 """
 
 import argparse
@@ -16,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a checkout need not be installed
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -103,7 +106,8 @@ class Recurrent:
 
 
 def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
-    """For each name a function that builds a fresh network and returns `train(epochs)`."""
+    """For each name a function that builds a fresh network and returns
+    `train(epochs)`."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(task.examples, *task.shape)).astype("float32")
     y = generator.integers(0, 10, task.examples)
@@ -116,18 +120,28 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
 
     def ours(jit_compile=None):
         model = compiled()
-        options = {"batch_size": task.batch_size, "verbose": 0, "jit_compile": jit_compile}
+        options = {
+            "batch_size": task.batch_size,
+            "verbose": 0,
+            "jit_compile": jit_compile,
+        }
         return lambda epochs: training.fit(model, x, y, epochs=epochs, **options)
 
     def defaults():
         model = compiled()
-        return lambda epochs: model.fit(x, y, epochs=epochs, batch_size=task.batch_size, verbose=0)
+        return lambda epochs: model.fit(
+            x, y, epochs=epochs, batch_size=task.batch_size, verbose=0
+        )
 
     def tf_data():
         model = compiled(steps_per_execution=16)
-        dataset = tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(task.examples)
+        dataset = (
+            tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(task.examples)
+        )
         dataset = dataset.batch(task.batch_size).prefetch(tf.data.AUTOTUNE)
-        return lambda epochs: model.fit(dataset, epochs=epochs, shuffle=False, verbose=0)
+        return lambda epochs: model.fit(
+            dataset, epochs=epochs, shuffle=False, verbose=0
+        )
 
     def pytorch(threads):
         network = task.torch()
@@ -168,7 +182,8 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def measure(task, rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of the first epoch of a fresh network, and of a later epoch, by name."""
+    """Median seconds of the first epoch of a fresh network, and of a later epoch, by
+    name."""
     entries = contestants(task)
     first: dict[str, list[float]] = {name: [] for name in entries}
     later: dict[str, list[float]] = {name: [] for name in entries}
@@ -182,7 +197,8 @@ def measure(task, rounds: int) -> dict[str, tuple[float, float]]:
             elapsed = seconds(lambda name=name: train[name](task.epochs))
             later[name].append(elapsed / task.epochs)
     return {
-        name: (statistics.median(first[name]), statistics.median(later[name])) for name in entries
+        name: (statistics.median(first[name]), statistics.median(later[name]))
+        for name in entries
     }
 
 
@@ -191,7 +207,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     if torch is None:
-        print('PyTorch is not installed (pip install "torch==2.13.0"): going on without it.\n')
+        print(
+            'PyTorch is not installed (pip install "torch==2.13.0"): going on without it.\n'
+        )
 
     for task in (Dense(), Convolutional(), Recurrent()):
         results = measure(task, rounds)
@@ -206,7 +224,9 @@ def main() -> None:
             if rival in results:
                 ratio = results[rival][1] / results[OURS][1]
                 verdict = "reached" if ratio >= target else "MISSED"
-                print(f"  {OURS} over {rival}: {ratio:.1f}x, target {target}x: {verdict}")
+                print(
+                    f"  {OURS} over {rival}: {ratio:.1f}x, target {target}x: {verdict}"
+                )
         print(flush=True)
         keras.utils.clear_session()
 

@@ -2,11 +2,11 @@
 
     python benchmarks/interpretability.py [--rounds 5] [--images 32]
 
-All explain the same pictures of 48 pixels by the same network (four convolutions, that of the
-recipe `grad_cam`) with the same settings. tf-keras-vis is asked picture by picture, as in its
-tutorial, and for all pictures in one call; the recipes' lines are one compiled call. The
-contestants take turns within each round, so that whatever else the machine does hits all of them;
-the table shows medians over the rounds.
+All explain the same pictures of 48 pixels by the same network (four convolutions, that
+of the recipe `grad_cam`) with the same settings. tf-keras-vis is asked picture by
+picture, as in its tutorial, and for all pictures in one call; the recipes' lines are
+one compiled call. The contestants take turns within each round, so that whatever else
+the machine does hits all of them; the table shows medians over the rounds.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a checkout need not be installed
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -33,12 +35,17 @@ from tf_keras_vis.utils.scores import CategoricalScore  # noqa: E402
 
 from recipes import evaluating_explanations, grad_cam  # noqa: E402
 
-OURS, ALL_AT_ONCE, ONE_BY_ONE = "one compiled call", "tf-keras-vis, one call", "picture by picture"
+OURS, ALL_AT_ONCE, ONE_BY_ONE = (
+    "one compiled call",
+    "tf-keras-vis, one call",
+    "picture by picture",
+)
 SAMPLES, NOISE = 16, 0.15  # of SmoothGrad
 
 
 def contestants(model: keras.Model) -> dict[str, tuple[Callable, Callable]]:
-    """For each method the recipes' function and tf-keras-vis's, both of pictures and classes."""
+    """For each method the recipes' function and tf-keras-vis's, both of pictures and
+    classes."""
 
     parts = evaluating_explanations.split(model, "images")
 
@@ -47,26 +54,37 @@ def contestants(model: keras.Model) -> dict[str, tuple[Callable, Callable]]:
         return tf.reduce_max(tf.abs(gradients), axis=-1)
 
     def smooth_grad(images, classes):
-        gradients = evaluating_explanations.smooth_gradients(parts, images, classes, SAMPLES, NOISE)
+        gradients = evaluating_explanations.smooth_gradients(
+            parts, images, classes, SAMPLES, NOISE
+        )
         return tf.reduce_max(tf.abs(gradients), axis=-1)
 
     def library(method, **options):
         explain = method(model)
-        return lambda images, classes: explain(CategoricalScore(list(classes)), images, **options)
+        return lambda images, classes: explain(
+            CategoricalScore(list(classes)), images, **options
+        )
 
     cams = grad_cam.compile_methods(model, "layer4")
     smooth = {"smooth_samples": SAMPLES, "smooth_noise": NOISE}
     last = {"penultimate_layer": "layer4", "seek_penultimate_conv_layer": False}
     return {
         "saliency": (tf.function(saliency), library(Saliency)),
-        f"SmoothGrad, {SAMPLES} samples": (tf.function(smooth_grad), library(Saliency, **smooth)),
+        f"SmoothGrad, {SAMPLES} samples": (
+            tf.function(smooth_grad),
+            library(Saliency, **smooth),
+        ),
         "Grad-CAM": (cams["Grad-CAM"], library(Gradcam, **last)),
         "Score-CAM, 64 channels": (cams["Score-CAM"], library(Scorecam, **last)),
     }
 
 
 def measure(
-    ours: Callable, theirs: Callable, images: np.ndarray, classes: np.ndarray, rounds: int
+    ours: Callable,
+    theirs: Callable,
+    images: np.ndarray,
+    classes: np.ndarray,
+    rounds: int,
 ) -> dict[str, float]:
     """Pictures explained a second, the median over the rounds, by contestant."""
 
@@ -102,7 +120,9 @@ def main() -> None:
     classes = generator.integers(0, 10, options.images)
 
     heading = "".join(f"{name:>24}" for name in (OURS, ALL_AT_ONCE, ONE_BY_ONE))
-    print(f"Pictures a second, {options.images} pictures of 48 pixels\n{'':26}{heading}")
+    print(
+        f"Pictures a second, {options.images} pictures of 48 pixels\n{'':26}{heading}"
+    )
     for name, (ours, theirs) in contestants(model).items():
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.filterwarnings("ignore", message="The structure of `inputs`")

@@ -1,21 +1,27 @@
-"""DQN and actor-critic on CartPole-v1 against PyTorch, stable-baselines3 and a Keras tutorial.
+"""DQN and actor-critic on CartPole-v1 against PyTorch, stable-baselines3 and a Keras
+tutorial.
 
     python benchmarks/reinforcement.py [--seconds 90] [--seeds 3] [--first-seed 0]
 
-Each learns until 100 greedy episodes earn 475 on average, or until its seconds or steps are over.
-They are asked after every 2,500 steps, while the clock stands still; a compilation is on the clock.
-The speed is that after the first 12,500 steps, with acting, learning and the environment in it.
-They take turns, seed by seed, and have one thread each: networks as small as these gain nothing
-from a second one, and PyTorch loses much by it on a busy machine. What is shown are medians.
+Each learns until 100 greedy episodes earn 475 on average, or until its seconds or steps
+are over. They are asked after every 2,500 steps, while the clock stands still; a
+compilation is on the clock. The speed is that after the first 12,500 steps, with
+acting, learning and the environment in it. They take turns, seed by seed, and have one
+thread each: networks as small as these gain nothing from a second one, and PyTorch
+loses much by it on a busy machine. What is shown are medians.
 
-- our `dqn`: the recipe's default preset; for a fair speed also with CleanRL's hyper-parameters (as
+- our `dqn`: the recipe's default preset; for a fair speed also with CleanRL's
+hyper-parameters (as
   many updates of as large batches for as many steps), but 100 environments side by side
 - our `actor_critic`: the recipe's default preset
 - PyTorch: a loop in one file with the hyper-parameters of CleanRL's dqn.py
-- stable-baselines3: DQN and A2C with the hyper-parameters that RL Baselines3 Zoo found for them
-- Keras tutorial: eager calls to act, an eager GradientTape to learn; hyper-parameters as PyTorch's
+- stable-baselines3: DQN and A2C with the hyper-parameters that RL Baselines3 Zoo found
+for them
+- Keras tutorial: eager calls to act, an eager GradientTape to learn; hyper-parameters
+as PyTorch's
 
-PyTorch and stable-baselines3 (the `bench` extra) are left out where they are not installed.
+PyTorch and stable-baselines3 (the `bench` extra) are left out where they are not
+installed.
 """
 
 import argparse
@@ -28,7 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a checkout need not be installed
 
 import gymnasium  # noqa: E402
 import keras  # noqa: E402
@@ -76,7 +84,8 @@ class Referee:
         self.seconds, self.resumed = 0.0, time.perf_counter()
 
     def is_over(self, steps: int, act: Callable[[np.ndarray], np.ndarray]) -> bool:
-        """For every step, or many at once: checks when it is time, and says whether to stop."""
+        """For every step, or many at once: checks when it is time, and says whether to
+        stop."""
         if steps // STEPS_PER_CHECK <= (
             self.checks[-1][0] // STEPS_PER_CHECK if self.checks else 0
         ):
@@ -88,7 +97,8 @@ class Referee:
         return value >= SOLVED or self.seconds > self.limit
 
     def speed(self) -> float:
-        """Steps a second after the warm-up; over all where there is nothing after it."""
+        """Steps a second after the warm-up; over all where there is nothing after
+        it."""
         late = [check for check in self.checks if check[0] >= WARM_UP]
         first = late[0] if len(late) > 1 else (0, 0.0)
         return (self.checks[-1][0] - first[0]) / (self.checks[-1][1] - first[1])
@@ -132,7 +142,9 @@ def ours_actor_critic(referee: Referee, seed: int) -> None:
     record = np.zeros((updates, 2))
 
     def act(observations):
-        return agent.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
+        return (
+            agent.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
+        )
 
     def until_over():
         for update in range(updates):
@@ -140,13 +152,17 @@ def ours_actor_critic(referee: Referee, seed: int) -> None:
             if referee.is_over(int(record[update, 0]), act):
                 return
 
-    actor_critic.train(agent, envs, config, np.random.default_rng(seed), record, until_over())
+    actor_critic.train(
+        agent, envs, config, np.random.default_rng(seed), record, until_over()
+    )
 
 
 def one_by_one(referee: Referee, seed: int, act, learn, copy) -> None:
-    """The loop that CleanRL and the tutorials have: one environment, one step at a time.
+    """The loop that CleanRL and the tutorials have: one environment, one step at a
+    time.
 
-    act: actions for observations; learn: an update from a batch; copy: renews the target network.
+    act: actions for observations; learn: an update from a batch; copy: renews the
+        target network.
     """
     env, draws = gymnasium.make(ENV), np.random.default_rng(seed)
     buffer = {
@@ -199,13 +215,19 @@ def pytorch(referee: Referee, seed: int) -> None:
         with torch.no_grad():
             best = target(parts["following"]).max(1).values
             goal = parts["rewards"] + GAMMA * best * (1 - parts["terminated"])
-        values = network(parts["observations"]).gather(1, parts["actions"][:, None]).squeeze(1)
+        values = (
+            network(parts["observations"])
+            .gather(1, parts["actions"][:, None])
+            .squeeze(1)
+        )
         loss = torch.nn.functional.mse_loss(goal, values)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    one_by_one(referee, seed, act, learn, lambda: target.load_state_dict(network.state_dict()))
+    one_by_one(
+        referee, seed, act, learn, lambda: target.load_state_dict(network.state_dict())
+    )
 
 
 def keras_tutorial(referee: Referee, seed: int) -> None:
@@ -230,12 +252,18 @@ def keras_tutorial(referee: Referee, seed: int) -> None:
         best = tf.reduce_max(target(following), axis=1)
         goal = rewards + GAMMA * best * (1 - terminated)
         with tf.GradientTape() as tape:
-            values = tf.reduce_sum(network(observations) * tf.one_hot(actions, 2), axis=1)
+            values = tf.reduce_sum(
+                network(observations) * tf.one_hot(actions, 2), axis=1
+            )
             loss = tf.reduce_mean(tf.square(goal - values))
         gradients = tape.gradient(loss, network.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        optimizer.apply_gradients(
+            zip(gradients, network.trainable_variables, strict=True)
+        )
 
-    one_by_one(referee, seed, act, learn, lambda: target.set_weights(network.get_weights()))
+    one_by_one(
+        referee, seed, act, learn, lambda: target.set_weights(network.get_weights())
+    )
 
 
 class Check(BaseCallback):
@@ -246,7 +274,9 @@ class Check(BaseCallback):
         self.referee = referee
 
     def _on_step(self) -> bool:
-        act = lambda observations: self.model.predict(observations, deterministic=True)[0]  # noqa: E731
+        def act(observations):
+            return self.model.predict(observations, deterministic=True)[0]
+
         return not self.referee.is_over(self.num_timesteps, act)
 
 
@@ -273,28 +303,36 @@ def sb3_dqn(referee: Referee, seed: int) -> None:
 def sb3_a2c(referee: Referee, seed: int) -> None:
     from stable_baselines3.common.env_util import make_vec_env
 
-    model = stable_baselines3.A2C("MlpPolicy", make_vec_env(ENV, 8, seed=seed), seed=seed)
+    model = stable_baselines3.A2C(
+        "MlpPolicy", make_vec_env(ENV, 8, seed=seed), seed=seed
+    )
     model.learn(500_000, callback=Check(referee))
 
 
 def median(referees: list[Referee], value: Callable[[Referee], float]) -> str:
     """Of all seeds, where those that did not solve it count as later than any."""
     values = sorted(
-        value(each) if each.checks[-1][2] >= SOLVED else float("inf") for each in referees
+        value(each) if each.checks[-1][2] >= SOLVED else float("inf")
+        for each in referees
     )
     middle = values[(len(values) - 1) // 2]
-    return "not reached" if middle == float("inf") else f"{middle:,.1f}".removesuffix(".0")
+    return (
+        "not reached" if middle == float("inf") else f"{middle:,.1f}".removesuffix(".0")
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=90, help="for each at the most")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="for each at the most"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    # What is to be measured: a function of (referee, seed) that learns until it is over.
+    # What is to be measured: a function of (referee, seed) that learns until it is
+    # over.
     contestants = {OURS: ours_default, OURS_AS_CLEANRL: ours_as_cleanrl}
     contestants[OUR_ACTOR_CRITIC] = ours_actor_critic
     if torch is None:
@@ -305,7 +343,10 @@ def main() -> None:
     if stable_baselines3 is None:
         print("stable-baselines3 is not installed: pip install '.[bench]'")
     else:
-        contestants |= {"stable-baselines3 DQN": sb3_dqn, "stable-baselines3 A2C": sb3_a2c}
+        contestants |= {
+            "stable-baselines3 DQN": sb3_dqn,
+            "stable-baselines3 A2C": sb3_a2c,
+        }
     contestants[KERAS] = keras_tutorial
 
     found = {name: [] for name in contestants}
@@ -313,7 +354,9 @@ def main() -> None:
         for name, contestant in contestants.items():
             random.seed(seed)
             keras.utils.set_random_seed(seed)
-            found[name].append(Referee(arguments.seconds, environments.make_vec(ENV, 100)))
+            found[name].append(
+                Referee(arguments.seconds, environments.make_vec(ENV, 100))
+            )
             contestant(found[name][-1], seed)
             steps, seconds, value = found[name][-1].checks[-1]
             speed = found[name][-1].speed()
@@ -323,8 +366,12 @@ def main() -> None:
                 flush=True,
             )
 
-    print(f"\n{ENV}, medians of {arguments.seeds} seeds, {arguments.seconds:.0f} s at the most")
-    print(f"{'':30}{'steps/s':>9}{'times PyTorch':>15}{'seconds to 475':>16}{'steps to 475':>14}")
+    print(
+        f"\n{ENV}, medians of {arguments.seeds} seeds, {arguments.seconds:.0f} s at the most"
+    )
+    print(
+        f"{'':30}{'steps/s':>9}{'times PyTorch':>15}{'seconds to 475':>16}{'steps to 475':>14}"
+    )
     speeds = {name: np.median([each.speed() for each in found[name]]) for name in found}
     for name, referees in found.items():
         seconds = median(referees, lambda referee: referee.checks[-1][1])

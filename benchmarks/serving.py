@@ -1,11 +1,12 @@
-"""The compiled signature of an export against `model.predict`: latency and requests per second.
+"""The compiled signature of an export against `model.predict`: latency and requests per
+second.
 
     python benchmarks/serving.py [--rounds 5] [--requests 200]
 
-One client sends one request after the other. The contestants take turns within each round, so that
-whatever else the machine does hits all of them; the table shows the median over the rounds of each
-round's p50, p99 and rate. The last two rows are what a client of
-`python -m deep_learning_recipes.serving serve` sees.
+One client sends one request after the other. The contestants take turns within each
+round, so that whatever else the machine does hits all of them; the table shows the
+median over the rounds of each round's p50, p99 and rate. The last two rows are what a
+client of `python -m deep_learning_recipes.serving serve` sees.
 """
 
 import argparse
@@ -21,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a checkout need not be installed
 
 import grpc  # noqa: E402
 import keras  # noqa: E402
@@ -49,7 +52,9 @@ def build_models() -> dict[str, tuple[keras.Model, np.ndarray]]:
     hidden = layers.Conv2D(6, 5, activation="relu")(images)
     hidden = layers.Conv2D(16, 5, activation="relu")(layers.MaxPooling2D()(hidden))
     hidden = layers.Flatten()(layers.MaxPooling2D()(hidden))
-    hidden = layers.Dense(84, activation="relu")(layers.Dense(120, activation="relu")(hidden))
+    hidden = layers.Dense(84, activation="relu")(
+        layers.Dense(120, activation="relu")(hidden)
+    )
     lenet = keras.Model(images, layers.Dense(10)(hidden), name="lenet")
     random = np.random.default_rng(0)
     return {
@@ -62,7 +67,11 @@ def build_models() -> dict[str, tuple[keras.Model, np.ndarray]]:
 
 
 def contestants(
-    bundle: Bundle, model: keras.Model, row: np.ndarray, channel: grpc.Channel, rest_port: int
+    bundle: Bundle,
+    model: keras.Model,
+    row: np.ndarray,
+    channel: grpc.Channel,
+    rest_port: int,
 ) -> dict[str, Callable[[], object]]:
     """For each contestant a function that answers one request of one row."""
     (key,) = bundle.signatures["serving_default"].inputs
@@ -83,7 +92,8 @@ def contestants(
 def measure(
     entries: dict[str, Callable[[], object]], rounds: int, requests: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Milliseconds at p50 and p99 and requests a second of each, as medians over the rounds."""
+    """Milliseconds at p50 and p99 and requests a second of each, as medians over the
+    rounds."""
     for ask in entries.values():
         for _ in range(20):
             ask()
@@ -106,7 +116,9 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=200, help="of each contestant in a round")
+    parser.add_argument(
+        "--requests", type=int, default=200, help="of each contestant in a round"
+    )
     options = parser.parse_args()
 
     models = build_models()

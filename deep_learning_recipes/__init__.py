@@ -8,7 +8,8 @@ __version__ = "0.1.0"
 class UsageError(ValueError):
     """Bad input from the user: one clear line that names the value and the way out.
 
-    The command line prints it and exits with code 2; in a notebook it is an ordinary ValueError.
+    The command line prints it and exits with code 2; in a notebook it is an ordinary
+    ValueError.
     """
 
 

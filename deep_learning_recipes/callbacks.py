@@ -1,4 +1,5 @@
-"""What a run keeps of each training: checkpoints, TensorBoard curves, a line of progress."""
+"""What a run keeps of each training: checkpoints, TensorBoard curves, a line of
+progress."""
 
 import json
 import time
@@ -19,13 +20,15 @@ from deep_learning_recipes.progress import ProgressLine
 class Recorder(keras.callbacks.Callback):
     """Keeps each training of a run in files, and shows its progress in one line.
 
-    One recorder serves all the trainings of a run, numbered in their order. In `folder` it writes
-    checkpoints/NN-MODEL.npz (weights, optimizer, random state, history; replaced as a whole, after
-    each epoch, unless `seconds_between_saves` have not passed) and logs/NN-MODEL (TensorBoard).
+    One recorder serves all the trainings of a run, numbered in their order. In `folder`
+    it writes checkpoints/NN-MODEL.npz (weights, optimizer, random state, history;
+    replaced as a whole, after each epoch, unless `seconds_between_saves` have not
+    passed) and logs/NN-MODEL (TensorBoard).
 
-    With `resume=True` a training goes on after the last epoch that its checkpoint holds, and one
-    that had ended is not repeated: `training.fit` asks `restore` for the number of epochs done.
-    List callbacks that change the weights when training ends (EarlyStopping) before this one.
+    With `resume=True` a training goes on after the last epoch that its checkpoint
+    holds, and one that had ended is not repeated: `training.fit` asks `restore` for the
+    number of epochs done. List callbacks that change the weights when training ends
+    (EarlyStopping) before this one.
     """
 
     shows_progress = True
@@ -45,7 +48,8 @@ class Recorder(keras.callbacks.Callback):
         self.console = console or Console()
         self.trainings = 0
         self.epochs_done = 0
-        # Its own record: Keras's History comes after this callback and lacks the current epoch.
+        # Its own record: Keras's History comes after this callback and lacks the
+        # current epoch.
         self.history: dict[str, list[float]] = {}
         self.progress: ProgressLine | None = None
 
@@ -59,15 +63,22 @@ class Recorder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        self.writer = tf.summary.create_file_writer(str(self.folder / "logs" / self.name))
+        self.writer = tf.summary.create_file_writer(
+            str(self.folder / "logs" / self.name)
+        )
         self.saved = time.monotonic()
         self.progress = ProgressLine(
-            self.model.name, self.params["epochs"], "epochs", self.console, self.epochs_done
+            self.model.name,
+            self.params["epochs"],
+            "epochs",
+            self.console,
+            self.epochs_done,
         )
 
     def restore(self, model: keras.Model) -> int:
-        """Puts `model` and its optimizers into the state of the checkpoint, if there is one to
-        resume from, and returns the number of epochs that need not be trained again."""
+        """Puts `model` and its optimizers into the state of the checkpoint, if there is
+        one to resume from, and returns the number of epochs that need not be trained
+        again."""
         if not self.resume or not self.checkpoint.exists():
             return 0
         with np.load(self.checkpoint) as saved:
@@ -82,7 +93,9 @@ class Recorder(keras.callbacks.Callback):
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self.history = record["history"]
-        model.history.history = {name: list(values) for name, values in self.history.items()}
+        model.history.history = {
+            name: list(values) for name, values in self.history.items()
+        }
         self.epochs_done = record["epochs_done"]
         return self.params["epochs"] if record["ended"] else self.epochs_done
 
@@ -130,8 +143,12 @@ class Recorder(keras.callbacks.Callback):
 
 
 def state_variables(model: keras.Model) -> list[keras.Variable]:
-    """Everything that training changes: weights, random states, and the variables of every
-    optimizer that the model holds (a GAN has two)."""
+    """Everything that training changes: weights, random states, and the variables of
+    every optimizer that the model holds (a GAN has two)."""
     metrics = {id(variable) for variable in model.metrics_variables}
-    variables = [variable for variable in model.variables if id(variable) not in metrics]
-    return variables + [v for optimizer in optimizers_of(model) for v in optimizer.variables]
+    variables = [
+        variable for variable in model.variables if id(variable) not in metrics
+    ]
+    return variables + [
+        v for optimizer in optimizers_of(model) for v in optimizer.variables
+    ]

@@ -1,10 +1,11 @@
 """Finds the recipes and reads their headers, without importing any of them.
 
-A recipe is a file in a theme folder of the `recipes` package. Its docstring is its header:
+A recipe is a file in a theme folder of the `recipes` package. Its docstring is its
+header:
 
     \"\"\"A title in one sentence.
 
-    Two to ten lines: the idea, its equation, what to look at in the output.
+    Two to fourteen lines: the idea, its equation, what to look at in the output.
 
     Lectures: SEL CNN architectures; CS CNN Architectures
     Paper: Author et al., Title, year
@@ -57,13 +58,20 @@ class Recipe:
     paper: str
 
     def matches(self, words: list[str]) -> bool:
-        """Whether every word occurs in the name, theme, title, lectures or paper (any case)."""
-        text = " ".join((self.name, self.theme, self.title, *self.lectures, self.paper)).lower()
-        return all(word.lower() in text or word.lower() in text.replace("_", " ") for word in words)
+        """Whether every word occurs in the name, theme, title, lectures or paper (any
+        case)."""
+        text = " ".join(
+            (self.name, self.theme, self.title, *self.lectures, self.paper)
+        ).lower()
+        return all(
+            word.lower() in text or word.lower() in text.replace("_", " ")
+            for word in words
+        )
 
 
 def find_recipes(root: Path | None = None) -> list[Recipe]:
-    """Every recipe below `root` (default: the installed `recipes` package), theme by theme.
+    """Every recipe below `root` (default: the installed `recipes` package), theme by
+    theme.
 
     Raises ValueError, naming the file and the field, if a header is malformed.
     """
@@ -77,7 +85,8 @@ def find_recipes(root: Path | None = None) -> list[Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises UsageError with the nearest names if there is none."""
+    """The recipe of that name. Raises UsageError with the nearest names if there is
+    none."""
     recipes = {recipe.name: recipe for recipe in find_recipes()}
     if name not in recipes:
         raise UsageError(
@@ -91,12 +100,15 @@ def package_folder() -> Path:
     """The folder of the `recipes` package, found without importing it."""
     spec = importlib.util.find_spec("recipes")
     if spec is None or spec.origin is None:
-        raise UsageError("`recipes` is not installed; pip install deep-learning-recipes")
+        raise UsageError(
+            "`recipes` is not installed; pip install deep-learning-recipes"
+        )
     return Path(spec.origin).parent
 
 
 def read_header(path: Path) -> Recipe:
-    """Reads a recipe's docstring by its syntax tree. Raises ValueError naming file and field."""
+    """Reads a recipe's docstring by its syntax tree. Raises ValueError naming file and
+    field."""
 
     def malformed(field: str, what: str) -> ValueError:
         return ValueError(f"{path}: header field {field!r} {what}")
@@ -106,22 +118,30 @@ def read_header(path: Path) -> Recipe:
         raise malformed("title", "is missing: the file has no docstring")
     title, *blocks = [block.strip() for block in docstring.split("\n\n")]
     if "\n" in title or not title.endswith("."):
-        raise malformed("title", "must be one line, a sentence that ends with a full stop")
+        raise malformed(
+            "title", "must be one line, a sentence that ends with a full stop"
+        )
     fields = _read_fields(blocks[-1]) if blocks else {}
     for field in FIELDS:
         if not fields.get(field):
-            raise malformed(field, f"is missing: the header ends with a line '{field}: ...'")
+            raise malformed(
+                field, f"is missing: the header ends with a line '{field}: ...'"
+            )
     for field in fields:
         if field not in FIELDS:
             raise malformed(field, f"is unknown: the fields are {', '.join(FIELDS)}")
     description = "\n\n".join(blocks[:-1])
     lines = [line for line in description.splitlines() if line.strip()]
-    if not 2 <= len(lines) <= 10:
-        raise malformed("description", f"must take two to ten lines, not {len(lines)}")
+    if not 2 <= len(lines) <= 14:
+        raise malformed(
+            "description", f"must take two to fourteen lines, not {len(lines)}"
+        )
     lectures = tuple(part.strip() for part in fields["Lectures"].split(";"))
     for lecture in lectures:
         if lecture.split(" ")[0] not in LECTURES:
-            raise malformed("Lectures", f"must name {', '.join(LECTURES)} first, not {lecture!r}")
+            raise malformed(
+                "Lectures", f"must name {', '.join(LECTURES)} first, not {lecture!r}"
+            )
     return Recipe(
         name=path.stem,
         theme=path.parent.name,
@@ -134,7 +154,8 @@ def read_header(path: Path) -> Recipe:
 
 
 def _read_fields(block: str) -> dict[str, str]:
-    """Reads 'Field: text' lines; a line without a field's name goes on with the one before."""
+    """Reads 'Field: text' lines; a line without a field's name goes on with the one
+    before."""
     fields: dict[str, str] = {}
     field = ""
     for line in block.splitlines():

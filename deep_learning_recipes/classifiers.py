@@ -26,7 +26,8 @@ class Classifier:
     """A network with what is needed to ask it about a picture."""
 
     model: keras.Model
-    """one graph without nested models: (batch, height, width, 1 or 3) in [0, 1] to logits"""
+    """one graph without nested models: (batch, height, width, 1 or 3) in [0, 1] to
+    logits"""
     class_names: list[str]
     """what the logits stand for"""
 
@@ -36,20 +37,22 @@ class Classifier:
 
     @property
     def convolutions(self) -> keras.Model:
-        """From the picture to the maps of its first convolution at each resolution, finest first.
+        """From the picture to the maps of its first convolution at each resolution,
+        finest first.
 
         Raises UsageError for a network without convolutions.
         """
         return convolutions(self.model)
 
     def read(self, files: Sequence[str | Path]) -> np.ndarray:
-        """Pictures (n, height, width, channels) as the network takes them. See `read_image`."""
+        """Pictures (n, height, width, channels) as the network takes them. See
+        `read_image`."""
         _, height, width, channels = self.model.inputs[0].shape
         return np.stack([read_image(file, (height, width), channels) for file in files])
 
     def pictures(self, file: str | Path = "") -> np.ndarray:
-        """The picture in a file as `read` gives it, or where none is given the nine photographs of
-        `data.load_photos`, squeezed into the network's proportions."""
+        """The picture in a file as `read` gives it, or where none is given the nine
+        photographs of `data.load_photos`, squeezed into the network's proportions."""
         import keras
 
         if file:
@@ -62,14 +65,14 @@ class Classifier:
 def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
     """The network that a user named by --model.
 
-    name: a network of keras.applications ("MobileNetV2"), whose preprocessing becomes a part of it;
-        or a .keras file, a classifier of pictures in [0, 1]. One that begins with Rescaling(1/255)
-        takes bytes, and gets them. Nested models are opened up, a final softmax or sigmoid is taken
-        off.
+    name: a network of keras.applications ("MobileNetV2"), whose preprocessing becomes a
+        part of it; or a .keras file, a classifier of pictures in [0, 1]. One that
+        begins with Rescaling(1/255) takes bytes, and gets them. Nested models are
+        opened up, a final softmax or sigmoid is taken off.
     weights: "imagenet" (from Keras's cache, or downloaded), or None for random ones.
 
-    Raises UsageError for an unknown name, a file that is none of Keras's, weights that cannot be
-    downloaded, and a network that does not turn one picture into one vector.
+    Raises UsageError for an unknown name, a file that is none of Keras's, weights that
+    cannot be downloaded, and a network that does not turn one picture into one vector.
     """
     import keras
     from keras import layers
@@ -81,7 +84,9 @@ def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
     check_shapes(model, name)
     height, width, channels = (
         given or usual
-        for given, usual in zip(model.inputs[0].shape[1:], (USUAL_SIZE, USUAL_SIZE, 3), strict=True)
+        for given, usual in zip(
+            model.inputs[0].shape[1:], (USUAL_SIZE, USUAL_SIZE, 3), strict=True
+        )
     )
     images = keras.Input((height, width, channels), name="images")
     if preprocess is not None:
@@ -97,9 +102,11 @@ def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
 
 
 def record(run: Run, probabilities: np.ndarray, names: Sequence[str]) -> list[str]:
-    """Records the most probable class of each picture, as a number, and its probability.
+    """Records the most probable class of each picture, as a number, and its
+    probability.
 
-    probabilities: (pictures, classes). names: of the classes. Returns captions: "cat 0.93", ...
+    probabilities: (pictures, classes). names: of the classes. Returns captions: "cat
+        0.93", ...
     """
     captions = []
     for i, each in enumerate(np.asarray(probabilities)):
@@ -149,8 +156,8 @@ def load_application(name: str, weights: str | None) -> tuple[keras.Model, Any]:
 
 
 def imagenet_names() -> list[str]:
-    """The names of ImageNet's thousand classes, from Keras's cache or downloaded into it; numbers
-    where neither is possible."""
+    """The names of ImageNet's thousand classes, from Keras's cache or downloaded into
+    it; numbers where neither is possible."""
     from keras.applications.imagenet_utils import decode_predictions
 
     try:
@@ -190,10 +197,12 @@ def takes_bytes(model: keras.Model) -> bool:
 
 
 def inline(model: keras.Model, tensor: Any) -> Any:
-    """Calls copies of a model's layers, those of nested models among them, one by one on `tensor`.
+    """Calls copies of a model's layers, those of nested models among them, one by one
+    on `tensor`.
 
-    A nested model hides its layers' outputs from the outer graph, so that no gradient with respect
-    to them can be asked for. Copies have their own place in the new graph and the same weights.
+    A nested model hides its layers' outputs from the outer graph, so that no gradient
+    with respect to them can be asked for. Copies have their own place in the new graph
+    and the same weights.
     """
     import keras
 
@@ -223,7 +232,9 @@ def inline(model: keras.Model, tensor: Any) -> Any:
                     outputs = call(node.operation, arguments[0])
                 else:
                     outputs = copy(node.operation)(*arguments, **options)
-                for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                for old, new in zip(
+                    node.outputs, keras.tree.flatten(outputs), strict=True
+                ):
                     tensors[id(old)] = new
         return tensors[id(graph.outputs[0])]
 
@@ -244,8 +255,8 @@ def all_layers(model: keras.Model) -> list[Any]:
 
 
 def without_softmax(model: keras.Model) -> keras.Model:
-    """The logits of a classifier. A probability near 1 has a gradient near 0: what explains a class
-    starts from its logit."""
+    """The logits of a classifier. A probability near 1 has a gradient near 0: what
+    explains a class starts from its logit."""
     import keras
 
     squash = (keras.activations.softmax, keras.activations.sigmoid)
@@ -262,24 +273,32 @@ def without_softmax(model: keras.Model) -> keras.Model:
 
 
 def last_convolution(model: keras.Model) -> str:
-    """The name of the layer whose maps are the last ones: the last convolution, with what
-    normalises, adds or bends it, before any pooling.
+    """The name of the layer whose maps are the last ones: the last convolution, with
+    what normalises, adds or bends it, before any pooling.
 
     Raises UsageError for a network without maps.
     """
     from keras import layers
 
-    passed = (layers.MaxPooling2D, layers.AveragePooling2D, layers.Dropout, layers.InputLayer)
+    passed = (
+        layers.MaxPooling2D,
+        layers.AveragePooling2D,
+        layers.Dropout,
+        layers.InputLayer,
+    )
     for layer in reversed(model.layers):
         shape = getattr(layer.output, "shape", ())
         if len(shape) == 4 and min(shape[1:3]) > 1 and not isinstance(layer, passed):
             return str(layer.name)
-    raise UsageError(f"{model.name}: it has no convolution whose maps could be looked at")
+    raise UsageError(
+        f"{model.name}: it has no convolution whose maps could be looked at"
+    )
 
 
 def convolutions(model: keras.Model) -> keras.Model:
-    """From the picture to the maps of its first convolution at each resolution, finest first, with
-    the activation that is part of the layer. Raises UsageError for a network without any."""
+    """From the picture to the maps of its first convolution at each resolution, finest
+    first, with the activation that is part of the layer. Raises UsageError for a
+    network without any."""
     import keras
 
     first = {
@@ -288,11 +307,17 @@ def convolutions(model: keras.Model) -> keras.Model:
         if isinstance(layer, keras.layers.Conv2D)
     }
     if not first:
-        raise UsageError(f"{model.name}: it has no convolution whose maps could be looked at")
-    return keras.Model(model.inputs[0], [first[size] for size in sorted(first, reverse=True)])
+        raise UsageError(
+            f"{model.name}: it has no convolution whose maps could be looked at"
+        )
+    return keras.Model(
+        model.inputs[0], [first[size] for size in sorted(first, reverse=True)]
+    )
 
 
-def read_image(file: str | Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+def read_image(
+    file: str | Path, size: tuple[int, int], channels: int = 3
+) -> np.ndarray:
     """The picture in the file that a user named by --image, as `read_picture` gives it.
 
     Raises UsageError for a file that is missing or no picture.

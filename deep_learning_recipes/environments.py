@@ -36,7 +36,9 @@ def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
         raise UsageError(f"{flag} {name}: Gymnasium has no such environment") from error
     except gymnasium.error.UnregisteredEnv as error:
         near = did_you_mean(name, list(gymnasium.registry))
-        raise UsageError(f"{flag} {name}: Gymnasium has no such environment{near}") from error
+        raise UsageError(
+            f"{flag} {name}: Gymnasium has no such environment{near}"
+        ) from error
 
 
 def solved_at(name: str) -> float:
@@ -54,29 +56,37 @@ def solved_at(name: str) -> float:
 
 
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
-    """`num_envs` copies of an environment that step together: its own vectorised form where it has
-    one, else one after the other. After an episode's end the next step resets its copy, and is no
-    transition. A game of Atari ("ALE/Pong-v5") shows the last four frames, (4, 84, 84) bytes of
-    grey, skips three of four, and gives of its rewards the sign.
+    """`num_envs` copies of an environment that step together: its own vectorised form
+    where it has one, else one after the other. After an episode's end the next step
+    resets its copy, and is no transition. A game of Atari ("ALE/Pong-v5") shows the
+    last four frames, (4, 84, 84) bytes of grey, skips three of four, and gives of its
+    rewards the sign.
 
     settings: arguments of the environment, such as is_slippery=True.
-    Raises UsageError for a name that Gymnasium does not know, and for packages that are missing.
+    Raises UsageError for a name that Gymnasium does not know, and for packages that are
+    missing.
     """
     vectorised = find(name).vector_entry_point and not settings
     mode = "vector_entry_point" if vectorised else "sync"
     try:
         with warnings.catch_warnings():
-            # A later version is there, or a wrapper was left out: nothing that a run should say.
+            # A later version is there, or a wrapper was left out: nothing that a run
+            # should say.
             warnings.simplefilter("ignore")
-            return gymnasium.make_vec(name, num_envs, vectorization_mode=mode, **settings)
+            return gymnasium.make_vec(
+                name, num_envs, vectorization_mode=mode, **settings
+            )
     except gymnasium.error.DependencyNotInstalled as error:
         raise UsageError(f"--env {name}: {error}") from error
 
 
-def require_vectors_and_choices(name: str, envs: gymnasium.vector.VectorEnv) -> tuple[int, int]:
+def require_vectors_and_choices(
+    name: str, envs: gymnasium.vector.VectorEnv
+) -> tuple[int, int]:
     """The length of an observation and the number of actions.
 
-    Raises UsageError for observations that are not vectors and actions that are not choices.
+    Raises UsageError for observations that are not vectors and actions that are not
+    choices.
     """
     count = require_choices(name, envs)
     observations = envs.single_observation_space
@@ -89,8 +99,8 @@ def require_vectors_and_choices(name: str, envs: gymnasium.vector.VectorEnv) -> 
 
 
 def require_vectors_or_frames(name: str, envs: gymnasium.vector.VectorEnv) -> None:
-    """Raises UsageError for actions that are not choices, and for observations other than vectors
-    and the frames of Atari's games as `make_vec` prepares them."""
+    """Raises UsageError for actions that are not choices, and for observations other
+    than vectors and the frames of Atari's games as `make_vec` prepares them."""
     require_choices(name, envs)
     observations = envs.single_observation_space
     is_box = isinstance(observations, spaces.Box)
@@ -117,7 +127,8 @@ def require_choices(name: str, envs: gymnasium.vector.VectorEnv) -> int:
 def evaluate(
     act: Callable[[np.ndarray], Any], envs: gymnasium.vector.VectorEnv, *, seed: int
 ) -> np.ndarray:
-    """The return, not discounted, of one whole episode in each environment: (environments,).
+    """The return, not discounted, of one whole episode in each environment:
+    (environments,).
 
     act: gives actions for observations, both (environments, ...).
     """
@@ -133,10 +144,13 @@ def evaluate(
 def film(
     name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int
 ) -> np.ndarray:
-    """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0, 1].
+    """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0,
+    1].
 
-    values: gives (1, actions) for an observation (1, ...); the largest one is taken. After the
-    episode's end the pictures are white. Of a game of Atari they show what the network sees.
+    values: gives (1, actions) for an observation (1, ...); the largest one is taken.
+        After the
+    episode's end the pictures are white. Of a game of Atari they show what the network
+    sees.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
     if name.startswith("ALE/"):

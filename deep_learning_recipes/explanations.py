@@ -1,7 +1,8 @@
-"""How well a map of what matters agrees with where the object is, or with another map; and a user's
-own pictures explained.
+"""How well a map of what matters agrees with where the object is, or with another map;
+and a user's own pictures explained.
 
-maps: (n, height, width), larger where a pixel matters more. masks: bool of the same shape.
+maps: (n, height, width), larger where a pixel matters more. masks: bool of the same
+    shape.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ if TYPE_CHECKING:
 
 
 def share_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The part of each map's sum that lies on the object, (n,) in [0, 1]; negative values count as
-    none. A map that is the same everywhere gets the object's share of the picture, one that is
-    zero everywhere gets 0."""
+    """The part of each map's sum that lies on the object, (n,) in [0, 1]; negative
+    values count as none. A map that is the same everywhere gets the object's share of
+    the picture, one that is zero everywhere gets 0."""
     positive = np.maximum(maps, 0).astype("float64")
     total = positive.sum((1, 2))
     return (positive * masks).sum((1, 2)) / np.where(total > 0, total, 1)
 
 
-def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: int = 0) -> np.ndarray:
-    """Whether each map's highest point is on the object or at most `tolerance` pixels from it
-    (rows and columns apart), (n,) bool. Zhang et al., Top-down neural attention by excitation
-    backprop, 2016, section 4.2 (tolerance: 15 pixels of a photograph)."""
+def pointing_game(
+    maps: np.ndarray, masks: np.ndarray, tolerance: int = 0
+) -> np.ndarray:
+    """Whether each map's highest point is on the object or at most `tolerance` pixels
+    from it (rows and columns apart), (n,) bool. Zhang et al., Top-down neural attention
+    by excitation backprop, 2016, section 4.2 (tolerance: 15 pixels of a photograph)."""
     n, height, width = maps.shape
     rows, columns = np.divmod(maps.reshape(n, -1).argmax(axis=1), width)
     hits = np.zeros(n, bool)
@@ -44,8 +47,8 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray, tolerance: int = 0) -> np
 
 
 def overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Intersection over union, (n,) in [0, 1], of the object and of as many pixels, the highest of
-    the map: a threshold that no method has to be tuned for."""
+    """Intersection over union, (n,) in [0, 1], of the object and of as many pixels, the
+    highest of the map: a threshold that no method has to be tuned for."""
     n = len(maps)
     order = np.argsort(-maps.reshape(n, -1), axis=1, kind="stable")
     flat = masks.reshape(n, -1)
@@ -58,8 +61,8 @@ def overlap(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of n pairs of maps, (n,) in [-1, 1]: whether they call the same places
-    important. 0 where one of the two is the same all over."""
+    """Spearman's correlation of n pairs of maps, (n,) in [-1, 1]: whether they call the
+    same places important. 0 where one of the two is the same all over."""
     from scipy.stats import rankdata
 
     a, b = (rankdata(each.reshape(len(each), -1), axis=1) for each in (a, b))
@@ -76,10 +79,12 @@ def explain_own(
     *,
     overlay: bool = True,
 ) -> None:
-    """Explains a user's pictures (n, height, width, 1 or 3): records the class that the network
-    sees in each and its probability, and draws the figure `own` with every method's maps.
+    """Explains a user's pictures (n, height, width, 1 or 3): records the class that the
+    network sees in each and its probability, and draws the figure `own` with every
+    method's maps.
 
-    methods: by name a function of the images and the predicted classes (n,) int64 that returns
+    methods: by name a function of the images and the predicted classes (n,) int64 that
+        returns
     maps (n, height, width). overlay: whether the maps lie over the pictures.
     """
     import keras
@@ -89,8 +94,13 @@ def explain_own(
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
     captions = classifiers.record(run, probabilities, own.class_names)
     classes = probabilities.argmax(axis=1)
-    maps = {name: np.asarray(method(images, classes)) for name, method in methods.items()}
+    maps = {
+        name: np.asarray(method(images, classes)) for name, method in methods.items()
+    }
     title = f"What {own.model.name} sees of its class"
     run.figure(
-        "own", figures.heat_maps(images, maps, title=title, captions=captions, overlay=overlay)
+        "own",
+        figures.heat_maps(
+            images, maps, title=title, captions=captions, overlay=overlay
+        ),
     )

@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out: it is too
-# pale for a line on white.
+# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out:
+# it is too pale for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def use_style() -> None:
-    """Sets the style of all figures drawn from now on; they go to files, never to a window."""
+    """Sets the style of all figures drawn from now on; they go to files, never to a
+    window."""
     matplotlib.use("Agg")
     plt.rcParams.update(
         {
@@ -54,9 +55,14 @@ def curves(
 
 
 def image_grid(
-    images: np.ndarray, *, title: str, captions: Sequence[object] = (), columns: int = 10
+    images: np.ndarray,
+    *,
+    title: str,
+    captions: Sequence[object] = (),
+    columns: int = 10,
 ) -> Figure:
-    """Images in [0, 1] of shape (n, height, width, 1 or 3), row by row, each with its caption."""
+    """Images in [0, 1] of shape (n, height, width, 1 or 3), row by row, each with its
+    caption."""
     rows = math.ceil(len(images) / columns)
     height = 1.2 if len(captions) else 1.0
     figure, grid = plt.subplots(
@@ -72,9 +78,12 @@ def image_grid(
     return figure
 
 
-def image_rows(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10) -> Figure:
-    """A named row of images in [0, 1] for each entry, which may be (n, height, width, 1 or 3) or
-    flat (n, pixels) of square grey images; the first `columns` of each are shown."""
+def image_rows(
+    rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10
+) -> Figure:
+    """A named row of images in [0, 1] for each entry, which may be (n, height, width, 1
+    or 3) or flat (n, pixels) of square grey images; the first `columns` of each are
+    shown."""
     figure, grid = plt.subplots(
         len(rows), columns, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
     )
@@ -82,7 +91,9 @@ def image_rows(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axes, image in zip(line, np.asarray(images), strict=False):
             side = math.isqrt(image.size)
-            picture = image.reshape(side, side) if image.ndim == 1 else np.squeeze(image)
+            picture = (
+                image.reshape(side, side) if image.ndim == 1 else np.squeeze(image)
+            )
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -97,8 +108,9 @@ def picture_table(
     captions: Sequence[str] = (),
     width: float = 10.5,
 ) -> Figure:
-    """Large pictures in [0, 1], (height, width, 3) each, of any sizes: a named row for each entry,
-    captions above the columns. A row may be shorter than the others. width: of all, in inches."""
+    """Large pictures in [0, 1], (height, width, 3) each, of any sizes: a named row for
+    each entry, captions above the columns. A row may be shorter than the others. width:
+    of all, in inches."""
     columns = max(len(row) for row in rows.values())
     side = width / columns
     figure, grid = plt.subplots(
@@ -126,11 +138,13 @@ def heat_maps(
     captions: Sequence[str] = (),
     overlay: bool = True,
 ) -> Figure:
-    """One row for each image (n, height, width, 1 or 3) in [0, 1]: the image with its caption, then
-    for each named method its map (n, height, width) and the map laid over the image.
+    """One row for each image (n, height, width, 1 or 3) in [0, 1]: the image with its
+    caption, then for each named method its map (n, height, width) and the map laid over
+    the image.
 
-    Maps are non-negative or clipped to that; each is divided by its highest value, so that the
-    colour bar on the right reads "of the map's highest". overlay: leave the overlays out if False.
+    Maps are non-negative or clipped to that; each is divided by its highest value, so
+    that the colour bar on the right reads "of the map's highest". overlay: leave the
+    overlays out if False.
     """
     columns = 1 + len(maps) * (2 if overlay else 1)
     width = 1.6 * images.shape[2] / images.shape[1]
@@ -165,23 +179,41 @@ def heat_maps(
 
 
 def score_table(
-    scores: Mapping[str, Mapping[str, float]], measures: Mapping[str, int], *, title: str
+    scores: Mapping[str, Mapping[str, float]],
+    measures: Mapping[str, int],
+    *,
+    title: str,
 ) -> Figure:
     """A row for each named entry, a column for each measure, the numbers written in.
 
-    measures: by name 1 where higher is better, -1 where lower is. The brighter a cell, the better
-    it is among those of its column; the words of a measure's name stand below each other.
+    measures: by name 1 where higher is better, -1 where lower is. The brighter a cell,
+        the better
+    it is among those of its column; the words of a measure's name stand below each
+    other.
     """
-    values = np.array([[row[measure] for measure in measures] for row in scores.values()])
+    values = np.array(
+        [[row[measure] for measure in measures] for row in scores.values()]
+    )
     better = values * list(measures.values())
     spread = np.ptp(better, axis=0)
     shades = (better - better.min(axis=0)) / np.where(spread > 0, spread, 1)
-    figure, axes = plt.subplots(figsize=(1.0 * len(measures) + 2.5, 0.4 * len(scores) + 1.6))
+    figure, axes = plt.subplots(
+        figsize=(1.0 * len(measures) + 2.5, 0.4 * len(scores) + 1.6)
+    )
     axes.imshow(shades, aspect="auto", vmin=0, vmax=1)
     for (row, column), shade in np.ndenumerate(shades):
         color = "black" if shade > 0.5 else "white"
-        axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(measures)), [name.replace(" ", "\n") for name in measures])
+        axes.text(
+            column,
+            row,
+            f"{values[row, column]:.2f}",
+            ha="center",
+            va="center",
+            color=color,
+        )
+    axes.set_xticks(
+        range(len(measures)), [name.replace(" ", "\n") for name in measures]
+    )
     axes.set_yticks(range(len(scores)), list(scores))
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside `path`, renamed into its place at the end: who reads sees the old one
-    or the new one. For one writer at a time."""
+    """A file to write beside `path`, renamed into its place at the end: who reads sees
+    the old one or the new one. For one writer at a time."""
     beside = path.with_suffix(".tmp")
     with beside.open("wb") as file:
         yield file

@@ -1,4 +1,5 @@
-"""L-BFGS in TensorFlow: minimises many functions at once, such as one for each picture."""
+"""L-BFGS in TensorFlow: minimises many functions at once, such as one for each
+picture."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,19 +10,23 @@ HALVINGS = 10
 
 
 class LBFGS:
-    """The limited-memory method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal and Wright,
-    Numerical optimization, 2006, algorithms 7.4 and 3.1), for each row of `x` by itself.
+    """The limited-memory method of Broyden, Fletcher, Goldfarb and Shanno (Nocedal and
+    Wright, Numerical optimization, 2006, algorithms 7.4 and 3.1), for each row of `x`
+    by itself.
 
-    For smooth functions of many variables, such as a picture's pixels: it learns the curvature from
-    the last steps, and gets far lower than gradient descent in as many of them.
+    For smooth functions of many variables, such as a picture's pixels: it learns the
+    curvature from the last steps, and gets far lower than gradient descent in as many
+    of them.
 
-    function: of a tensor like `x` (n, ...), gives n values; each depends on its own row alone.
+    function: of a tensor like `x` (n, ...), gives n values; each depends on its own row
+        alone.
     x: where to start. `self.x`, a `tf.Variable`, is where it is.
     first_step: length of the first step, root mean square over a row.
     memory: how many steps it looks back on.
     steps_per_call: steps in a call of the compiled loop.
 
-    A row without a lower point along its direction stays where it is and forgets what it learnt.
+    A row without a lower point along its direction stays where it is and forgets what
+    it learnt.
     """
 
     def __init__(
@@ -33,12 +38,17 @@ class LBFGS:
         memory: int = 8,
         steps_per_call: int = 20,
     ):
-        self.function, self.memory, self.steps_per_call = function, memory, steps_per_call
+        self.function, self.memory, self.steps_per_call = (
+            function,
+            memory,
+            steps_per_call,
+        )
         self.x = tf.Variable(x, dtype="float32")
         rows, columns = len(x), self.x.shape.num_elements() // len(x)
         self.first_step = first_step * columns**0.5
         self.value = tf.Variable(tf.zeros(rows))
-        # The newest first: steps, changes of the gradient by them, 1 / products of the two.
+        # The newest first: steps, changes of the gradient by them, 1 / products of the
+        # two.
         self.steps = tf.Variable(tf.zeros((memory, rows, columns)))
         self.changes = tf.Variable(tf.zeros((memory, rows, columns)))
         self.inverses = tf.Variable(tf.zeros((memory, rows)))
@@ -51,12 +61,15 @@ class LBFGS:
     def minimize(self, calls: Iterable[int]) -> None:
         """calls: the numbers of the calls, such as range(10), or what `run.loop` gives.
 
-        Raises ValueError where the function is no number at the start: no step could be told good.
+        Raises ValueError where the function is no number at the start: no step could be
+        told good.
         """
         for _ in calls:
             self.advance()
             if tf.reduce_any(tf.math.is_nan(self.value)):
-                raise ValueError("the function to minimize is no number where it starts")
+                raise ValueError(
+                    "the function to minimize is no number where it starts"
+                )
 
     @tf.function
     def advance(self) -> None:
@@ -102,7 +115,11 @@ class LBFGS:
         return value, tape.gradient(value, x)
 
     def direction(
-        self, gradient: tf.Tensor, steps: tf.Tensor, changes: tf.Tensor, inverses: tf.Tensor
+        self,
+        gradient: tf.Tensor,
+        steps: tf.Tensor,
+        changes: tf.Tensor,
+        inverses: tf.Tensor,
     ) -> tf.Tensor:
         """−(inverse Hessian as far as it is known) · gradient, by the two loops."""
         factors = []
@@ -116,7 +133,9 @@ class LBFGS:
         at = tf.stack([newest, rows], axis=1)
         last_change = tf.gather_nd(changes, at)
         curvature = tf.gather_nd(inverses, at) * dot(last_change, last_change)
-        scale = tf.where(tf.reduce_any(known, axis=0), 1 / curvature, self.first_step / length)
+        scale = tf.where(
+            tf.reduce_any(known, axis=0), 1 / curvature, self.first_step / length
+        )
         gradient *= scale[:, None]
         for k in reversed(range(self.memory)):
             factor = factors[k] - inverses[k] * dot(changes[k], gradient)
@@ -125,8 +144,8 @@ class LBFGS:
 
 
 def too_high(value: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-    """Above the bound, or no number. (TensorFlow simplifies ~(a <= b) to a > b, which lets nan
-    pass.)"""
+    """Above the bound, or no number. (TensorFlow simplifies ~(a <= b) to a > b, which
+    lets nan pass.)"""
     return (value > bound) | tf.math.is_nan(value)
 
 

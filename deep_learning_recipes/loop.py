@@ -1,4 +1,5 @@
-"""Loops of one's own, where `fit` is not the way to train: progress, checkpoints, resume."""
+"""Loops of one's own, where `fit` is not the way to train: progress, checkpoints,
+resume."""
 
 import json
 import time
@@ -21,17 +22,21 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class Loop:
-    """The step numbers 0, 1, ... total − 1, like `range(total)`, with a line of progress and a file
-    that keeps `state`, so that a resumed run goes on at the step after the last one saved.
+    """The step numbers 0, 1, ... total − 1, like `range(total)`, with a line of
+    progress and a file that keeps `state`, so that a resumed run goes on at the step
+    after the last one saved.
 
-    path: the checkpoint, an npz: replaced as a whole between two steps, at most once a second.
-    state: what the steps change, by name: NumPy arrays (changed in place), `tf.Variable`s, Keras
-        models, built Keras optimizers, `np.random.Generator`s, or lists, tuples and dicts of them.
+    path: the checkpoint, an npz: replaced as a whole between two steps, at most once a
+        second.
+    state: what the steps change, by name: NumPy arrays (changed in place),
+        `tf.Variable`s, Keras models, built Keras optimizers, `np.random.Generator`s, or
+        lists, tuples and dicts of them.
     show: gives the values to show beside the progress, such as {"return": 21.5}.
     resume: start from the file, if it is there.
 
     Run it to its end: a loop that is left early counts as interrupted.
-    Raises UsageError if the file holds another state, TypeError for a state that cannot be kept.
+    Raises UsageError if the file holds another state, TypeError for a state that cannot
+    be kept.
     """
 
     def __init__(
@@ -71,7 +76,9 @@ class Loop:
                     self.save()
                     saved = time.monotonic()
                     # A large replay memory must not spend the time on writing files.
-                    pause = max(SECONDS_BETWEEN_SAVES, (saved - now) / SHARE_OF_TIME_FOR_SAVES)
+                    pause = max(
+                        SECONDS_BETWEEN_SAVES, (saved - now) / SHARE_OF_TIME_FOR_SAVES
+                    )
             self.save()
             line.finish(self.done, self.show())
         finally:
@@ -109,16 +116,23 @@ def flatten(name: str, state: Any) -> Iterator[tuple[str, Any]]:
             yield from flatten(f"{name}.{index}", part)
     elif isinstance(state, (keras.Model, keras.optimizers.Optimizer)):
         if not state.built:
-            raise TypeError(f"{name}: {state.name!r} has no variables yet; build it first")
+            raise TypeError(
+                f"{name}: {state.name!r} has no variables yet; build it first"
+            )
         yield from flatten(name, state.variables)
-    elif isinstance(state, (np.ndarray, np.random.Generator, tf.Variable, keras.Variable)):
+    elif isinstance(
+        state, (np.ndarray, np.random.Generator, tf.Variable, keras.Variable)
+    ):
         yield name, state
     else:
-        raise TypeError(f"{name}: a {type(state).__name__} cannot be kept in a checkpoint")
+        raise TypeError(
+            f"{name}: a {type(state).__name__} cannot be kept in a checkpoint"
+        )
 
 
 def as_array(part: Any) -> np.ndarray:
-    """A part's value. A generator's state is a text; padded, as its numbers vary in length."""
+    """A part's value. A generator's state is a text; padded, as its numbers vary in
+    length."""
     if isinstance(part, np.random.Generator):
         return np.array(json.dumps(part.bit_generator.state).ljust(1000))
     return np.array(part)

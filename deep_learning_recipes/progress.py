@@ -4,7 +4,13 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -17,7 +23,9 @@ class ProgressLine:
     done: how many of them need not be done any more.
     """
 
-    def __init__(self, name: str, total: int, unit: str, console: Console, done: int = 0):
+    def __init__(
+        self, name: str, total: int, unit: str, console: Console, done: int = 0
+    ):
         self.name, self.total, self.unit, self.console = name, total, unit, console
         self.done, self.values = done, ""
         self.started = self.printed = time.monotonic()
@@ -31,7 +39,9 @@ class ProgressLine:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=total, completed=done, values="compiling")
+        self.task = self.progress.add_task(
+            "", total=total, completed=done, values="compiling"
+        )
         self.progress.start()
 
     def update(self, done: int, values: Mapping[str, float]) -> None:

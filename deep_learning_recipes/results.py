@@ -1,4 +1,5 @@
-"""Measures recipes over seeds and keeps what was found: results/NAME.json and small pictures."""
+"""Measures recipes over seeds and keeps what was found: results/NAME.json and small
+pictures."""
 
 import hashlib
 import json
@@ -19,16 +20,20 @@ from deep_learning_recipes.catalogue import Recipe
 from deep_learning_recipes.files import replacing
 
 PICTURE_BYTES = 150_000
-STAMP = "code.sha256"  # in the folder of a run that is finished, but not yet in the results
+STAMP = (
+    "code.sha256"  # in the folder of a run that is finished, but not yet in the results
+)
 TABLE_BEGINS = "<!-- table of recipes: written by `python -m recipes table` -->"
 TABLE_ENDS = "<!-- end of the table of recipes -->"
 
 
 def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int:
-    """Runs each recipe once for each seed 0, 1, ... and writes `out`/NAME.json with pictures.
+    """Runs each recipe once for each seed 0, 1, ... and writes `out`/NAME.json with
+    pictures.
 
-    A seed that an interrupted call finished is not run again by the next one, unless the recipe's
-    file, the package or the preset has changed. Returns 0, or 1 if a run failed or a claim fell.
+    A seed that an interrupted call finished is not run again by the next one, unless
+    the recipe's file, the package or the preset has changed. Returns 0, or 1 if a run
+    failed or a claim fell.
     """
     code = 0
     for recipe in recipes:
@@ -44,8 +49,13 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
             for text in fell:
                 print(f"  FELL: {text}")
         folder = _folder(recipe, 0, preset)
-        pictures = [keep_picture(folder / name, out, recipe.name) for name in records[0]["figures"]]
-        pictures += [draw_curve(name, records, out) for name in records[0].get("curves", ())]
+        pictures = [
+            keep_picture(folder / name, out, recipe.name)
+            for name in records[0]["figures"]
+        ]
+        pictures += [
+            draw_curve(name, records, out) for name in records[0].get("curves", ())
+        ]
         summary = {**summarise(records, preset), "figures": pictures}
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
@@ -62,7 +72,8 @@ def _folder(recipe: Recipe, seed: int, preset: str) -> Path:
 
 
 def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
-    """The record of one finished run; None if it failed or a metric of it is no number."""
+    """The record of one finished run; None if it failed or a metric of it is no
+    number."""
     folder = _folder(recipe, seed, preset)
     stamp, code = folder / STAMP, _digest(recipe)
     if stamp.exists() and stamp.read_text() == code:
@@ -71,7 +82,8 @@ def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     command = [sys.executable, "-m", f"recipes.{recipe.name}", "--preset", preset]
     command += ["--seed", str(seed), "--out", str(folder)]
     started = time.monotonic()
-    # Its output goes to the terminal: that is the progress. Its errors are shown if it fails.
+    # Its output goes to the terminal: that is the progress. Its errors are shown if it
+    # fails.
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(f"  {time.monotonic() - started:.0f} s", flush=True)
     if finished.returncode not in (0, 1) or not (folder / "metrics.json").exists():
@@ -81,9 +93,14 @@ def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     if not record["finished"]:
         print(finished.stderr[-2000:], file=sys.stderr)
         return None
-    missing = [name for name, metric in record["metrics"].items() if metric["value"] is None]
+    missing = [
+        name for name, metric in record["metrics"].items() if metric["value"] is None
+    ]
     if missing:
-        print(f"{recipe.name}, seed {seed}: not a number: {', '.join(missing)}", file=sys.stderr)
+        print(
+            f"{recipe.name}, seed {seed}: not a number: {', '.join(missing)}",
+            file=sys.stderr,
+        )
         return None
     stamp.write_text(code)
     return record
@@ -97,8 +114,8 @@ def _digest(recipe: Recipe) -> str:
 
 
 def summarise(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
-    """One record from those of all seeds: each metric's values, mean and sample standard
-    deviation; each claim with how often it held."""
+    """One record from those of all seeds: each metric's values, mean and sample
+    standard deviation; each claim with how often it held."""
     first = records[0]
     metrics = {}
     for name, metric in first["metrics"].items():
@@ -134,7 +151,8 @@ def summarise(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
 
 
 def keep_picture(source: Path, out: Path, recipe: str) -> str:
-    """Saves a figure as a small picture (under 150 kB) beside the results; returns its name."""
+    """Saves a figure as a small picture (under 150 kB) beside the results; returns its
+    name."""
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{recipe}-{source.stem}.png"
     picture = Image.open(source).convert("RGB")
@@ -149,8 +167,8 @@ def keep_picture(source: Path, out: Path, recipe: str) -> str:
 
 
 def draw_curve(name: str, records: list[dict[str, Any]], out: Path) -> str:
-    """Draws what `run.curve` recorded under a name, as mean and spread over the runs; returns the
-    picture's name."""
+    """Draws what `run.curve` recorded under a name, as mean and spread over the runs;
+    returns the picture's name."""
     from matplotlib import pyplot as plt
 
     from deep_learning_recipes import figures
@@ -158,12 +176,16 @@ def draw_curve(name: str, records: list[dict[str, Any]], out: Path) -> str:
     figures.use_style()
     curves = [record["curves"][name] for record in records]
     first, length = curves[0], min(len(curve["x"]) for curve in curves)
-    values = np.array([curve["y"][:length] for curve in curves], "float64")  # None becomes NaN
+    values = np.array(
+        [curve["y"][:length] for curve in curves], "float64"
+    )  # None becomes NaN
     mean, spread = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(curves) - 1))
     figure, axes = plt.subplots(figsize=(8.5, 4))
     x = first["x"][:length]
     axes.plot(x, mean, label="mean")
-    axes.fill_between(x, mean - spread, mean + spread, alpha=0.25, label="standard deviation")
+    axes.fill_between(
+        x, mean - spread, mean + spread, alpha=0.25, label="standard deviation"
+    )
     axes.plot(x, values.T, color="black", alpha=0.25, linewidth=0.7)
     axes.set(xlabel=first["xlabel"], ylabel=name)
     axes.set_title(f"{records[0]['recipe']}: {len(records)} seeds")
@@ -184,7 +206,9 @@ def recipes_table(results: Path) -> str:
         if not shelf:
             continue
         lines += [f"**{theme}**: {about}", ""]
-        lines += ["| recipe | | measured (mean ± std over seeds) | claims held | seconds |"]
+        lines += [
+            "| recipe | | measured (mean ± std over seeds) | claims held | seconds |"
+        ]
         lines += ["| --- | --- | --- | --- | --- |"]
         for recipe in shelf:
             path = recipe.path.relative_to(catalogue.package_folder().parent).as_posix()
@@ -207,12 +231,15 @@ def _result_cells(path: Path) -> str:
 
 
 def update_readme(readme: Path, results: Path, *, write: bool) -> bool:
-    """Puts the table of recipes between its marks in the README; True if it was stale."""
+    """Puts the table of recipes between its marks in the README; True if it was
+    stale."""
     if not readme.exists():
         raise UsageError(f"{readme} is not here; run this in the project's folder")
     text = readme.read_text(encoding="utf-8")
     if TABLE_BEGINS not in text or TABLE_ENDS not in text:
-        raise UsageError(f"{readme}: the marks {TABLE_BEGINS!r} and {TABLE_ENDS!r} are not in it")
+        raise UsageError(
+            f"{readme}: the marks {TABLE_BEGINS!r} and {TABLE_ENDS!r} are not in it"
+        )
     before, _, rest = text.partition(TABLE_BEGINS)
     _, _, after = rest.partition(TABLE_ENDS)
     fresh = f"{before}{TABLE_BEGINS}\n\n{recipes_table(results)}\n\n{TABLE_ENDS}{after}"

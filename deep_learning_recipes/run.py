@@ -1,7 +1,8 @@
 """One run of a recipe: its command line, its folder, and what it measured.
 
-`cli(main, quick=QUICK, full=FULL)` turns a recipe's `Config` into flags, prepares the machine
-(seed, devices, precision), calls `main(config, run)` and ends with a table of metrics and claims.
+`cli(main, quick=QUICK, full=FULL)` turns a recipe's `Config` into flags, prepares the
+machine (seed, devices, precision), calls `main(config, run)` and ends with a table of
+metrics and claims.
 """
 
 import argparse
@@ -48,19 +49,25 @@ class Options:
     """What every recipe can be asked besides its hyper-parameters."""
 
     preset: Literal["quick", "default", "full"] = "default"
-    """quick: seconds; default: a minute or two on two CPU cores; full: the paper's scale"""
+    """quick: seconds; default: a minute or two on two CPU cores; full: the paper's
+    scale"""
     seed: int = 0
     """of all random numbers"""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
+        None
+    )
     """folder of this run (default: runs/NAME/TIME)"""
     resume: bool = False
-    """go on with the run in --out, or with the newest one, after its last complete epoch"""
+    """go on with the run in --out, or with the newest one, after its last complete
+    epoch"""
     strategy: str = "auto"
     """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker,
     parameter_server, tpu"""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """of the computation; weights stay float32 in all"""
-    export: Annotated[Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")] = None
+    export: Annotated[
+        Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")
+    ] = None
     """write a SavedModel for TF Serving to DIR/NAME/VERSION (DIR: saved_models)"""
     deterministic: bool = False
     """the same weights to the last bit each time, a little slower"""
@@ -68,8 +75,8 @@ class Options:
 
 @dataclass
 class Run:
-    """What a recipe's `main` reports to. It writes metrics.json anew at each report, so that an
-    interrupted run keeps its evidence."""
+    """What a recipe's `main` reports to. It writes metrics.json anew at each report, so
+    that an interrupted run keeps its evidence."""
 
     name: str
     folder: Path
@@ -92,22 +99,30 @@ class Run:
         self.loops = 0
         self.finished = False
 
-    def metric(self, name: str, value: float, *, unit: str = "", timing: bool = False) -> None:
-        """Records a measured number. `timing=True` marks a duration or a speed: it differs from
-        one run to the next, where all other metrics repeat with the same seed."""
+    def metric(
+        self, name: str, value: float, *, unit: str = "", timing: bool = False
+    ) -> None:
+        """Records a measured number. `timing=True` marks a duration or a speed: it
+        differs from one run to the next, where all other metrics repeat with the same
+        seed."""
         self.metrics[name] = {"value": float(value), "unit": unit, "timing": timing}
         self.write()
 
     def claim(self, text: str, *, holds: bool, measured: str) -> None:
-        """Records a statement of the lecture, whether it held, and the numbers that decided it."""
+        """Records a statement of the lecture, whether it held, and the numbers that
+        decided it."""
         self.claims.append({"text": text, "holds": bool(holds), "measured": measured})
         self.write()
 
     def curve(self, name: str, x: Any, y: Any, *, xlabel: str) -> None:
-        """Records how a number went while it trained, y over x (points,), so that `python -m
-        recipes results` can draw its mean and spread over seeds. At most 200 points are kept."""
+        """Records how a number went while it trained, y over x (points,), so that
+        `python -m recipes results` can draw its mean and spread over seeds. At most 200
+        points are kept."""
         chosen = np.unique(np.linspace(0, len(x) - 1, 200).round().astype(int))
-        points = {"x": np.asarray(x)[chosen].tolist(), "y": np.asarray(y)[chosen].tolist()}
+        points = {
+            "x": np.asarray(x)[chosen].tolist(),
+            "y": np.asarray(y)[chosen].tolist(),
+        }
         self.curves[name] = {"xlabel": xlabel, **points}
         self.write()
 
@@ -120,8 +135,9 @@ class Run:
         unit: str = "steps",
         show: Callable[[], Mapping[str, float]] = dict,
     ) -> Loop:
-        """`range(total)` for a training loop that is not a `fit`: `for step in run.loop(...)` shows
-        progress and keeps `state`, which --resume restores. See `deep_learning_recipes.loop.Loop`.
+        """`range(total)` for a training loop that is not a `fit`: `for step in
+        run.loop(...)` shows progress and keeps `state`, which --resume restores. See
+        `deep_learning_recipes.loop.Loop`.
         """
         self.loops += 1
         path = self.folder / "checkpoints" / f"loop-{self.loops:02d}-{name}.npz"
@@ -145,10 +161,11 @@ class Run:
         self.write()
 
     def export(self, model: keras.Model, example: Any) -> None:
-        """Writes the model as a SavedModel for TF Serving, if --export asked for it. `example` is
-        an input on which the written model must agree with this one."""
+        """Writes the model as a SavedModel for TF Serving, if --export asked for it.
+        `example` is an input on which the written model must agree with this one."""
         if self.export_folder is not None:
-            # A strategy's scope ends at the thread; what is traced within it answers only there.
+            # A strategy's scope ends at the thread; what is traced within it answers
+            # only there.
             with ThreadPoolExecutor(1) as outside:
                 folder = self.export_folder / self.name
                 path = outside.submit(serving.export, model, folder, example).result()
@@ -156,7 +173,8 @@ class Run:
             self.write()
 
     def print(self, text: str = "") -> None:
-        """Prints plain text, no line of it broken: samples, tables of a recipe's own."""
+        """Prints plain text, no line of it broken: samples, tables of a recipe's
+        own."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def write(self) -> None:
@@ -193,7 +211,9 @@ class Run:
         for name, metric in self.metrics.items():
             table.add_row(name, f"{number(metric['value'])} {metric['unit']}")
         self.console.print("", table)
-        table = Table("", "claim", "measured", box=None, header_style="bold", padding=(0, 2, 1, 0))
+        table = Table(
+            "", "claim", "measured", box=None, header_style="bold", padding=(0, 2, 1, 0)
+        )
         for claim in self.claims:
             mark = "[green]holds[/]" if claim["holds"] else "[red]FELL[/]"
             table.add_row(mark, claim["text"], claim["measured"])
@@ -203,7 +223,9 @@ class Run:
         width = max((len(name) for name in self.metrics), default=0)
         print()
         for name, metric in self.metrics.items():
-            print(f"{name:{width}}  {number(metric['value'])} {metric['unit']}".rstrip())
+            print(
+                f"{name:{width}}  {number(metric['value'])} {metric['unit']}".rstrip()
+            )
         print()
         for claim in self.claims:
             print(f"{'holds' if claim['holds'] else 'FELL '}  {claim['text']}")
@@ -216,12 +238,14 @@ def number(value: float) -> str:
 
 
 def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
-    """Runs a recipe from the command line and exits: 0 if it finished and all its claims held, 1
-    if one fell, 2 for bad input (with one line that says what to do), 3 when another worker of
-    --strategy multi_worker or a parameter server is gone, 130 when interrupted.
+    """Runs a recipe from the command line and exits: 0 if it finished and all its
+    claims held, 1 if one fell, 2 for bad input (with one line that says what to do), 3
+    when another worker of --strategy multi_worker or a parameter server is gone, 130
+    when interrupted.
 
     main: the recipe's function of (config, run).
-    quick, full: its presets, instances of its `Config`; `Config()` is the default preset.
+    quick, full: its presets, instances of its `Config`; `Config()` is the default
+        preset.
     """
     name = Path(main.__code__.co_filename).stem
     presets = {"quick": quick, "default": type(quick)(), "full": full}
@@ -234,7 +258,11 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         if strategies.worker_number() is None:
             raise
-        who = "a parameter server" if strategies.has_parameter_servers() else "another worker"
+        who = (
+            "a parameter server"
+            if strategies.has_parameter_servers()
+            else "another worker"
+        )
         message = f"error: {who} is gone; start all of them again with --resume"
         print(message, file=sys.stderr)
         sys.exit(WORKER_GONE)
@@ -245,9 +273,14 @@ def cli(main: Callable[[Any, Run], None], *, quick: Any, full: Any) -> None:
 
 
 def execute(
-    main: Callable[[Any, Run], None], name: str, config: Any, options: Options, folder: Path
+    main: Callable[[Any, Run], None],
+    name: str,
+    config: Any,
+    options: Options,
+    folder: Path,
 ) -> bool:
-    """Prepares the machine, runs the recipe in `folder`, and says whether all claims held."""
+    """Prepares the machine, runs the recipe in `folder`, and says whether all claims
+    held."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
@@ -283,7 +316,10 @@ def execute(
         console=console,
     )
     run.print(f"{first_line(name, options, place)}\n")
-    settings = {"options": dataclasses.asdict(options), "config": dataclasses.asdict(config)}
+    settings = {
+        "options": dataclasses.asdict(options),
+        "config": dataclasses.asdict(config),
+    }
     write_json(folder / "config.json", settings)
     try:
         with strategy.scope():
@@ -305,7 +341,8 @@ def assist(
     workers: Workers,
     place: str,
 ) -> bool:
-    """A worker's part in a run that the chief records: it computes the same, and keeps nothing."""
+    """A worker's part in a run that the chief records: it computes the same, and keeps
+    nothing."""
     print(first_line(name, options, place), flush=True)
     with tempfile.TemporaryDirectory() as folder, workers.scope():
         main(config, Run(name, Path(folder), options.seed, console=Console(quiet=True)))
@@ -316,14 +353,19 @@ def first_line(name: str, options: Options, place: str) -> str:
     return f"{name} · {options.preset} preset · seed {options.seed} · {place}"
 
 
-def parse(name: str, presets: dict[str, Any], arguments: list[str]) -> tuple[Any, Options, Path]:
-    """Reads the command line into a recipe's `Config`, the common options and the run's folder.
+def parse(
+    name: str, presets: dict[str, Any], arguments: list[str]
+) -> tuple[Any, Options, Path]:
+    """Reads the command line into a recipe's `Config`, the common options and the run's
+    folder.
 
-    Flags fall back to the preset's values, and with --resume to what the run was started with.
-    Raises UsageError for bad input.
+    Flags fall back to the preset's values, and with --resume to what the run was
+    started with. Raises UsageError for bad input.
     """
     arguments = fill_in_export(arguments)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     first.add_argument("--preset", default="default")
     try:
         asked, _ = first.parse_known_args(arguments)
@@ -344,8 +386,8 @@ def parse(name: str, presets: dict[str, Any], arguments: list[str]) -> tuple[Any
 
 
 def keep_settings(wanted: Any, usual: Any, started: Any, folder: Path) -> Any:
-    """The settings that a resumed run was started with. Raises UsageError if a flag that was
-    given now says otherwise; where to export may change."""
+    """The settings that a resumed run was started with. Raises UsageError if a flag
+    that was given now says otherwise; where to export may change."""
     for each in dataclasses.fields(wanted):
         now, was = getattr(wanted, each.name), getattr(started, each.name)
         if each.name in ("out", "resume", "export"):
@@ -391,15 +433,22 @@ def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Opti
 
 
 def first_paragraph(framed: str) -> str:
-    """The first part of tyro's framed message in one line, with the flag it takes for meant."""
-    lines = [line.strip(" │╭╮╰╯") for line in framed.splitlines()][1:]  # without the title
+    """The first part of tyro's framed message in one line, with the flag it takes for
+    meant."""
+    lines = [line.strip(" │╭╮╰╯") for line in framed.splitlines()][
+        1:
+    ]  # without the title
     parts = [
         list(part)
-        for is_text, part in itertools.groupby(lines, key=lambda line: not set(line) <= set("─-"))
+        for is_text, part in itertools.groupby(
+            lines, key=lambda line: not set(line) <= set("─-")
+        )
         if is_text
     ]
     message = " ".join(parts[0])
-    near = [line.split()[0] for part in parts[1:] for line in part if line.startswith("--")]
+    near = [
+        line.split()[0] for part in parts[1:] for line in part if line.startswith("--")
+    ]
     if near and message.startswith("Unrecognized"):
         return f"{message}; did you mean {near[0]}?"
     return f"{message}; see --help"
@@ -419,8 +468,9 @@ def fill_in_export(arguments: list[str]) -> list[str]:
 def check_values(config: Any, default: Any) -> None:
     """Raises UsageError for a count below one and for a number that is not finite.
 
-    A count may be zero where the default is zero; a learning rate must be above zero. What else a
-    recipe needs it checks in `Config.__post_init__` or where it uses the value.
+    A count may be zero where the default is zero; a learning rate must be above zero.
+    What else a recipe needs it checks in `Config.__post_init__` or where it uses the
+    value.
     """
     for each in dataclasses.fields(config):
         value, usual = getattr(config, each.name), getattr(default, each.name)
@@ -428,9 +478,13 @@ def check_values(config: Any, default: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{flag}: it must be a finite number, such as {usual}")
         if "learning_rate" in each.name and value <= 0:
-            raise UsageError(f"{flag}: a learning rate must be above 0, such as {usual}")
+            raise UsageError(
+                f"{flag}: a learning rate must be above 0, such as {usual}"
+            )
         if type(value) is int and value < min(1, usual):
-            raise UsageError(f"{flag}: it must be at least {min(1, usual)}, such as {usual}")
+            raise UsageError(
+                f"{flag}: it must be at least {min(1, usual)}, such as {usual}"
+            )
 
 
 def newest_unfinished(name: str) -> Path:
@@ -438,7 +492,9 @@ def newest_unfinished(name: str) -> Path:
     for settings in sorted(Path("runs", name).glob("*/config.json"), reverse=True):
         if not is_finished(settings.parent):
             return settings.parent
-    raise UsageError(f"--resume: no interrupted run in runs/{name}; start without --resume")
+    raise UsageError(
+        f"--resume: no interrupted run in runs/{name}; start without --resume"
+    )
 
 
 def started_with(folder: Path, config_type: type) -> tuple[Any, Options]:
@@ -446,9 +502,13 @@ def started_with(folder: Path, config_type: type) -> tuple[Any, Options]:
     try:
         settings = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"--resume: {folder} holds no run; start without --resume") from error
+        raise UsageError(
+            f"--resume: {folder} holds no run; start without --resume"
+        ) from error
     if is_finished(folder):
-        raise UsageError(f"--resume: the run in {folder} is finished; start without --resume")
+        raise UsageError(
+            f"--resume: the run in {folder} is finished; start without --resume"
+        )
     options = Options(**settings["options"])
     options.export = Path(options.export) if options.export else None
     try:
@@ -468,17 +528,21 @@ def is_finished(folder: Path) -> bool:
 
 
 def open_folder(folder: Path, resume: bool) -> bool:
-    """Makes the run's folder; True if it is new. Raises UsageError if it can't be written or
-    holds something else already."""
+    """Makes the run's folder; True if it is new. Raises UsageError if it can't be
+    written or holds something else already."""
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume and any(folder.iterdir()):
-            raise UsageError(f"--out {folder}: not empty; name a new folder, or --resume")
+            raise UsageError(
+                f"--out {folder}: not empty; name a new folder, or --resume"
+            )
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be written ({error.strerror})") from error
+        raise UsageError(
+            f"--out {folder}: cannot be written ({error.strerror})"
+        ) from error
     return new
 
 
@@ -488,7 +552,9 @@ def describe(options: Options, place: str) -> dict[str, Any]:
         "preset": options.preset,
         "seed": options.seed,
         "precision": options.precision,
-        "command": shlex.join(["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "-m", f"recipes.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+        ),
         "hardware": {
             "devices": place,
             "processor": platform.machine(),
@@ -506,7 +572,8 @@ def describe(options: Options, place: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a JSON file as a whole: beside, then renamed. What is not finite becomes null."""
+    """Writes a JSON file as a whole: beside, then renamed. What is not finite becomes
+    null."""
     text = json.dumps(_plain(record), indent=1) + "\n"
     with replacing(path) as file:
         file.write(text.encode())

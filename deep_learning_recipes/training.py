@@ -1,9 +1,10 @@
-"""`fit`: `keras.Model.fit` for arrays that fit in memory, each epoch as one compiled call.
+"""`fit`: `keras.Model.fit` for arrays that fit in memory, each epoch as one compiled
+call.
 
-`keras.Model.fit` goes back to Python for every batch. For the small models of a lecture that
-costs more than their arithmetic. Here the arrays are put on the device once, and an epoch is a
-single `tf.function` that walks over a fresh permutation of the examples. Weights, History and
-progress bar are those of `keras.Model.fit`.
+`keras.Model.fit` goes back to Python for every batch. For the small models of a lecture
+that costs more than their arithmetic. Here the arrays are put on the device once, and
+an epoch is a single `tf.function` that walks over a fresh permutation of the examples.
+Weights, History and progress bar are those of `keras.Model.fit`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ import tensorflow as tf
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.callbacks import state_variables
-from deep_learning_recipes.distribute.parameter_server import ParameterServers, counting_apart
+from deep_learning_recipes.distribute.parameter_server import (
+    ParameterServers,
+    counting_apart,
+)
 from deep_learning_recipes.distribute.replicas import (
     Replicas,
     Workers,
@@ -42,13 +46,26 @@ STEPS_THAT_REPAY_XLA = 2_000
     2 attention blocks of width 64                13    7.6           3.9 s       700 steps
     2 attention blocks of width 128               84    109           4.2 s           never
 
-A short run that compiles in vain loses a second or so, a long run that does not loses minutes.
+A short run that compiles in vain loses a second or so, a long run that does not loses
+minutes.
 """
-UNFIT_FOR_XLA = {"While", "StatelessWhile", "PyFunc", "EagerPyFunc", "Assert", "CheckNumerics"}
-"""Operations that keep a step from XLA, beside convolutions: loops get slower, Python functions
-fail, assertions are silently left out."""
+UNFIT_FOR_XLA = {
+    "While",
+    "StatelessWhile",
+    "PyFunc",
+    "EagerPyFunc",
+    "Assert",
+    "CheckNumerics",
+}
+"""Operations that keep a step from XLA, beside convolutions: loops get slower, Python
+functions fail, assertions are silently left out."""
 STEPS_PER_EXECUTION = 16
-BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+)
 
 
 def fit(
@@ -67,44 +84,52 @@ def fit(
     verbose: int | str = "auto",
     jit_compile: bool | None = None,
 ) -> keras.callbacks.History:
-    """Train a compiled model, custom `train_step` included, as `keras.Model.fit` does, but faster.
+    """Train a compiled model, custom `train_step` included, as `keras.Model.fit` does,
+    but faster.
 
-    Several replicas (a `MirroredStrategy`, or the workers of `--strategy multi_worker`) divide each
-    batch among them and end with the weights of a single device, whatever the size of the last
-    batch and whatever `train_step` does, as long as its losses are means over the examples. What a
-    replica works out from its slice alone differs: random numbers, and the statistics of
-    BatchNormalization (not with `synchronized=True` under a MirroredStrategy).
+    Several replicas (a `MirroredStrategy`, or the workers of `--strategy multi_worker`)
+    divide each batch among them and end with the weights of a single device, whatever
+    the size of the last batch and whatever `train_step` does, as long as its losses are
+    means over the examples. What a replica works out from its slice alone differs:
+    random numbers, and the statistics of BatchNormalization (not with
+    `synchronized=True` under a MirroredStrategy).
 
-    With parameter servers the workers train asynchronously, so the weights are not those of a
-    single device nor the same twice: `distribute.parameter_server` says more.
+    With parameter servers the workers train asynchronously, so the weights are not
+    those of a single device nor the same twice: `distribute.parameter_server` says
+    more.
 
-    On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to `model.fit`
-    and sets `model.steps_per_execution` to 16, or less so that it divides an epoch's steps. Several
-    replicas then leave out an epoch's last, smaller batch.
+    On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to
+    `model.fit` and sets `model.steps_per_execution` to 16, or less so that it divides
+    an epoch's steps. Several replicas then leave out an epoch's last, smaller batch.
 
     Args:
         model: A compiled `keras.Model`.
-        x, y, sample_weight: Arrays, or nested dicts, tuples and lists of arrays, whose first axis
-            counts the examples. Or `x` alone: a batched `tf.data.Dataset`.
-        batch_size: Examples per step. The last, smaller batch of an epoch is trained as well.
+        x, y, sample_weight: Arrays, or nested dicts, tuples and lists of arrays, whose
+            first axis counts the examples. Or `x` alone: a batched `tf.data.Dataset`.
+        batch_size: Examples per step. The last, smaller batch of an epoch is trained as
+            well.
         epochs: The epoch to stop before, counted from 0 whatever `initial_epoch` is.
-        validation_data: `(x, y)`, `(x, y, sample_weight)` or a batched `tf.data.Dataset`.
-        callbacks: Keras callbacks. All that act once an epoch work: EarlyStopping, TensorBoard,
-            ReduceLROnPlateau, LearningRateScheduler, ModelCheckpoint, BackupAndRestore. The
-            `on_train_batch_*` hooks are called once an epoch, with the index of its last batch:
-            TerminateOnNaN acts at the end of the epoch, and a callback that needs every batch draws
-            a warning: use `model.fit` for it. A callback may have a method `restore(model) -> int`:
-            called once all variables exist, before `on_train_begin`, it may load them and fill
-            `model.history.history`, and returns how many epochs are done; training goes on there.
-        shuffle: Draw a new order each epoch. It depends on `seed` and the epoch's number alone, so
-            a resumed run sees the same batches.
-        seed: None draws one from Python's `random`, which `keras.utils.set_random_seed` seeds: the
-            same program started again draws the same.
+        validation_data: `(x, y)`, `(x, y, sample_weight)` or a batched
+            `tf.data.Dataset`.
+        callbacks: Keras callbacks. All that act once an epoch work: EarlyStopping,
+            TensorBoard, ReduceLROnPlateau, LearningRateScheduler, ModelCheckpoint,
+            BackupAndRestore. The `on_train_batch_*` hooks are called once an epoch,
+            with the index of its last batch: TerminateOnNaN acts at the end of the
+            epoch, and a callback that needs every batch draws a warning: use
+            `model.fit` for it. A callback may have a method `restore(model) -> int`:
+            called once all variables exist, before `on_train_begin`, it may load them
+            and fill `model.history.history`, and returns how many epochs are done;
+            training goes on there.
+        shuffle: Draw a new order each epoch. It depends on `seed` and the epoch's
+            number alone, so a resumed run sees the same batches.
+        seed: None draws one from Python's `random`, which `keras.utils.set_random_seed`
+            seeds: the same program started again draws the same.
         initial_epoch: The epoch to start from, unless a callback restored a later one.
-        verbose: 0 silent, 1 progress bar, 2 a line per epoch; "auto" means 1, or 0 where a callback
-            says by `shows_progress = True` that it shows it.
-        jit_compile: Compile with XLA. None: yes if the model was compiled with `jit_compile=True`,
-            or on a CPU for long training without convolutions and loops, which XLA makes slower.
+        verbose: 0 silent, 1 progress bar, 2 a line per epoch; "auto" means 1, or 0
+            where a callback says by `shows_progress = True` that it shows it.
+        jit_compile: Compile with XLA. None: yes if the model was compiled with
+            `jit_compile=True`, or on a CPU for long training without convolutions and
+            loops, which XLA makes slower.
 
     Returns:
         The History that `keras.Model.fit` returns.
@@ -113,17 +138,23 @@ def fit(
         ValueError: The model is not compiled, or the arrays or numbers make no sense.
     """
     if not model.compiled:
-        raise ValueError("the model is not compiled: call model.compile(...) before fit")
+        raise ValueError(
+            "the model is not compiled: call model.compile(...) before fit"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     if epochs < 0 or initial_epoch < 0:
-        raise ValueError(f"epochs={epochs}, initial_epoch={initial_epoch}: must be at least 0")
+        raise ValueError(
+            f"epochs={epochs}, initial_epoch={initial_epoch}: must be at least 0"
+        )
     if seed is None:
         seed = random.randrange(2**31)
 
     given_dataset = isinstance(x, tf.data.Dataset)
     if given_dataset and (y is not None or sample_weight is not None):
-        raise ValueError("x is a tf.data.Dataset: let it yield y and sample_weight as well")
+        raise ValueError(
+            "x is a tf.data.Dataset: let it yield y and sample_weight as well"
+        )
 
     strategy = model.distribute_strategy
     replicas = replicas_of(model)
@@ -135,7 +166,9 @@ def fit(
             "run_eagerly=True"
         )
     inputs = getattr(model, "inputs", None) or ()
-    if (is_cluster or strategy.num_replicas_in_sync > 1) and any(each.shape[0] for each in inputs):
+    if (is_cluster or strategy.num_replicas_in_sync > 1) and any(
+        each.shape[0] for each in inputs
+    ):
         raise UsageError(
             f"--strategy: {model.name!r} takes batches of one size only, to carry a state from one "
             "to the next; train it on a single device, with --strategy cpu or gpu"
@@ -147,17 +180,31 @@ def fit(
     if not given_dataset:
         data = _on_device(x, y, sample_weight)
         examples = _count(data)
-        steps = examples // batch_size if drop_remainder else math.ceil(examples / batch_size)
+        steps = (
+            examples // batch_size
+            if drop_remainder
+            else math.ceil(examples / batch_size)
+        )
         if steps == 0:
-            raise ValueError(f"batch_size={batch_size} is more than the {examples} examples")
+            raise ValueError(
+                f"batch_size={batch_size} is more than the {examples} examples"
+            )
     if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-        validation_data = _on_device(*keras.utils.unpack_x_y_sample_weight(validation_data))
+        validation_data = _on_device(
+            *keras.utils.unpack_x_y_sample_weight(validation_data)
+        )
 
     def order_of(epoch: Any) -> tf.Tensor:
         order = tf.range(examples)
-        return tf.random.experimental.stateless_shuffle(order, (seed, epoch)) if shuffle else order
+        return (
+            tf.random.experimental.stateless_shuffle(order, (seed, epoch))
+            if shuffle
+            else order
+        )
 
-    own_progress = any(getattr(each, "shows_progress", False) for each in callbacks or ())
+    own_progress = any(
+        getattr(each, "shows_progress", False) for each in callbacks or ()
+    )
     if replicas is not None and not replicas.is_chief:
         verbose = 0
     callbacks = keras.callbacks.CallbackList(
@@ -171,20 +218,29 @@ def fit(
     )
 
     def restore() -> int:
-        able = [callback for callback in callbacks.callbacks if hasattr(callback, "restore")]
+        able = [
+            callback for callback in callbacks.callbacks if hasattr(callback, "restore")
+        ]
         return max([initial_epoch, *(callback.restore(model) for callback in able)])
 
     if replicas is None or handed_over:
         if not given_dataset:
             data = functools.partial(
-                _batches, data, order_of, batch_size=batch_size, drop_remainder=drop_remainder
+                _batches,
+                data,
+                order_of,
+                batch_size=batch_size,
+                drop_remainder=drop_remainder,
             )
         return _hand_over(
             model, data, validation_data, batch_size, steps, epochs, callbacks, restore
         )
 
     for callback in callbacks.callbacks:
-        if any(not getattr(callback, hook).__module__.startswith("keras.") for hook in BATCH_HOOKS):
+        if any(
+            not getattr(callback, hook).__module__.startswith("keras.")
+            for hook in BATCH_HOOKS
+        ):
             warnings.warn(
                 f"{type(callback).__name__} has a hook for batches, which is called once an epoch "
                 "here: if it needs every batch, use model.fit",
@@ -204,7 +260,9 @@ def fit(
 
     def evaluate() -> dict[str, Any]:
         if isinstance(validation_data, tf.data.Dataset):
-            return model.evaluate(validation_data, callbacks=callbacks, return_dict=True)
+            return model.evaluate(
+                validation_data, callbacks=callbacks, return_dict=True
+            )
         callbacks.on_test_begin()
         logs = test(validation_data, tf.range(_count(validation_data)))
         callbacks.on_test_end(logs)
@@ -242,7 +300,8 @@ def _hand_over(
     callbacks: keras.callbacks.CallbackList,
     restore: Callable[[], int],
 ) -> keras.callbacks.History:
-    """Let `model.fit` train: on a dataset, or on what `data` makes of the epochs' numbers."""
+    """Let `model.fit` train: on a dataset, or on what `data` makes of the epochs'
+    numbers."""
     if model.built and model.optimizer is not None:
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
@@ -251,13 +310,19 @@ def _hand_over(
         # Keras looks at a batch even where all epochs are done.
         data = data(range(start, max(epochs, start + 1)))
     if validation_data is not None and not isinstance(validation_data, tf.data.Dataset):
-        validation_data = tf.data.Dataset.from_tensor_slices(validation_data).batch(batch_size)
+        validation_data = tf.data.Dataset.from_tensor_slices(validation_data).batch(
+            batch_size
+        )
     if not model.run_eagerly:
         # An execution that went past its epoch would eat the next one's batches.
-        divides = [n for n in range(1, STEPS_PER_EXECUTION + 1) if (steps or n) % n == 0]
+        divides = [
+            n for n in range(1, STEPS_PER_EXECUTION + 1) if (steps or n) % n == 0
+        ]
         if model.steps_per_execution != divides[-1]:
             model.steps_per_execution = divides[-1]
-            model.train_function = model.test_function = None  # of another number of steps
+            model.train_function = model.test_function = (
+                None  # of another number of steps
+            )
     return model.fit(
         data,
         steps_per_epoch=steps,
@@ -278,16 +343,20 @@ def _compile_epoch(
     epochs: int,
     jit_compile: bool | None,
 ) -> Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]:
-    """Trace the model's step and put it into a loop: a function of (data, order) that returns logs.
+    """Trace the model's step and put it into a loop: a function of (data, order) that
+    returns logs.
 
-    Tracing is most of what a small run costs, so the step is traced once, for batches of any size,
-    and the result stays with the model until it is compiled again or other weights get trainable.
+    Tracing is most of what a small run costs, so the step is traced once, for batches
+    of any size, and the result stays with the model until it is compiled again or other
+    weights get trainable.
     """
     batch_spec = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
     )
     steps = math.ceil(_count(data) / batch_size) * epochs
-    key = repr((step_name, batch_spec, batch_size, jit_compile, steps >= STEPS_THAT_REPAY_XLA))
+    key = repr(
+        (step_name, batch_spec, batch_size, jit_compile, steps >= STEPS_THAT_REPAY_XLA)
+    )
     model.make_train_function()  # makes a new object after each model.compile
 
     def state() -> tuple[Any, ...]:
@@ -302,7 +371,9 @@ def _compile_epoch(
     # A batch with fewer examples than replicas counts once.
     few = 0 < _count(data) % batch_size < replicas.count or batch_size < replicas.count
     # Until it is built, a LossScaleOptimizer scales by a constant.
-    unbuilt = [each for each in optimizers_of(model) if is_wrapper(each) and not each.built]
+    unbuilt = [
+        each for each in optimizers_of(model) if is_wrapper(each) and not each.built
+    ]
     trace = functools.partial(_trace_step, model, replicas, step_name, batch_spec)
     step = trace()
     apart = isinstance(replicas, ParameterServers)
@@ -319,13 +390,16 @@ def _compile_epoch(
         return step(batches, shares, counts)
 
     def steps_on(data: Any, order: tf.Tensor, use_xla: bool) -> dict[str, tf.Tensor]:
-        # XLA wants batches of one size; elsewhere a slice simply ends where the order does.
+        # XLA wants batches of one size; elsewhere a slice simply ends where the order
+        # does.
         examples = order.shape[0] if use_xla else tf.size(order)
         looped = examples - examples % batch_size if use_xla else examples
 
         def body(start: tf.Tensor, _: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             if use_xla:
-                return start + batch_size, step_on(data, tf.slice(order, [start], [batch_size]))
+                return start + batch_size, step_on(
+                    data, tf.slice(order, [start], [batch_size])
+                )
             return start + batch_size, step_on(data, order[start : start + batch_size])
 
         logs = keras.tree.map_structure(
@@ -361,7 +435,9 @@ def _compile_epoch(
     else:
         use_xla = jit_compile
     compiled = tf.function(
-        functools.partial(whole_epoch, use_xla=use_xla), autograph=False, jit_compile=use_xla
+        functools.partial(whole_epoch, use_xla=use_xla),
+        autograph=False,
+        jit_compile=use_xla,
     )
 
     def run(data: Any, order: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -373,8 +449,12 @@ def _compile_epoch(
             # XLA says so before any step has run.
             if jit_compile or "tf2xla" not in str(error):
                 raise
-            warnings.warn("XLA cannot compile this model: going on without", stacklevel=4)
-            compiled = tf.function(functools.partial(whole_epoch, use_xla=False), autograph=False)
+            warnings.warn(
+                "XLA cannot compile this model: going on without", stacklevel=4
+            )
+            compiled = tf.function(
+                functools.partial(whole_epoch, use_xla=False), autograph=False
+            )
             return compiled(data, order)
 
     cache.functions[key] = run
@@ -390,7 +470,8 @@ def _scheduled(
     logs_spec: dict[str, tf.TensorSpec],
     batch_size: int,
 ) -> Callable[[Any, tf.Tensor], dict[str, tf.Tensor]]:
-    """An epoch that workers compute in parts: a function of (data, order) that returns logs."""
+    """An epoch that workers compute in parts: a function of (data, order) that returns
+    logs."""
     with replicas.context():
         last_logs = {
             name: tf.Variable(tf.zeros(spec.shape, spec.dtype), trainable=False)
@@ -433,9 +514,12 @@ def _trace_step(
             with replicas.context():
                 return tf.Variable(**arguments)
 
-        def create(next_creator: Callable[..., tf.Variable], **arguments: Any) -> tf.Variable:
-            # Optimizers and metrics create their variables in the first step. TensorFlow traces
-            # a function twice that creates variables; created outside of it, once is enough.
+        def create(
+            next_creator: Callable[..., tf.Variable], **arguments: Any
+        ) -> tf.Variable:
+            # Optimizers and metrics create their variables in the first step.
+            # TensorFlow traces a function twice that creates variables; created outside
+            # of it, once is enough.
             if callable(arguments["initial_value"]):
                 return outside.submit(create_outside, **arguments).result()
             return next_creator(**arguments)
@@ -445,7 +529,10 @@ def _trace_step(
             if counts_apart:
                 step = counting_apart(step, model)
             if may_not_count:
-                step, batches = counting(step, model), list(zip(batches, counts, strict=True))
+                step, batches = (
+                    counting(step, model),
+                    list(zip(batches, counts, strict=True)),
+                )
             with tf.variable_creator_scope(create):
                 return replicas.run(step, model, batches, shares)
 
@@ -457,7 +544,8 @@ def _trace_step(
 def _logs_of_epoch(
     model: keras.Model, replicas: Replicas, logs: dict[str, tf.Tensor]
 ) -> dict[str, tf.Tensor]:
-    """The last step's logs, or in their place, as in model.fit, metrics of the whole epoch."""
+    """The last step's logs, or in their place, as in model.fit, metrics of the whole
+    epoch."""
     replicas.settle(model)
     metrics = model.get_metrics_result()
     if set(metrics) == set(logs):
@@ -465,15 +553,22 @@ def _logs_of_epoch(
     if replicas.sees_all:
         return logs
     logs = dict(zip(logs, replicas.add_up(list(logs.values())), strict=True))
-    # Results of the last step's metrics hold one replica's examples, or one batch's. A step that
-    # leaves out some of the metrics has a loss of its own, and Keras's tracker of the loss stays 0.
-    return {name: logs[name] if name == "loss" else metrics.get(name, logs[name]) for name in logs}
+    # Results of the last step's metrics hold one replica's examples, or one batch's. A
+    # step that leaves out some of the metrics has a loss of its own, and Keras's
+    # tracker of the loss stays 0.
+    return {
+        name: logs[name] if name == "loss" else metrics.get(name, logs[name])
+        for name in logs
+    }
 
 
 def _fit_for_xla(step: Any) -> bool:
     """Whether a traced step holds nothing that XLA on a CPU makes slower or wrong."""
     graph = step.graph.as_graph_def()
-    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    nodes = [
+        *graph.node,
+        *(node for body in graph.library.function for node in body.node_def),
+    ]
     return not any("Conv" in node.op or node.op in UNFIT_FOR_XLA for node in nodes)
 
 
@@ -494,17 +589,26 @@ def _batches(
         return keras.tree.map_structure(lambda array: tf.gather(array, indices), data)
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(indices_of)
-    return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def _on_device(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-    """Tensors for `train_step`, of floatx where they are floating, as `keras.Model.fit` makes."""
+    """Tensors for `train_step`, of floatx where they are floating, as `keras.Model.fit`
+    makes."""
     if sample_weight is not None and y is None:
         raise ValueError("sample_weight is given without y")
 
     def to_tensor(array: Any) -> tf.Tensor:
-        tensor = array if tf.is_tensor(array) else tf.convert_to_tensor(np.asarray(array))
-        return tf.cast(tensor, keras.config.floatx()) if tensor.dtype.is_floating else tensor
+        tensor = (
+            array if tf.is_tensor(array) else tf.convert_to_tensor(np.asarray(array))
+        )
+        return (
+            tf.cast(tensor, keras.config.floatx())
+            if tensor.dtype.is_floating
+            else tensor
+        )
 
     data = keras.tree.map_structure(
         to_tensor, keras.utils.pack_x_y_sample_weight(x, y, sample_weight)

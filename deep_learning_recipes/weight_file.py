@@ -1,5 +1,6 @@
-"""One file for a network whose weights are few values and mostly 0 (Han et al., Deep compression,
-2016): codebooks, cluster numbers, and relative indices in place of the zeros.
+"""One file for a network whose weights are few values and mostly 0 (Han et al., Deep
+compression, 2016): codebooks, cluster numbers, and relative indices in place of the
+zeros.
 
 The entropy coder is the caller's: `write` and `read` take its two functions.
 
@@ -21,8 +22,9 @@ Format (little-endian):
     4, then as many     number of bytes, the entries' cluster numbers as the caller coded them
     4, then as many     number of bytes, the entries' gaps as the caller coded them
 
-All arrays, flat and one after the other, make one sequence. Cluster number k > 0 stands for the
-k-th centroid of the weight's array, 0 for the value 0. An entry is a nonzero weight, or a filler.
+All arrays, flat and one after the other, make one sequence. Cluster number k > 0 stands
+for the k-th centroid of the weight's array, 0 for the value 0. An entry is a nonzero
+weight, or a filler.
 """
 
 from __future__ import annotations
@@ -46,11 +48,12 @@ Decode = Callable[[bytes, int, int], np.ndarray]
 
 
 def relative_indices(labels: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nonzero ones of `labels` (n,), and how many zeros each skips since the one before.
+    """The nonzero ones of `labels` (n,), and how many zeros each skips since the one
+    before.
 
-    A gap of more than 2^bits − 1 zeros does not fit: after every 2^bits − 1 zeros another zero is
-    written out as an entry, a filler (figure 2 of the paper). Returns entries and gaps, both
-    (entries,); gaps in [0, 2^bits).
+    A gap of more than 2^bits − 1 zeros does not fit: after every 2^bits − 1 zeros
+    another zero is written out as an entry, a filler (figure 2 of the paper). Returns
+    entries and gaps, both (entries,); gaps in [0, 2^bits).
     """
     places = np.flatnonzero(labels)
     fillers, rest = np.divmod(np.diff(places, prepend=-1) - 1, 2**bits)
@@ -102,15 +105,17 @@ def write(
     for symbols, alphabet in ((entries, 2**bits), (gaps, 2**gap_bits)):
         coded = encode(symbols, alphabet)
         content += struct.pack("<I", len(coded)) + coded
-    return PREAMBLE.pack(MAGIC, len(content), hashlib.sha256(content).digest()) + content
+    return (
+        PREAMBLE.pack(MAGIC, len(content), hashlib.sha256(content).digest()) + content
+    )
 
 
 def read(file: bytes, decode: Decode) -> tuple[str, list[np.ndarray]]:
-    """The network's name and its arrays (float32) from what `write` made. `decode` is the other
-    half of the coder it was made with.
+    """The network's name and its arrays (float32) from what `write` made. `decode` is
+    the other half of the coder it was made with.
 
-    Raises ValueError, before anything is decoded, if the file is of another kind, was cut off, or
-    was altered in any bit.
+    Raises ValueError, before anything is decoded, if the file is of another kind, was
+    cut off, or was altered in any bit.
     """
     stream, title, counts = _open(file)
     arrays, bits, gap_bits, entry_count = counts
@@ -128,12 +133,15 @@ def read(file: bytes, decode: Decode) -> tuple[str, list[np.ndarray]]:
     sequence = np.zeros(ends[-1], "float32")
     sequence[places] = codebooks[np.searchsorted(ends, places, side="right"), entries]
     parts = np.split(sequence, ends[:-1])
-    return title, [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return title, [
+        part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 def stage_bytes(file: bytes) -> dict[str, float]:
-    """What the network takes after each stage: `float32`, `pruned` (values in float32, relative
-    indices), `shared` (cluster numbers, relative indices, codebooks), and `file`.
+    """What the network takes after each stage: `float32`, `pruned` (values in float32,
+    relative indices), `shared` (cluster numbers, relative indices, codebooks), and
+    `file`.
 
     Raises ValueError as `read` does.
     """
@@ -154,14 +162,20 @@ def stage_bytes(file: bytes) -> dict[str, float]:
 def _open(file: bytes) -> tuple[io.BytesIO, str, tuple[int, int, int, int]]:
     """Checks the file and reads its content up to the arrays."""
     if file[:4] != MAGIC:
-        raise ValueError("not a file of compressed weights: it does not start with DCF1")
+        raise ValueError(
+            "not a file of compressed weights: it does not start with DCF1"
+        )
     content = file[PREAMBLE.size :]
     if len(file) >= PREAMBLE.size:
         _, length, checksum = PREAMBLE.unpack_from(file)
     if len(file) < PREAMBLE.size or len(content) < length:
-        raise ValueError(f"the file of compressed weights was cut off after {len(file)} bytes")
+        raise ValueError(
+            f"the file of compressed weights was cut off after {len(file)} bytes"
+        )
     if len(content) > length or hashlib.sha256(content).digest() != checksum:
-        raise ValueError("the file of compressed weights was altered: its checksum differs")
+        raise ValueError(
+            "the file of compressed weights was altered: its checksum differs"
+        )
     stream = io.BytesIO(content)
     title = stream.read(stream.read(1)[0]).decode()
     return stream, title, COUNTS.unpack(stream.read(COUNTS.size))

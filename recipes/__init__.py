@@ -7,8 +7,9 @@ The theme folders stand on this package's path, so recipes/generative/vae.py run
 import os
 from pathlib import Path
 
-# TensorFlow's start-up notes would bury a recipe's first lines; a value set by the user wins. A few
-# lines remain that it prints before it reads this (tensorflow#100442). Errors reach Python anyway.
+# TensorFlow's start-up notes would bury a recipe's first lines; a value set by the user
+# wins. A few lines remain that it prints before it reads this (tensorflow#100442).
+# Errors reach Python anyway.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 

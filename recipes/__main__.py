@@ -1,4 +1,5 @@
-"""`python -m recipes`: the catalogue. Lists, searches and copies recipes, and measures results."""
+"""`python -m recipes`: the catalogue. Lists, searches and copies recipes, and measures
+results."""
 
 import argparse
 import shutil
@@ -9,9 +10,14 @@ from deep_learning_recipes import UsageError, catalogue, did_you_mean
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 if a claim fell, or 2 for bad input."""
+    """Runs one command and returns its exit code: 0, 1 if a claim fell, or 2 for bad
+    input."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"copy": copy_command, "results": results_command, "table": table_command}
+    commands = {
+        "copy": copy_command,
+        "results": results_command,
+        "table": table_command,
+    }
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -32,7 +38,9 @@ def list_command(arguments: list[str]) -> int:
         epilog="more commands: copy NAME FILE, results NAME... [--seeds N], table [--check]; "
         "each has its own --help",
     )
-    parser.add_argument("words", nargs="*", help="search names, titles, lectures and papers")
+    parser.add_argument(
+        "words", nargs="*", help="search names, titles, lectures and papers"
+    )
     parser.add_argument("--theme", metavar="THEME", help=", ".join(catalogue.THEMES))
     options = parser.parse_args(arguments)
 
@@ -63,7 +71,9 @@ def list_command(arguments: list[str]) -> int:
         for recipe in shelf:
             print(f"  {recipe.name:{width}}{recipe.title}")
             if options.words:
-                print(f"  {'':{width}}{'; '.join(recipe.lectures)}\n  {'':{width}}{recipe.paper}")
+                print(
+                    f"  {'':{width}}{'; '.join(recipe.lectures)}\n  {'':{width}}{recipe.paper}"
+                )
     plural = "" if len(found) == 1 else "s"
     print(f"\n{len(found)} recipe{plural}. Run one: python -m recipes.{found[0].name}")
     return 0
@@ -77,7 +87,9 @@ def copy_command(arguments: list[str]) -> int:
         "third-party packages only.",
     )
     parser.add_argument("name", help="the recipe")
-    parser.add_argument("file", type=Path, help="the file to write; it may not exist yet")
+    parser.add_argument(
+        "file", type=Path, help="the file to write; it may not exist yet"
+    )
     options = parser.parse_args(arguments)
 
     recipe = catalogue.find_recipe(options.name)
@@ -88,7 +100,9 @@ def copy_command(arguments: list[str]) -> int:
         with target.open("xb") as file, recipe.path.open("rb") as source:
             shutil.copyfileobj(source, file)
     except OSError as error:
-        raise UsageError(f"{target} cannot be written ({error.strerror}); name another") from error
+        raise UsageError(
+            f"{target} cannot be written ({error.strerror}); name another"
+        ) from error
     print(f"{target}: {recipe.title} Run it: python {target}")
     return 0
 
@@ -100,10 +114,18 @@ def results_command(arguments: list[str]) -> int:
         description="Run recipes' default preset once for each seed; write results/NAME.json and "
         "small pictures of the first seed. Finished seeds are kept, so it can be interrupted.",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="the recipes; `all` for all")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (default: 3)")
-    parser.add_argument("--preset", choices=("quick", "default", "full"), default="default")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="the recipes; `all` for all"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="how many, from 0 (default: 3)"
+    )
+    parser.add_argument(
+        "--preset", choices=("quick", "default", "full"), default="default"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), help="default: results"
+    )
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
@@ -114,7 +136,9 @@ def results_command(arguments: list[str]) -> int:
     if names == ["all"]:
         names = [recipe.name for recipe in catalogue.find_recipes()]
     recipes = [catalogue.find_recipe(name) for name in names]
-    return results.measure(recipes, seeds=options.seeds, preset=options.preset, out=options.out)
+    return results.measure(
+        recipes, seeds=options.seeds, preset=options.preset, out=options.out
+    )
 
 
 def table_command(arguments: list[str]) -> int:
@@ -123,12 +147,16 @@ def table_command(arguments: list[str]) -> int:
         prog="python -m recipes table",
         description="Write the table of recipes, with what results/ holds, into README.md.",
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if it is stale"
+    )
     options = parser.parse_args(arguments)
 
     from deep_learning_recipes import results
 
-    stale = results.update_readme(Path("README.md"), Path("results"), write=not options.check)
+    stale = results.update_readme(
+        Path("README.md"), Path("results"), write=not options.check
+    )
     if stale and options.check:
         print("README.md: the table of recipes is stale; run `python -m recipes table`")
         return 1

@@ -1,4 +1,5 @@
-"""What all tests share: one core for each worker, a folder of one's own, a recipe's real run."""
+"""What all tests share: one core for each worker, a folder of one's own, a recipe's
+real run."""
 
 import json
 import os
@@ -16,7 +17,8 @@ import pytest
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A job in the background is started deaf to Ctrl-C, and hands that on to what it starts.
+# A job in the background is started deaf to Ctrl-C, and hands that on to what it
+# starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,9 +27,9 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """One worker runs all tests of a file, and of those that every recipe comes under all tests of
-    a recipe: so what they share is done once. (The marks that pytest-xdist has for it are without
-    effect since pytest 9.2.)"""
+    """One worker runs all tests of a file, and of those that every recipe comes under
+    all tests of a recipe: so what they share is done once. (The marks that pytest-xdist
+    has for it are without effect since pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileOrRecipe(LoadScopeScheduling):
@@ -60,7 +62,8 @@ class Finished:
 
 
 def run_in_process(name: str, folder: Path, *arguments: str) -> Finished:
-    """`python -m recipes.NAME --out FOLDER ...` in this process, which has TensorFlow already."""
+    """`python -m recipes.NAME --out FOLDER ...` in this process, which has TensorFlow
+    already."""
     import recipes  # noqa: F401 (quiets TensorFlow before it is imported)
     from deep_learning_recipes.run import Run
 
@@ -79,8 +82,14 @@ def run_in_process(name: str, folder: Path, *arguments: str) -> Finished:
     return Finished(exit_request.value.code or 0, folder, exports)
 
 
-def command(*arguments: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess:
+def command(
+    *arguments: str, timeout: float = 300, **options: Any
+) -> subprocess.CompletedProcess:
     """`python ARGUMENTS` in a process of its own, with its output as text."""
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, **options
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
     )

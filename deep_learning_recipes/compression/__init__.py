@@ -1,10 +1,15 @@
-"""Models made small: TF Model Optimization on Keras 3, by a bridge to tf_keras and back; LiteRT
-(TensorFlow Lite) files of them, run and measured."""
+"""Models made small: TF Model Optimization on Keras 3, by a bridge to tf_keras and
+back; LiteRT (TensorFlow Lite) files of them, run and measured."""
 
 from deep_learning_recipes.compression.bridge import to_keras, to_tf_keras
 from deep_learning_recipes.compression.folding import fold
 from deep_learning_recipes.compression.litert import MODES, LiteRTModel, to_litert
-from deep_learning_recipes.compression.measure import Measurement, SavedModel, benchmark, table
+from deep_learning_recipes.compression.measure import (
+    Measurement,
+    SavedModel,
+    benchmark,
+    table,
+)
 from deep_learning_recipes.compression.optimization import (
     Optimized,
     Report,

@@ -1,8 +1,9 @@
-"""Keras 3 models as tf_keras models and back: TF Model Optimization works on tf_keras alone.
+"""Keras 3 models as tf_keras models and back: TF Model Optimization works on tf_keras
+alone.
 
-The graph is read from `model.get_config()`, the format of saved models. Each layer is made anew by
-the tf_keras class of the same name, bare `keras.ops` by a layer that calls the same operation, and
-the weights are copied. The source model is never touched.
+The graph is read from `model.get_config()`, the format of saved models. Each layer is
+made anew by the tf_keras class of the same name, bare `keras.ops` by a layer that calls
+the same operation, and the weights are copied. The source model is never touched.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ INSTEAD = {
 }
 """For layers that tf_keras has no counterpart of."""
 DIFFERENT = ("Lambda", "RandomCrop")
-"""Layers that both have, but not the same: a Lambda cannot be seen into, and tf_keras's RandomCrop
-resizes in inference, where Keras 3 leaves the image as it is."""
+"""Layers that both have, but not the same: a Lambda cannot be seen into, and tf_keras's
+RandomCrop resizes in inference, where Keras 3 leaves the image as it is."""
 AUGMENTS = "the same layer in the data pipeline (dataset.map), outside of the model"
 BUILD_IT = "a functional model of layers from keras.layers and of keras.ops, which can be seen into"
 
@@ -54,7 +55,8 @@ WITHOUT_EFFECT = {
     "use_cudnn",
     "vocabulary_size",
 }
-"""Options of Keras 3 that tf_keras lacks and that do not change what a layer computes."""
+"""Options of Keras 3 that tf_keras lacks and that do not change what a layer
+computes."""
 LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
 MADE_WITH_STATE = ("Normalization", *LOOKUPS)
 """Layers whose tf_keras counterpart is made with what they found in `adapt`."""
@@ -72,8 +74,8 @@ SAME_ACTIVATIONS = {
     "softsign",
     "tanh",
 }
-"""Activations that the two compute alike. Others of one name differ: tf_keras's hard_sigmoid is
-another function. They go over as Keras 3's own."""
+"""Activations that the two compute alike. Others of one name differ: tf_keras's
+hard_sigmoid is another function. They go over as Keras 3's own."""
 
 
 @tf_keras.saving.register_keras_serializable("deep_learning_recipes")
@@ -81,8 +83,8 @@ class KerasOperation(tf_keras.layers.Layer):
     """Calls a `keras.ops` operation of a Keras 3 graph within a tf_keras graph.
 
     operation: the operation, serialised by `keras.saving`.
-    template: its arguments `{"args": [...], "kwargs": {...}}` as `get_config` writes them, with
-        the number of an input in the place of each tensor.
+    template: its arguments `{"args": [...], "kwargs": {...}}` as `get_config` writes
+        them, with the number of an input in the place of each tensor.
     """
 
     def __init__(self, operation: dict, template: dict, **kwargs: Any) -> None:
@@ -96,7 +98,9 @@ class KerasOperation(tf_keras.layers.Layer):
 
     @tf.autograph.experimental.do_not_convert
     def compute(self, tensors: list[Any]) -> Any:
-        args, kwargs = _arguments(self.made_from.template, lambda tensor: tensors[tensor["config"]])
+        args, kwargs = _arguments(
+            self.made_from.template, lambda tensor: tensors[tensor["config"]]
+        )
         # Not __call__, which looks for Keras 3's symbolic tensors.
         return self.operation.call(*args, **kwargs)
 
@@ -121,8 +125,8 @@ class LayerNormalization(tf_keras.layers.LayerNormalization):
 
 @tf_keras.saving.register_keras_serializable("deep_learning_recipes")
 class MultiHeadAttention(tf_keras.layers.MultiHeadAttention):
-    """tf_keras's, rounding as Keras 3: it computes softmax(q·kᵀ/√d)·v in one go where nobody asks
-    for the scores and nothing is dropped."""
+    """tf_keras's, rounding as Keras 3: it computes softmax(q·kᵀ/√d)·v in one go where
+    nobody asks for the scores and nothing is dropped."""
 
     def call(
         self,
@@ -147,10 +151,17 @@ class MultiHeadAttention(tf_keras.layers.MultiHeadAttention):
 
     @tf.autograph.experimental.do_not_convert
     def _compute_attention(
-        self, query: Any, key: Any, value: Any, attention_mask: Any = None, training: Any = None
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: Any = None,
     ) -> Any:
         if not self.in_one_go or len(query.shape) != 4:
-            return super()._compute_attention(query, key, value, attention_mask, training)
+            return super()._compute_attention(
+                query, key, value, attention_mask, training
+            )
         if attention_mask is not None:
             while len(attention_mask.shape) < 4:
                 attention_mask = tf.expand_dims(attention_mask, -3)
@@ -163,7 +174,8 @@ class MultiHeadAttention(tf_keras.layers.MultiHeadAttention):
 
 @tf_keras.saving.register_keras_serializable("deep_learning_recipes")
 class SpectralNormalization(tf_keras.layers.SpectralNormalization):
-    """tf_keras's, which cannot be built beside Keras 3: it takes its InputSpec from tf.keras."""
+    """tf_keras's, which cannot be built beside Keras 3: it takes its InputSpec from
+    tf.keras."""
 
     def build(self, input_shape: Any) -> None:
         tf_keras.layers.Wrapper.build(self, input_shape)
@@ -177,44 +189,50 @@ class SpectralNormalization(tf_keras.layers.SpectralNormalization):
 
 
 OWN = {
-    each.__name__: each for each in (LayerNormalization, MultiHeadAttention, SpectralNormalization)
+    each.__name__: each
+    for each in (LayerNormalization, MultiHeadAttention, SpectralNormalization)
 }
 """Classes that take the place of tf_keras's own, by name."""
 
 
 @dataclass
 class Bridge:
-    """A tf_keras model that was made from a Keras 3 model, and which layer became which."""
+    """A tf_keras model that was made from a Keras 3 model, and which layer became
+    which."""
 
     model: tf_keras.Model
     layers: dict[tuple[str, ...], tf_keras.layers.Layer] = field(default_factory=dict)
-    """the tf_keras layer by the path of the Keras 3 layer: its name, after the names of the models
-    it is nested in"""
+    """the tf_keras layer by the path of the Keras 3 layer: its name, after the names of
+    the models it is nested in"""
     names: dict[tuple[str, ...], str] = field(default_factory=dict)
     """what each is called in tf_keras"""
 
 
 def to_tf_keras(model: keras.Model) -> tf_keras.Model:
-    """Returns a tf_keras model that computes exactly what `model` does, with its weights.
+    """Returns a tf_keras model that computes exactly what `model` does, with its
+    weights.
 
-    model: a built Keras 3 model, Sequential or functional, with any structure of inputs and
-        outputs, nested models and shared layers. Layers keep their names. It is not touched.
+    model: a built Keras 3 model, Sequential or functional, with any structure of inputs
+        and outputs, nested models and shared layers. Layers keep their names. It is not
+        touched.
 
-    The new model is not compiled. Raises ValueError, naming the layer and what to use in its
-    place, for a layer or an option that tf_keras does not know.
+    The new model is not compiled. Raises ValueError, naming the layer and what to use
+    in its place, for a layer or an option that tf_keras does not know.
     """
     return bridge(model).model
 
 
 def to_keras(tf_model: tf_keras.Model, like: keras.Model) -> keras.Model:
-    """Returns a Keras 3 model with the structure of `like` and the weights of `tf_model`.
+    """Returns a Keras 3 model with the structure of `like` and the weights of
+    `tf_model`.
 
-    tf_model: made from `like` by `to_tf_keras` and trained since, or stripped of the wrappers of
-        TF Model Optimization. Layers are found by name.
-    like: the Keras 3 model; it is not touched. If it is compiled, the new model is as well, with
-        an optimizer that starts anew.
+    tf_model: made from `like` by `to_tf_keras` and trained since, or stripped of the
+        wrappers of TF Model Optimization. Layers are found by name.
+    like: the Keras 3 model; it is not touched. If it is compiled, the new model is as
+        well, with an optimizer that starts anew.
 
-    Raises ValueError if a layer of `like` is missing in `tf_model` or its weights do not fit.
+    Raises ValueError if a layer of `like` is missing in `tf_model` or its weights do
+    not fit.
     """
     _check_is_tf_keras(tf_model)
     copy = copy_of(like)
@@ -235,8 +253,8 @@ def to_keras(tf_model: tf_keras.Model, like: keras.Model) -> keras.Model:
 
 
 def copy_of(model: keras.Model) -> keras.Model:
-    """A Keras 3 model that shares nothing with `model`: the same graph, weights, and compilation
-    with an optimizer that starts anew."""
+    """A Keras 3 model that shares nothing with `model`: the same graph, weights, and
+    compilation with an optimizer that starts anew."""
     graph = as_functional(model)
     if isinstance(model, keras.Sequential):
         copy = keras.Sequential.from_config(model.get_config())
@@ -253,7 +271,9 @@ def copy_of(model: keras.Model) -> keras.Model:
     return copy
 
 
-def weighted_layers(model: keras.Model, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def weighted_layers(
+    model: keras.Model, path: tuple[str, ...] = ()
+) -> dict[tuple[str, ...], Any]:
     """All layers that hold weights, those of nested models included, by path."""
     found: dict[tuple[str, ...], Any] = {}
     for layer in model.layers:
@@ -273,7 +293,8 @@ def as_functional(model: keras.Model) -> keras.Model:
         if isinstance(model, keras.Sequential):
             # Its `input` and `output` are those of the model it is nested in.
             inputs, outputs = (
-                each[0] if len(each) == 1 else each for each in (model.inputs, model.outputs)
+                each[0] if len(each) == 1 else each
+                for each in (model.inputs, model.outputs)
             )
         else:
             inputs, outputs = model.input, model.output
@@ -282,7 +303,9 @@ def as_functional(model: keras.Model) -> keras.Model:
             way_out = "it is not built: begin with keras.Input(shape), or call it on data once"
         else:
             way_out = f"a subclass's graph cannot be seen; use {BUILD_IT}"
-        raise ValueError(f"{model.name!r} ({type(model).__name__}): {way_out}") from error
+        raise ValueError(
+            f"{model.name!r} ({type(model).__name__}): {way_out}"
+        ) from error
     return keras.Model(inputs, outputs, name=model.name)
 
 
@@ -291,12 +314,12 @@ def bridge(
 ) -> Bridge:
     """`to_tf_keras`, with the correspondence of layers.
 
-    prefix: goes before the name of each layer but the inputs. TF Model Optimization expands
-        layers into others with automatic names, which may be taken otherwise.
-    inline: put nested models' layers into the one graph (TF Model Optimization's quantisation
-        takes no nested models).
-    split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise, as its
-        quantisation would do under names of its own.
+    prefix: goes before the name of each layer but the inputs. TF Model Optimization
+        expands layers into others with automatic names, which may be taken otherwise.
+    inline: put nested models' layers into the one graph (TF Model Optimization's
+        quantisation takes no nested models).
+    split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise,
+        as its quantisation would do under names of its own.
     """
     return _Builder(prefix, inline, split, {}).build(model)
 
@@ -304,10 +327,13 @@ def bridge(
 class _Builder:
     """Makes one tf_keras graph."""
 
-    def __init__(self, prefix: str, inline: bool, split: bool, shared: dict[int, Any]) -> None:
+    def __init__(
+        self, prefix: str, inline: bool, split: bool, shared: dict[int, Any]
+    ) -> None:
         self.prefix, self.inline, self.split = prefix, inline, split
         self.shared = shared
-        """tf_keras layers by the identity of the Keras 3 layer, for all graphs of a model"""
+        """tf_keras layers by the identity of the Keras 3 layer, for all graphs of a
+        model"""
         self.layers: dict[tuple[str, ...], tf_keras.layers.Layer] = {}
         self.names: set[str] = set()
 
@@ -319,17 +345,21 @@ class _Builder:
             for data in config["layers"]
             if data["class_name"] == "InputLayer"
         }
-        entrances = _map_histories(config["input_layers"], lambda history: inputs[history[:2]][0])
+        entrances = _map_histories(
+            config["input_layers"], lambda history: inputs[history[:2]][0]
+        )
         outputs = self.run(graph, config, inputs, ())
         names = {path: layer.name for path, layer in self.layers.items()}
         model = tf_keras.Model(entrances, outputs, name=model.name)
         return Bridge(model, self.layers, names)
 
-    def run(self, graph: Any, config: dict, tensors: dict, path: tuple[str, ...]) -> Any:
+    def run(
+        self, graph: Any, config: dict, tensors: dict, path: tuple[str, ...]
+    ) -> Any:
         """Calls the layers of a graph one after the other and returns its outputs.
 
-        tensors: the outputs (a flat list) of each call of a layer, by the layer's name and the
-            call's number; holds the inputs' when it begins.
+        tensors: the outputs (a flat list) of each call of a layer, by the layer's name
+            and the call's number; holds the inputs' when it begins.
         """
         operations = {operation.name: operation for operation in graph.operations}
 
@@ -350,7 +380,9 @@ class _Builder:
             for data, number, call in pending:
                 if all(map(is_known, _tensors_in(call))):
                     here = (*path, data["name"])
-                    outputs = self.call(operations[data["name"]], data, call, tensor_of, here)
+                    outputs = self.call(
+                        operations[data["name"]], data, call, tensor_of, here
+                    )
                     tensors[data["name"], number] = tf.nest.flatten(outputs)
                 else:
                     waiting.append((data, number, call))
@@ -367,13 +399,20 @@ class _Builder:
         return _map_histories(config["output_layers"], output_of)
 
     def call(
-        self, operation: Any, data: dict, call: dict, tensor_of: Callable, path: tuple[str, ...]
+        self,
+        operation: Any,
+        data: dict,
+        call: dict,
+        tensor_of: Callable,
+        path: tuple[str, ...],
     ) -> Any:
         """Calls what stands for `operation` as the recorded `call` says."""
         if not isinstance(operation, keras.layers.Layer):
             return self.call_operation(operation, data, call, tensor_of, path)
         args, kwargs = _arguments(call, tensor_of)
-        kwargs.pop("training", None)  # in Keras 3 the model's own `training` overrides it
+        kwargs.pop(
+            "training", None
+        )  # in Keras 3 the model's own `training` overrides it
         if isinstance(operation, keras.Model) and self.inline:
             return self.call_inline(operation, args, kwargs, path)
         is_new = id(operation) not in self.shared
@@ -390,7 +429,9 @@ class _Builder:
             _copy_weights(operation, layer)
         return outputs
 
-    def call_inline(self, model: Any, args: Any, kwargs: dict, path: tuple[str, ...]) -> Any:
+    def call_inline(
+        self, model: Any, args: Any, kwargs: dict, path: tuple[str, ...]
+    ) -> Any:
         graph = as_functional(model)
         config = _config_of(graph)
         names: list[str] = []
@@ -400,13 +441,17 @@ class _Builder:
             given = [structure[name] for name in config["input_layers"]]
         else:
             given = tf.nest.flatten(structure)
-        tensors = {(name, 0): [tensor] for name, tensor in zip(names, given, strict=True)}
+        tensors = {
+            (name, 0): [tensor] for name, tensor in zip(names, given, strict=True)
+        }
         return self.run(graph, config, tensors, path)
 
     def make(self, operation: Any, data: dict, path: tuple[str, ...]) -> Any:
         if isinstance(operation, keras.Model):
             nested = _Builder("", False, False, self.shared).build(operation)
-            self.layers |= {(*path, *below): layer for below, layer in nested.layers.items()}
+            self.layers |= {
+                (*path, *below): layer for below, layer in nested.layers.items()
+            }
             layer = nested.model
         elif self.split and isinstance(operation, keras.layers.SeparableConv2D):
             return _Split(operation, self.name(path))
@@ -416,7 +461,12 @@ class _Builder:
         return layer
 
     def call_operation(
-        self, operation: Any, data: dict, call: dict, tensor_of: Callable, path: tuple[str, ...]
+        self,
+        operation: Any,
+        data: dict,
+        call: dict,
+        tensor_of: Callable,
+        path: tuple[str, ...],
     ) -> Any:
         inputs = [tensor_of(each) for each in _tensors_in(call)]
         options = {"name": self.name(path), "dtype": inputs[0].dtype.name}
@@ -473,7 +523,9 @@ class _Split:
 
 def _counts_from_one(operation: Any) -> bool:
     """In a graph's outputs, Keras numbers the calls of a functional model from 1."""
-    return isinstance(operation, keras.Model) and not isinstance(operation, keras.Sequential)
+    return isinstance(operation, keras.Model) and not isinstance(
+        operation, keras.Sequential
+    )
 
 
 def _config_of(graph: Any) -> dict:
@@ -484,11 +536,15 @@ def _config_of(graph: Any) -> dict:
         if isinstance(operation, keras.layers.Layer):
             _check_layer(operation)
         elif not type(operation).__module__.startswith("keras."):
-            raise ValueError(f"{_describe(operation)}: only Keras's own operations are known")
+            raise ValueError(
+                f"{_describe(operation)}: only Keras's own operations are known"
+            )
     try:
         return graph.get_config()
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(f"{graph.name!r}: a part of it has no config: {error}") from error
+        raise ValueError(
+            f"{graph.name!r}: a part of it has no config: {error}"
+        ) from error
 
 
 def _check_layer(layer: Any) -> None:
@@ -498,13 +554,18 @@ def _check_layer(layer: Any) -> None:
     if type(layer) is not getattr(keras.layers, name, None):
         raise ValueError(f"{_describe(layer)}: a class of its own; use {BUILD_IT}")
     other = AUGMENTS if hasattr(layer, "transform_images") else BUILD_IT
-    raise ValueError(f"{_describe(layer)}: not in tf_keras; use {INSTEAD.get(name, other)}")
+    raise ValueError(
+        f"{_describe(layer)}: not in tf_keras; use {INSTEAD.get(name, other)}"
+    )
 
 
 def _counterpart(kind: type) -> type | None:
-    """The class that stands for a Keras 3 layer's class in tf_keras, if there is one."""
+    """The class that stands for a Keras 3 layer's class in tf_keras, if there is
+    one."""
     name, module = kind.__name__, kind.__module__
-    if module.startswith("keras.src.applications."):  # parts of ConvNeXt, InceptionResNetV2
+    if module.startswith(
+        "keras.src.applications."
+    ):  # parts of ConvNeXt, InceptionResNetV2
         return getattr(importlib.import_module(f"tf_{module}"), name, None)
     if kind is not getattr(keras.layers, name, None) or name in DIFFERENT:
         return None
@@ -555,7 +616,9 @@ def _from_config(source: type, config: dict, name: str) -> Any:
             continue
         if key.endswith("_initializer"):
             if key in accepted:
-                options[key] = "zeros"  # the weights are copied; others take time to draw
+                options[key] = (
+                    "zeros"  # the weights are copied; others take time to draw
+                )
         elif key == "zero_output_for_mask":
             if value:
                 options[key] = True  # tf_keras takes it without naming it
@@ -569,9 +632,13 @@ def _from_config(source: type, config: dict, name: str) -> Any:
                 )
     policy = keras.dtype_policies.get(config.get("dtype", "float32"))
     if getattr(policy, "quantization_mode", None):
-        raise ValueError(f"{where}: already quantised ({policy.name}); use the float model")
+        raise ValueError(
+            f"{where}: already quantised ({policy.name}); use the float model"
+        )
     if kind == "BatchNormalization":
-        options["fused"] = False  # what Keras 3 computes; the fused kernel rounds otherwise
+        options["fused"] = (
+            False  # what Keras 3 computes; the fused kernel rounds otherwise
+        )
     if kind not in LOOKUPS:  # their dtype is that of what they look up
         options["dtype"] = policy.name
     return constructor(name=name, **options)
@@ -582,7 +649,9 @@ def _parameters(constructor: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in inspect.getmro(constructor):
         if "__init__" in vars(base):
-            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
+            for name, parameter in inspect.signature(
+                vars(base)["__init__"]
+            ).parameters.items():
                 found.setdefault(name, parameter.default)
     return found
 
@@ -603,7 +672,9 @@ def _translate(key: str, value: Any, where: str) -> Any:
         return value
     module, kind = value.get("module"), value["class_name"]
     if module == "keras.layers":
-        return _from_config(getattr(keras.layers, kind), value["config"], value["config"]["name"])
+        return _from_config(
+            getattr(keras.layers, kind), value["config"], value["config"]["name"]
+        )
     if module in ("keras.regularizers", "keras.constraints"):
         family = getattr(tf_keras, module.removeprefix("keras."))
         if not hasattr(family, kind):
@@ -616,8 +687,14 @@ def _translate(key: str, value: Any, where: str) -> Any:
     if isinstance(revived, keras.Model):
         return to_tf_keras(revived)
     if revived is None or isinstance(revived, keras.layers.Layer):
-        name = value["config"]["name"] if isinstance(value["config"], dict) else value["config"]
-        raise ValueError(f"{where}: {key} {name!r} ({kind}) is a class of its own; use {BUILD_IT}")
+        name = (
+            value["config"]["name"]
+            if isinstance(value["config"], dict)
+            else value["config"]
+        )
+        raise ValueError(
+            f"{where}: {key} {name!r} ({kind}) is a class of its own; use {BUILD_IT}"
+        )
     return revived
 
 
@@ -627,19 +704,24 @@ def _activation(name: str) -> Any:
     if name in SAME_ACTIVATIONS:
         return name
     function = keras.activations.get(name)
-    register = tf_keras.saving.register_keras_serializable("deep_learning_recipes", name)
+    register = tf_keras.saving.register_keras_serializable(
+        "deep_learning_recipes", name
+    )
     return function if _is_registered(name) else register(function)
 
 
 def _is_registered(name: str) -> bool:
-    return tf_keras.saving.get_registered_object(f"deep_learning_recipes>{name}") is not None
+    return (
+        tf_keras.saving.get_registered_object(f"deep_learning_recipes>{name}")
+        is not None
+    )
 
 
 def _layer_for_operation(
     operation: Any, call: dict, inputs: list[Any], options: dict[str, Any]
 ) -> Any:
-    """The tf_keras layer that computes what a `keras.ops` operation does, or None. With layers TF
-    Model Optimization knows what it sees."""
+    """The tf_keras layer that computes what a `keras.ops` operation does, or None. With
+    layers TF Model Optimization knows what it sees."""
     kind = type(operation).__name__
     values = [*call["args"], *call["kwargs"].values()]
     config = operation.get_config()
@@ -652,7 +734,11 @@ def _layer_for_operation(
     if kind == "Softmax" and config.get("axis", -1) == -1:
         return layers.Activation("softmax", **options)
     if kind in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"):
-        same = len(inputs) == len(values) == 2 and shapes[0] == shapes[1] and shapes[0][0] is None
+        same = (
+            len(inputs) == len(values) == 2
+            and shapes[0] == shapes[1]
+            and shapes[0][0] is None
+        )
         return getattr(layers, kind)(**options) if same else None
     if kind == "Concatenate" and len({each.dtype for each in inputs}) == 1:
         return layers.Concatenate(axis=config.get("axis", -1), **options)
@@ -684,8 +770,8 @@ def variables_of(layer: Any) -> list[Any]:
 
 
 def check_shapes(layer: Any, own: Any, other: Any) -> None:
-    """Raises ValueError unless two lists of arrays, of a Keras 3 layer and of what stands for it,
-    have the same shapes."""
+    """Raises ValueError unless two lists of arrays, of a Keras 3 layer and of what
+    stands for it, have the same shapes."""
     shapes, others = ([tuple(each.shape) for each in arrays] for arrays in (own, other))
     if shapes != others:
         raise ValueError(
@@ -726,7 +812,9 @@ def _replace_tensors(value: Any, replace: Callable[[dict], Any], revive: bool) -
     if isinstance(value, dict):
         if revive and "class_name" in value:
             return keras.saving.deserialize_keras_object(value)
-        return {key: _replace_tensors(each, replace, revive) for key, each in value.items()}
+        return {
+            key: _replace_tensors(each, replace, revive) for key, each in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return type(value)(_replace_tensors(each, replace, revive) for each in value)
     return value
@@ -741,12 +829,17 @@ def _numbered(call: dict) -> dict:
     """The call with the number of an input in the place of each tensor."""
     count = iter(range(sum(1 for _ in _tensors_in(call))))
     return _replace_tensors(
-        call, lambda _: {"class_name": "__keras_tensor__", "config": next(count)}, revive=False
+        call,
+        lambda _: {"class_name": "__keras_tensor__", "config": next(count)},
+        revive=False,
     )
 
 
-def _map_histories(structure: Any, function: Callable[[tuple[str, int, int]], Any]) -> Any:
-    """Maps each [layer, call, index] in the structure of a graph's inputs or outputs."""
+def _map_histories(
+    structure: Any, function: Callable[[tuple[str, int, int]], Any]
+) -> Any:
+    """Maps each [layer, call, index] in the structure of a graph's inputs or
+    outputs."""
     if isinstance(structure, dict):
         return {key: _map_histories(each, function) for key, each in structure.items()}
     if len(structure) == 3 and isinstance(structure[0], str):

@@ -1,8 +1,10 @@
-"""Folds layers that only scale and shift into their neighbours, as quantisation wants it.
+"""Folds layers that only scale and shift into their neighbours, as quantisation wants
+it.
 
-Rescaling, Normalization and (once trained) BatchNormalization compute s·x + t for each channel. In
-front of a layer W·x + b that is W·s·x + (b + W·t), behind it s·W·x + (s·b + t): one layer less,
-and no tensor of its own to quantise. See Jacob et al., 2018, section 3.2 (batch normalization).
+Rescaling, Normalization and (once trained) BatchNormalization compute s·x + t for each
+channel. In front of a layer W·x + b that is W·s·x + (b + W·t), behind it s·W·x + (s·b +
+t): one layer less, and no tensor of its own to quantise. See Jacob et al., 2018,
+section 3.2 (batch normalization).
 """
 
 from __future__ import annotations
@@ -21,20 +23,23 @@ SCALING = ("Rescaling", "Normalization", "BatchNormalization")
 def fold(model: keras.Model) -> keras.Model:
     """The same function without Rescaling, Normalization and BatchNormalization.
 
-    Each goes into the Dense or convolution behind which it stands (no activation between), else
-    into the one that follows it (a Flatten may stand between). Where neither will do, as for an
-    offset before a convolution that pads with zeros, one of images becomes a 1 × 1
-    DepthwiseConv2D, which quantisation-aware training knows.
+    Each goes into the Dense or convolution behind which it stands (no activation
+    between), else into the one that follows it (a Flatten may stand between). Where
+    neither will do, as for an offset before a convolution that pads with zeros, one of
+    images becomes a 1 × 1 DepthwiseConv2D, which quantisation-aware training knows.
 
-    model: functional or Sequential, trained (the moving averages become part of the weights).
-    Returns a new, uncompiled functional model, equal up to float rounding at inference, with the
-    names of the layers that stay; `model` is left alone. Raises ValueError with the layer's name
-    where it can't be done.
+    model: functional or Sequential, trained (the moving averages become part of the
+        weights).
+    Returns a new, uncompiled functional model, equal up to float rounding at inference,
+    with the names of the layers that stay; `model` is left alone. Raises ValueError
+    with the layer's name where it can't be done.
     """
     import keras
 
     if not isinstance(model, keras.Model) or not hasattr(model, "_nodes_by_depth"):
-        functional = getattr(model, "_functional", None)  # what a built Sequential holds
+        functional = getattr(
+            model, "_functional", None
+        )  # what a built Sequential holds
         if functional is None:
             raise ValueError(
                 f"{getattr(model, 'name', model)!r}: only functional and built Sequential Keras 3 "
@@ -70,7 +75,9 @@ class _Folding:
         self.changed: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
     def result(self) -> Any:
-        scaling = [node for node in self.nodes if type(node.operation).__name__ in SCALING]
+        scaling = [
+            node for node in self.nodes if type(node.operation).__name__ in SCALING
+        ]
         for node in scaling:
             if self.calls[node.operation] > 1:
                 raise ValueError(
@@ -83,7 +90,8 @@ class _Folding:
                     "input as keras.Input(..., dtype='float32')"
                 )
         left = [node for node in scaling if not self.goes_back(node)]
-        # From the end, so that of two in a row the second is gone when the first is folded.
+        # From the end, so that of two in a row the second is gone when the first is
+        # folded.
         for node in reversed(left):
             if not self.goes_forward(node):
                 self.becomes_pointwise(node)
@@ -168,7 +176,11 @@ class _Folding:
             outputs = kernel.shape[-2 if transposed else -1]
             if type(layer).__name__ == "DepthwiseConv2D":
                 outputs *= kernel.shape[2]
-            bias = np.zeros(outputs) if layer.bias is None else np.asarray(layer.bias, np.float64)
+            bias = (
+                np.zeros(outputs)
+                if layer.bias is None
+                else np.asarray(layer.bias, np.float64)
+            )
             self.changed[layer] = kernel, bias
         return self.changed[layer]
 
@@ -199,11 +211,15 @@ class _Folding:
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             if operation in self.dropped:
                 return args[0]
-            if kwargs.get("mask", operation) is None:  # Sequential passes it to every layer
+            if (
+                kwargs.get("mask", operation) is None
+            ):  # Sequential passes it to every layer
                 del kwargs["mask"]
             return operation(*args, **kwargs)
 
-        clone = keras.models.clone_model(self.model, clone_function=copy, call_function=call)
+        clone = keras.models.clone_model(
+            self.model, clone_function=copy, call_function=call
+        )
         for old, new in copies.items():
             if old in self.pointwise:
                 scale, offset = self.pointwise[old]
@@ -245,7 +261,9 @@ def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
         epsilon = keras.config.epsilon()
         deviation = np.maximum(np.sqrt(np.asarray(layer.variance, np.float64)), epsilon)
         mean = np.asarray(layer.mean, np.float64)
-        scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+        scale, offset = (
+            (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+        )
     else:
         variance = np.asarray(layer.moving_variance, np.float64)
         scale = 1 / np.sqrt(variance + layer.epsilon)
@@ -255,9 +273,17 @@ def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
         if layer.center:
             offset = offset + np.asarray(layer.beta, np.float64)
         if layer.axis not in (-1, len(shape) - 1):
-            raise ValueError(f"{_named(layer)} is along axis {layer.axis}, not along the last one")
+            raise ValueError(
+                f"{_named(layer)} is along axis {layer.axis}, not along the last one"
+            )
     scale, offset = (np.asarray(each, np.float64) for each in (scale, offset))
     for each in (scale, offset):
-        if each.size not in (1, shape[-1]) or (each.size > 1 and each.shape[-1] != shape[-1]):
-            raise ValueError(f"{_named(layer)} is not along the last axis, which has {shape[-1]}")
-    return np.broadcast_to(scale.ravel(), shape[-1]), np.broadcast_to(offset.ravel(), shape[-1])
+        if each.size not in (1, shape[-1]) or (
+            each.size > 1 and each.shape[-1] != shape[-1]
+        ):
+            raise ValueError(
+                f"{_named(layer)} is not along the last axis, which has {shape[-1]}"
+            )
+    return np.broadcast_to(scale.ravel(), shape[-1]), np.broadcast_to(
+        offset.ravel(), shape[-1]
+    )

@@ -1,8 +1,9 @@
 """Keras models as LiteRT (TensorFlow Lite) files, and a runner for such files.
 
-Integers stand for real numbers by an affine map, x ≈ s·(q − z), with a scale s and a zero point z
-for each tensor (for weights: for each output channel, with z = 0). See Jacob et al., Quantization
-and training of neural networks for efficient integer-arithmetic-only inference, 2018, equation 1.
+Integers stand for real numbers by an affine map, x ≈ s·(q − z), with a scale s and a
+zero point z for each tensor (for weights: for each output channel, with z = 0). See
+Jacob et al., Quantization and training of neural networks for efficient
+integer-arithmetic-only inference, 2018, equation 1.
 """
 
 from __future__ import annotations
@@ -32,30 +33,36 @@ MODES = {
 }
 
 
-def to_litert(model: keras.Model, mode: str = "float32", representative_data: Any = None) -> bytes:
+def to_litert(
+    model: keras.Model, mode: str = "float32", representative_data: Any = None
+) -> bytes:
     """Converts a model to LiteRT.
 
     Args:
-        model: A functional or Sequential Keras 3 model; or a tf_keras model, as quantisation-aware
-            training leaves it: its own ranges are used then.
+        model: A functional or Sequential Keras 3 model; or a tf_keras model, as
+            quantisation-aware training leaves it: its own ranges are used then.
         mode: One of `MODES`.
-        representative_data: For int8 and int16x8, some hundred typical inputs (an array, or a dict
-            of arrays by input name, first axis examples), from which the ranges of the activations
-            are taken. Not needed for a model that learned its ranges.
+        representative_data: For int8 and int16x8, some hundred typical inputs (an
+            array, or a dict of arrays by input name, first axis examples), from which
+            the ranges of the activations are taken. Not needed for a model that learned
+            its ranges.
 
     Returns:
-        The file's bytes. Its signature has the model's names of inputs and outputs, and a batch of
-        any size.
+        The file's bytes. Its signature has the model's names of inputs and outputs, and
+        a batch of any size.
 
     Raises:
-        ValueError: unknown mode, no or unfit representative data, a layer that LiteRT cannot
+        ValueError: unknown mode, no or unfit representative data, a layer that LiteRT
+        cannot
             express, or a model that `keras.Model.quantize` changed.
     """
     import tensorflow as tf
 
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
-    model = getattr(model, "_functional", None) or model  # what a Sequential holds once built
+    model = (
+        getattr(model, "_functional", None) or model
+    )  # what a Sequential holds once built
     if not getattr(model, "inputs", None):
         raise ValueError(
             f"{model.name!r} has no inputs: make it functional, or start with an Input"
@@ -92,7 +99,9 @@ def to_litert(model: keras.Model, mode: str = "float32", representative_data: An
             return bytes(converter.convert())
     except Exception as error:  # the converter raises many kinds, over many lines
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{model.name!r} does not convert to {mode}: {reason[0]}") from error
+        raise ValueError(
+            f"{model.name!r} does not convert to {mode}: {reason[0]}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,8 @@ class Tensor:
     """the integer that stands for 0"""
 
     def quantize(self, x: np.ndarray) -> np.ndarray:
-        """q = round(x/s) + z, held within the range of the integers; as it is without a scale."""
+        """q = round(x/s) + z, held within the range of the integers; as it is without a
+        scale."""
         if not self.scale:
             return x.astype(self.dtype)
         limits = np.iinfo(self.dtype)
@@ -128,12 +138,15 @@ class LiteRTModel:
         model = LiteRTModel(content)          # or LiteRTModel("digits.tflite", num_threads=2)
         model.predict(x)                      # real numbers in, real numbers out
 
-    `inputs` and `outputs` describe the tensors by name. Not for several threads at once.
+    `inputs` and `outputs` describe the tensors by name. Not for several threads at
+    once.
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str], num_threads: int = 1) -> None:
-        """Raises ValueError if this is no LiteRT model or has no signature; OSError for a file that
-        cannot be read."""
+    def __init__(
+        self, model: bytes | str | os.PathLike[str], num_threads: int = 1
+    ) -> None:
+        """Raises ValueError if this is no LiteRT model or has no signature; OSError for
+        a file that cannot be read."""
         from ai_edge_litert.interpreter import Interpreter
 
         if num_threads < 1:
@@ -145,16 +158,22 @@ class LiteRTModel:
             raise ValueError(f"{source}: not a LiteRT (TensorFlow Lite) model")
         try:
             with _quiet():
-                self._interpreter = Interpreter(model_content=self.content, num_threads=num_threads)
+                self._interpreter = Interpreter(
+                    model_content=self.content, num_threads=num_threads
+                )
                 self._interpreter.allocate_tensors()
                 signatures = self._interpreter.get_signature_list()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{source}: a damaged LiteRT model: {error}") from error
         if not signatures:
-            raise ValueError(f"{source}: has no signature, so no names; convert it by to_litert")
+            raise ValueError(
+                f"{source}: has no signature, so no names; convert it by to_litert"
+            )
         self._run = self._interpreter.get_signature_runner(next(iter(signatures)))
         self.inputs = {n: _tensor(d) for n, d in self._run.get_input_details().items()}
-        self.outputs = {n: _tensor(d) for n, d in self._run.get_output_details().items()}
+        self.outputs = {
+            n: _tensor(d) for n, d in self._run.get_output_details().items()
+        }
 
     @property
     def size(self) -> int:
@@ -169,19 +188,24 @@ class LiteRTModel:
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Outputs for the inputs `x`, as real numbers.
 
-        x: (examples, ...) for a model with one input, or a dict of such arrays by input name.
-        Returns float arrays (integers where the model's output is not quantised but an integer):
-        one, or a dict by output name if the model has several outputs. Raises ValueError for a
-        wrong name, shape or dtype, and for NaN.
+        x: (examples, ...) for a model with one input, or a dict of such arrays by input
+            name.
+        Returns float arrays (integers where the model's output is not quantised but an
+        integer): one, or a dict by output name if the model has several outputs. Raises
+        ValueError for a wrong name, shape or dtype, and for NaN.
         """
         inputs = self.prepare(x)
         count = len(next(iter(inputs.values())))
         (fixed,) = {tensor.shape[0] for tensor in self.inputs.values()}
         step = fixed or batch_size
         if count % (fixed or 1):
-            raise ValueError(f"{count} examples: the model takes batches of {fixed} only")
+            raise ValueError(
+                f"{count} examples: the model takes batches of {fixed} only"
+            )
         parts = [
-            self.invoke({name: value[start : start + step] for name, value in inputs.items()})
+            self.invoke(
+                {name: value[start : start + step] for name, value in inputs.items()}
+            )
             for start in range(0, count, step)
         ]
         outputs = {
@@ -197,19 +221,29 @@ class LiteRTModel:
                 raise ValueError(f"give the inputs as a dict: {self._wanted()}")
             x = {next(iter(self.inputs)): x}
         if set(x) != set(self.inputs):
-            raise ValueError(f"inputs {', '.join(map(repr, x))}: the model takes {self._wanted()}")
-        values = {name: _check(name, x[name], tensor) for name, tensor in self.inputs.items()}
+            raise ValueError(
+                f"inputs {', '.join(map(repr, x))}: the model takes {self._wanted()}"
+            )
+        values = {
+            name: _check(name, x[name], tensor) for name, tensor in self.inputs.items()
+        }
         if len({len(value) for value in values.values()}) > 1:
-            counts = ", ".join(f"{name!r} {len(value)}" for name, value in values.items())
+            counts = ", ".join(
+                f"{name!r} {len(value)}" for name, value in values.items()
+            )
             raise ValueError(f"the inputs differ in their number of examples: {counts}")
-        return {name: self.inputs[name].quantize(value) for name, value in values.items()}
+        return {
+            name: self.inputs[name].quantize(value) for name, value in values.items()
+        }
 
     def invoke(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The model itself: arrays of its own dtypes in and out, for one batch."""
         return self._run(**inputs)
 
     def _wanted(self) -> str:
-        return ", ".join(f"{name!r} {tensor.shape}" for name, tensor in self.inputs.items())
+        return ", ".join(
+            f"{name!r} {tensor.shape}" for name, tensor in self.inputs.items()
+        )
 
 
 def _tensor(details: dict[str, Any]) -> Tensor:
@@ -224,10 +258,13 @@ def _tensor(details: dict[str, Any]) -> Tensor:
 
 
 def _check(name: str, value: Any, tensor: Tensor) -> np.ndarray:
-    """The value as an array that fits the tensor. Raises ValueError with what is wrong."""
+    """The value as an array that fits the tensor. Raises ValueError with what is
+    wrong."""
     array = np.asarray(value)
     real = tensor.scale or np.issubdtype(tensor.dtype, np.floating)
-    kinds = "biuf" if real else "biu" if np.issubdtype(tensor.dtype, np.integer) else "b"
+    kinds = (
+        "biuf" if real else "biu" if np.issubdtype(tensor.dtype, np.integer) else "b"
+    )
     if array.dtype.kind not in kinds:
         wanted = "real numbers" if real else str(tensor.dtype)
         raise ValueError(f"input {name!r} is {array.dtype}: the model takes {wanted}")
@@ -243,7 +280,9 @@ def _check(name: str, value: Any, tensor: Tensor) -> np.ndarray:
     if not len(array):
         raise ValueError(f"input {name!r} holds no example")
     if tensor.scale and not np.isfinite(array).all():
-        raise ValueError(f"input {name!r} holds NaN or infinity, which no integer stands for")
+        raise ValueError(
+            f"input {name!r} holds NaN or infinity, which no integer stands for"
+        )
     return array
 
 
@@ -271,7 +310,8 @@ def _input_tensors(model: Any) -> dict[str, Any]:
 
 
 def _converter(model: Any, inputs: dict[str, Any]) -> Any:
-    """A TFLiteConverter for a model of either Keras, whose signature has the model's names."""
+    """A TFLiteConverter for a model of either Keras, whose signature has the model's
+    names."""
     import tensorflow as tf
 
     def call(**tensors: Any) -> dict[str, Any]:
@@ -292,19 +332,26 @@ def _converter(model: Any, inputs: dict[str, Any]) -> Any:
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
         for name, tensor in inputs.items()
     }
-    function = tf.function(call, autograph=False).get_concrete_function(**specifications)
+    function = tf.function(call, autograph=False).get_concrete_function(
+        **specifications
+    )
     holder = tf.Module()
-    holder.held = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
+    holder.held = [
+        v if isinstance(v, tf.Variable) else v.value for v in model.variables
+    ]
     return tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
 
 
 def _examples(data: Any, inputs: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """Representative data as batches of one example. Raises ValueError if it does not fit."""
+    """Representative data as batches of one example. Raises ValueError if it does not
+    fit."""
     import tensorflow as tf
 
     if not isinstance(data, Mapping):
         if len(inputs) > 1:
-            raise ValueError(f"give representative_data as a dict of {', '.join(inputs)}")
+            raise ValueError(
+                f"give representative_data as a dict of {', '.join(inputs)}"
+            )
         data = {next(iter(inputs)): data}
     if set(data) != set(inputs):
         raise ValueError(
@@ -315,7 +362,9 @@ def _examples(data: Any, inputs: dict[str, Any]) -> list[dict[str, np.ndarray]]:
     for name, tensor in inputs.items():
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
         shape = tuple(tensor.shape)
-        arrays[name] = _check(f"representative {name}", data[name], Tensor(shape, dtype, 0.0, 0))
+        arrays[name] = _check(
+            f"representative {name}", data[name], Tensor(shape, dtype, 0.0, 0)
+        )
         arrays[name] = arrays[name].astype(dtype)
     return [
         dict(zip(arrays, (value[None] for value in values), strict=True))
@@ -325,8 +374,8 @@ def _examples(data: Any, inputs: dict[str, Any]) -> list[dict[str, np.ndarray]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps off the screen what the converter and the interpreter write to standard error from C++;
-    their errors come as exceptions."""
+    """Keeps off the screen what the converter and the interpreter write to standard
+    error from C++; their errors come as exceptions."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -24,7 +24,9 @@ class SavedModel:
         self.folder = Path(folder)
         self._loaded = tf.saved_model.load(str(folder))
         self._serve = self._loaded.signatures["serving_default"]
-        ((self._input, specification),) = self._serve.structured_input_signature[1].items()
+        ((self._input, specification),) = self._serve.structured_input_signature[
+            1
+        ].items()
         self._dtype = specification.dtype.as_numpy_dtype
 
     def _files(self) -> list[bytes]:
@@ -69,7 +71,8 @@ class Measurement:
     accuracy: float
     """share of right classes, in [0, 1]"""
     milliseconds: float
-    """median latency of one example, on one thread (a SavedModel: on TensorFlow's threads)"""
+    """median latency of one example, on one thread (a SavedModel: on TensorFlow's
+    threads)"""
     milliseconds_two_threads: float | None
     """the same on two threads (a SavedModel: None)"""
 
@@ -82,9 +85,11 @@ def benchmark(
 ) -> list[Measurement]:
     """Measures classifiers, which give one score for each class.
 
-    x, y: held-out inputs (examples, ...) and class numbers (examples,), for the accuracy; the
-    latency is that of x[:1], the median of `repeats` runs after as many tenths to warm up, without
-    the time that quantising the input takes. Raises ValueError for outputs that are no scores.
+    x, y: held-out inputs (examples, ...) and class numbers (examples,), for the
+        accuracy; the
+    latency is that of x[:1], the median of `repeats` runs after as many tenths to warm
+    up, without the time that quantising the input takes. Raises ValueError for outputs
+    that are no scores.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: must be at least 1")
@@ -92,8 +97,14 @@ def benchmark(
     for name, given in models.items():
         model = LiteRTModel(given) if isinstance(given, bytes) else given
         scores = model.predict(x)
-        if not isinstance(scores, np.ndarray) or scores.ndim != 2 or len(scores) != len(y):
-            raise ValueError(f"{name}: a classifier gives one (examples, classes) array")
+        if (
+            not isinstance(scores, np.ndarray)
+            or scores.ndim != 2
+            or len(scores) != len(y)
+        ):
+            raise ValueError(
+                f"{name}: a classifier gives one (examples, classes) array"
+            )
         two = None
         if isinstance(model, LiteRTModel):
             model, pair = (LiteRTModel(model.content, num_threads=n) for n in (1, 2))

@@ -1,7 +1,9 @@
-"""TF Model Optimization on Keras 3 models: pruning, shared weights, quantisation-aware training.
+"""TF Model Optimization on Keras 3 models: pruning, shared weights, quantisation-aware
+training.
 
-Each function takes a trained Keras 3 model and data, fine-tunes a tf_keras twin of it, and returns
-a new Keras 3 model with the weights that came out. The source model is never touched.
+Each function takes a trained Keras 3 model and data, fine-tunes a tf_keras twin of it,
+and returns a new Keras 3 model with the weights that came out. The source model is
+never touched.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from deep_learning_recipes import did_you_mean
 from deep_learning_recipes.compression import bridge
 
 PREFIX = "optimized_"
-"""before the names of the layers that TF Model Optimization sees: it expands some into others,
-whose automatic names would be taken"""
+"""before the names of the layers that TF Model Optimization sees: it expands some into
+others, whose automatic names would be taken"""
 STEPS_PER_EXECUTION = 16
 RAMP = 0.6
-"""Share of the steps in which a polynomial schedule reaches its sparsity; the rest retrains."""
+"""Share of the steps in which a polynomial schedule reaches its sparsity; the rest
+retrains."""
 MASK_UPDATES = 50
 """of a polynomial schedule: each sorts all weights, which costs more than a step"""
 
@@ -41,8 +44,8 @@ SUPPORTED = (
     "SeparableConv1D",
     "SeparableConv2D",
 )
-"""Layers whose kernels TF Model Optimization prunes and clusters (of separable ones, the pointwise
-kernel)."""
+"""Layers whose kernels TF Model Optimization prunes and clusters (of separable ones,
+the pointwise kernel)."""
 
 
 @dataclass
@@ -68,7 +71,8 @@ class Report:
     gzip_bytes: tuple[int, int]
     """of the same, compressed by gzip, before and after"""
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """loss and metrics before and after, on validation_data or, without it, the training data"""
+    """loss and metrics before and after, on validation_data or, without it, the
+    training data"""
 
     @property
     def sparsity(self) -> float:
@@ -78,14 +82,20 @@ class Report:
 
     def __str__(self) -> str:
         width = max([len(each.name) for each in self.weights] + [9])
-        lines = [f"{'kernel':{width}}  {'weights':>10}  {'zeros':>15}  {'distinct values':>21}"]
+        lines = [
+            f"{'kernel':{width}}  {'weights':>10}  {'zeros':>15}  {'distinct values':>21}"
+        ]
         for each in self.weights:
             zeros = f"{100 * each.sparsity[0]:.1f} → {100 * each.sparsity[1]:.1f} %"
             distinct = f"{each.distinct[0]:,} → {each.distinct[1]:,}"
-            lines.append(f"{each.name:{width}}  {each.count:>10,}  {zeros:>15}  {distinct:>21}")
+            lines.append(
+                f"{each.name:{width}}  {each.count:>10,}  {zeros:>15}  {distinct:>21}"
+            )
         before, after = self.gzip_bytes
         lines.append(f"float32 {self.bytes:,} bytes; gzip'd {before:,} → {after:,}")
-        lines += [f"{name} {old:.4f} → {new:.4f}" for name, (old, new) in self.metrics.items()]
+        lines += [
+            f"{name} {old:.4f} → {new:.4f}" for name, (old, new) in self.metrics.items()
+        ]
         return "\n".join(lines)
 
 
@@ -114,17 +124,20 @@ def prune(
 ) -> Optimized:
     """Sets the smallest weights to 0 and retrains the others.
 
-    sparsity: share of zeros in each kernel, in [0, 1); or a share for each layer's name, where
-        layers that are not named stay dense.
-    schedule: "polynomial" raises the sparsity, from what the kernel has, in the first 60 % of the
-        steps (Zhu and Gupta, To prune or not to prune, 2017); "constant" prunes at the first step.
-    pattern: (n, m) makes n zeros in each m weights along the input channels (2:4 is what GPUs
-        use), in place of `sparsity`.
-    layers: names of the layers to prune ("block/dense" within a nested model). None: all that TF
-        Model Optimization can prune: Dense, Conv, Embedding, and of SeparableConv the pointwise
-        kernel. With a pattern, Dense and Conv2D with at least m input channels.
-    training: epochs=10, batch_size=32, learning_rate=1e-3 (of Adam), optimizer (a tf_keras one, in
-        place of Adam), loss (None: the model's own), validation_data, verbose.
+    sparsity: share of zeros in each kernel, in [0, 1); or a share for each layer's
+        name, where layers that are not named stay dense.
+    schedule: "polynomial" raises the sparsity, from what the kernel has, in the first
+        60 % of the steps (Zhu and Gupta, To prune or not to prune, 2017); "constant"
+        prunes at the first step.
+    pattern: (n, m) makes n zeros in each m weights along the input channels (2:4 is
+        what GPUs use), in place of `sparsity`.
+    layers: names of the layers to prune ("block/dense" within a nested model). None:
+        all that TF Model Optimization can prune: Dense, Conv, Embedding, and of
+        SeparableConv the pointwise kernel. With a pattern, Dense and Conv2D with at
+        least m input channels.
+    training: epochs=10, batch_size=32, learning_rate=1e-3 (of Adam), optimizer (a
+        tf_keras one, in place of Adam), loss (None: the model's own), validation_data,
+        verbose.
     """
     tfmot = _tfmot()
     if schedule not in ("polynomial", "constant"):
@@ -134,14 +147,24 @@ def prune(
     if any(not 0 <= each < 1 for each in (shares or {"": share}).values()):
         raise ValueError(f"sparsity={sparsity}: must be at least 0 and less than 1")
     if pattern is not None and not 0 < pattern[0] < pattern[1]:
-        raise ValueError(f"pattern={pattern}: (n, m) means n zeros in each m, with 0 < n < m")
+        raise ValueError(
+            f"pattern={pattern}: (n, m) means n zeros in each m, with 0 < n < m"
+        )
     settings = _Training(model, x, y, **training)
     if pattern is None:
-        chosen = _choose(model, layers or (list(shares) if shares else None), SUPPORTED, "prune")
+        chosen = _choose(
+            model, layers or (list(shares) if shares else None), SUPPORTED, "prune"
+        )
     else:
-        chosen = _choose(model, layers, ("Conv2D", "Dense"), f"prune {pattern[0]}:{pattern[1]}")
+        chosen = _choose(
+            model, layers, ("Conv2D", "Dense"), f"prune {pattern[0]}:{pattern[1]}"
+        )
         if layers is None:
-            chosen = {path: each for path, each in chosen.items() if _inputs(each) >= pattern[1]}
+            chosen = {
+                path: each
+                for path, each in chosen.items()
+                if _inputs(each) >= pattern[1]
+            }
     twin = bridge.bridge(model, prefix=PREFIX, inline=True)
     options: dict[int, dict[str, Any]] = {}
     for path, layer in chosen.items():
@@ -152,7 +175,9 @@ def prune(
         constant = schedule == "constant" or pattern is not None
         start = wanted if constant else min(wanted, float(np.mean(_kernel(layer) == 0)))
         options[id(twin.layers[path])] = {
-            "pruning_schedule": _schedule(start, wanted, settings.steps * settings.epochs),
+            "pruning_schedule": _schedule(
+                start, wanted, settings.steps * settings.epochs
+            ),
             "sparsity_m_by_n": pattern,
         }
 
@@ -179,8 +204,8 @@ def cluster(
 ) -> Optimized:
     """Lets the weights of each kernel share a few values, and trains these.
 
-    clusters: values in each kernel, at least 2; 16 take 4 bits a weight. A layer with fewer weights
-        that are not 0 stays as it is.
+    clusters: values in each kernel, at least 2; 16 take 4 bits a weight. A layer with
+        fewer weights that are not 0 stays as it is.
     preserve_sparsity: keep the zeros of a model from `prune`; one of the values is 0.
     layers, training: as for `prune`.
     """
@@ -207,7 +232,9 @@ def cluster(
         return experimental.cluster_weights(
             layer,
             number_of_clusters=clusters,
-            cluster_centroids_init=(tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS),
+            cluster_centroids_init=(
+                tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+            ),
             preserve_sparsity=preserve_sparsity,
         )
 
@@ -226,19 +253,21 @@ def quantize_aware(
     preserve_clusters: bool = False,
     **training: Any,
 ) -> Optimized:
-    """Fine-tunes under 8-bit quantisation of weights and activations, whose ranges are learned.
+    """Fine-tunes under 8-bit quantisation of weights and activations, whose ranges are
+    learned.
 
     preserve_sparsity: keep zeros (PQAT), for a model from `prune`.
     preserve_clusters: keep shared weights (CQAT), for one from `cluster`; both: PCQAT.
     training: as for `prune`.
 
-    The result's `tf_keras_model` converts to an int8 model with the learned ranges; its metrics in
-    the report are those of the quantised model. `model` holds the fine-tuned weights as floats.
-    BatchNormalization with few steps: its moving statistics must follow; give it momentum=0.9.
+    The result's `tf_keras_model` converts to an int8 model with the learned ranges; its
+    metrics in the report are those of the quantised model. `model` holds the fine-tuned
+    weights as floats. BatchNormalization with few steps: its moving statistics must
+    follow; give it momentum=0.9.
 
-    Raises ValueError for layers that TF Model Optimization cannot quantise. Fold Rescaling and
-    lone BatchNormalization into their neighbours first; recurrent and 1-D layers, Embedding and
-    LayerNormalization want quantisation after training.
+    Raises ValueError for layers that TF Model Optimization cannot quantise. Fold
+    Rescaling and lone BatchNormalization into their neighbours first; recurrent and 1-D
+    layers, Embedding and LayerNormalization want quantisation after training.
     """
     tfmot = _tfmot()
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
@@ -293,22 +322,29 @@ class _Training:
         verbose: int | str = "auto",
     ) -> None:
         if epochs < 1 or batch_size < 1:
-            raise ValueError(f"epochs={epochs}, batch_size={batch_size}: must be at least 1")
+            raise ValueError(
+                f"epochs={epochs}, batch_size={batch_size}: must be at least 1"
+            )
         if isinstance(optimizer, keras.optimizers.Optimizer):
             raise ValueError(
                 "optimizer: tf_keras trains here and takes none of Keras 3; give "
                 f"tf_keras.optimizers.{type(optimizer).__name__}(...)"
             )
         if loss is None and not model.compiled:
-            raise ValueError("loss: the model is not compiled; give loss=... or compile it")
+            raise ValueError(
+                "loss: the model is not compiled; give loss=... or compile it"
+            )
         self.source, self.x, self.y = model, x, y
         self.epochs, self.batch_size, self.verbose = epochs, batch_size, verbose
         examples = len(keras.tree.flatten(x)[0])
         if examples == 0:
-            raise ValueError("there is nothing to train on: the arrays hold no examples")
+            raise ValueError(
+                "there is nothing to train on: the arrays hold no examples"
+            )
         self.steps = math.ceil(examples / batch_size)
         if optimizer is None:
-            # At a constant rate: one that falls leaves little to mend the last zeros with.
+            # At a constant rate: one that falls leaves little to mend the last zeros
+            # with.
             optimizer = tf_keras.optimizers.Adam(learning_rate)
         self.optimizer = optimizer
         self.loss = loss if loss is not None else model.loss
@@ -339,7 +375,11 @@ class _Training:
         )
 
     def evaluate(self, model: Any) -> dict[str, float]:
-        data = self.validation_data if self.validation_data is not None else (self.x, self.y)
+        data = (
+            self.validation_data
+            if self.validation_data is not None
+            else (self.x, self.y)
+        )
         found = model.evaluate(*data, batch_size=256, verbose=0, return_dict=True)
         return {name: float(value) for name, value in found.items()}
 
@@ -351,7 +391,8 @@ class _Training:
     ) -> Optimized:
         """Brings the weights home.
 
-        trained: without the wrappers of pruning and clustering; with those of quantisation.
+        trained: without the wrappers of pruning and clustering; with those of
+            quantisation.
         metrics: of the trained model, if they differ from those of the weights alone.
         """
         before, after = bridge.copy_of(self.source), bridge.copy_of(self.source)
@@ -373,8 +414,8 @@ class _Training:
 
 
 def _tfmot() -> Any:
-    """TF Model Optimization. Its import turns Keras 3 off in the environment, for this process's
-    `tf.keras` and all child processes; that is undone."""
+    """TF Model Optimization. Its import turns Keras 3 off in the environment, for this
+    process's `tf.keras` and all child processes; that is undone."""
     tf.keras.version()  # decides what tf.keras is
     name = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(name)
@@ -391,10 +432,14 @@ def _choose(
 ) -> dict[tuple[str, ...], Any]:
     """The layers to change, by path; without names all that can be."""
     holding = bridge.weighted_layers(model)
-    able = {path: each for path, each in holding.items() if type(each).__name__ in kinds}
+    able = {
+        path: each for path, each in holding.items() if type(each).__name__ in kinds
+    }
     if names is None:
         if not able:
-            raise ValueError(f"{model.name!r} has no layer to {verb}: none of {', '.join(kinds)}")
+            raise ValueError(
+                f"{model.name!r} has no layer to {verb}: none of {', '.join(kinds)}"
+            )
         return able
     chosen = {}
     for name in names:
@@ -406,20 +451,25 @@ def _choose(
             )
         if path not in able:
             kind = type(holding[path]).__name__
-            raise ValueError(f"layer {name!r} ({kind}): can {verb} only {', '.join(kinds)}")
+            raise ValueError(
+                f"layer {name!r} ({kind}): can {verb} only {', '.join(kinds)}"
+            )
         chosen[path] = able[path]
     return chosen
 
 
 def _schedule(start: float, share: float, steps: int) -> Any:
-    """Sparsity by step: `share` from the first step on, or rising to it from `start`."""
+    """Sparsity by step: `share` from the first step on, or rising to it from
+    `start`."""
     schedules = _tfmot().sparsity.keras
     if start == share:
         return schedules.ConstantSparsity(share, begin_step=1, end_step=1, frequency=1)
     end = max(1, int(RAMP * steps))
     frequency = math.ceil(end / MASK_UPDATES)
     end -= end % frequency  # the last update is the one that reaches the share
-    return schedules.PolynomialDecay(start, share, begin_step=0, end_step=end, frequency=frequency)
+    return schedules.PolynomialDecay(
+        start, share, begin_step=0, end_step=end, frequency=frequency
+    )
 
 
 def _check_quantizable(twin: bridge.Bridge, known: Any) -> None:
@@ -438,7 +488,9 @@ def _check_quantizable(twin: bridge.Bridge, known: Any) -> None:
                 f"{where}: stands alone; put it after {' or '.join(FOLDED_INTO)}, or fold it"
             )
         if kind == "Rescaling":
-            raise ValueError(f"{where}: cannot be quantised; fold it into the next layer's weights")
+            raise ValueError(
+                f"{where}: cannot be quantised; fold it into the next layer's weights"
+            )
         if not known.supports(layer):
             raise ValueError(
                 f"{where}: TF Model Optimization cannot quantise it in training; quantise the "
@@ -451,7 +503,8 @@ FOLDED_INTO = ("Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")
 
 
 def _tf_keras_loss(loss: Any) -> Any:
-    """A loss as tf_keras takes it. Keras 3's are functions of tensors, so they can stay."""
+    """A loss as tf_keras takes it. Keras 3's are functions of tensors, so they can
+    stay."""
     if not isinstance(loss, keras.losses.Loss):
         return loss
 
@@ -462,7 +515,8 @@ def _tf_keras_loss(loss: Any) -> Any:
 
 
 def _weights_in(trained: tf_keras.Model, layer: Any, name: str) -> list[np.ndarray]:
-    """The weights of what stands for a Keras 3 layer, in the order of `bridge.variables_of`."""
+    """The weights of what stands for a Keras 3 layer, in the order of
+    `bridge.variables_of`."""
     layers = {each.name.removeprefix("quant_"): each for each in trained.layers}
     if name in layers and not hasattr(layers[name], "quantize_config"):
         return layers[name].get_weights()

@@ -1,7 +1,8 @@
-"""Crops of photographs: the class is the photograph, train and test come from different tiles.
+"""Crops of photographs: the class is the photograph, train and test come from different
+tiles.
 
-All of the photographs may be used freely: public domain or CC0 (scikit-image), and CC BY 2.0
-(scikit-learn's china by danielbuechele and flower by vultilion).
+All of the photographs may be used freely: public domain or CC0 (scikit-image), and CC
+BY 2.0 (scikit-learn's china by danielbuechele and flower by vultilion).
 """
 
 import functools
@@ -12,7 +13,9 @@ from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.pixels import Split, resize
 
 CROP = 64  # side of a crop in pixels of the photograph, whatever size it is returned in
-GRID = 4  # a photograph is cut into 4 x 4 tiles; those on the diagonal are the test part
+GRID = (
+    4  # a photograph is cut into 4 x 4 tiles; those on the diagonal are the test part
+)
 PHOTO_HEIGHT = 384
 TRAIN_CROPS, TEST_CROPS = 400, 100  # of each photograph
 
@@ -22,14 +25,15 @@ def photos(size: int | None, seed: int) -> Split:
 
     Each shows a sixth of the photograph's height, at another place for another seed.
     Licence: public domain, CC0, and CC BY 2.0 (china, flower).
-    Measured: SVC 0.70, 3-NN 0.59. The class is "which photo", by its colours above all; it is no
-    object recognition.
+    Measured: SVC 0.70, 3-NN 0.59. The class is "which photo", by its colours above all;
+    it is no object recognition.
     """
     return crop_parts(scaled_photos(), size, seed)
 
 
 def load_photos(size: int = 256) -> np.ndarray:
-    """The nine photographs themselves, (9, size, size, 3) float32 in [0, 1], 16 to 1024 pixels
+    """The nine photographs themselves, (9, size, size, 3) float32 in [0, 1], 16 to 1024
+    pixels
     high: the middle square of each, in the order of `class_names("photos")`.
 
     Licence: as of `photos`. Raises UsageError for a size out of range.
@@ -50,12 +54,16 @@ def textures(size: int | None, seed: int) -> Split:
     """Grey crops of brick, grass, and gravel: (1200, 32, 32, 1) and (300, 32, 32, 1).
 
     Licence: CC0.
-    Measured: 3-NN 0.33, logistic regression 0.62 to 0.74 (the longer it trains), SVC 0.85. But 0.79
-    from a crop's mean and standard deviation alone: print that beside a net.
+    Measured: 3-NN 0.33, logistic regression 0.62 to 0.74 (the longer it trains), SVC
+    0.85. But 0.79 from a crop's mean and standard deviation alone: print that beside a
+    net.
     """
     from skimage import data
 
-    pictures = [picture[..., np.newaxis] for picture in (data.brick(), data.grass(), data.gravel())]
+    pictures = [
+        picture[..., np.newaxis]
+        for picture in (data.brick(), data.grass(), data.gravel())
+    ]
     return crop_parts(pictures, size, seed)
 
 
@@ -67,7 +75,9 @@ def scaled_photos() -> list[np.ndarray]:
     from sklearn.datasets import load_sample_image
 
     retina = data.retina()
-    rim = len(retina) // 6  # of the round picture, the largest square without black corners
+    rim = (
+        len(retina) // 6
+    )  # of the round picture, the largest square without black corners
     originals = [
         data.astronaut(),
         data.chelsea(),
@@ -83,7 +93,9 @@ def scaled_photos() -> list[np.ndarray]:
     for original in originals:
         height, width = original.shape[:2]
         size = (round(width * PHOTO_HEIGHT / height), PHOTO_HEIGHT)
-        scaled.append(np.asarray(Image.fromarray(original).resize(size, Image.Resampling.BICUBIC)))
+        scaled.append(
+            np.asarray(Image.fromarray(original).resize(size, Image.Resampling.BICUBIC))
+        )
     return scaled
 
 
@@ -92,13 +104,17 @@ def crop_parts(pictures: list[np.ndarray], size: int | None, seed: int) -> Split
     rng = np.random.default_rng(seed)
 
     def part(count: int, test: bool) -> tuple[np.ndarray, np.ndarray]:
-        x = np.empty((count, len(pictures), CROP, CROP, pictures[0].shape[-1]), "float32")
+        x = np.empty(
+            (count, len(pictures), CROP, CROP, pictures[0].shape[-1]), "float32"
+        )
         for label, picture in enumerate(pictures):
             corners = draw_corners(picture.shape, count, test, rng)
             for i, (top, left) in enumerate(corners):
                 x[i, label] = picture[top : top + CROP, left : left + CROP]
         x /= 255
-        return resize(x.reshape(-1, *x.shape[2:]), size or 32), np.tile(range(len(pictures)), count)
+        return resize(x.reshape(-1, *x.shape[2:]), size or 32), np.tile(
+            range(len(pictures)), count
+        )
 
     return part(TRAIN_CROPS, test=False), part(TEST_CROPS, test=True)
 
@@ -106,7 +122,10 @@ def crop_parts(pictures: list[np.ndarray], size: int | None, seed: int) -> Split
 def draw_corners(
     shape: tuple[int, ...], count: int, test: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Random (top, left) of `count` crops; each crop lies within one tile of its part."""
+    """Random (top, left) of `count` crops; each crop lies within one tile of its
+    part."""
     tile = np.array(shape[:2]) // GRID
     tiles = np.argwhere(np.eye(GRID, dtype=bool) == test)
-    return rng.choice(tiles, count) * tile + rng.integers(0, tile - CROP + 1, (count, 2))
+    return rng.choice(tiles, count) * tile + rng.integers(
+        0, tile - CROP + 1, (count, 2)
+    )

@@ -1,7 +1,7 @@
 """Printed characters, drawn from the type faces that come with matplotlib.
 
-All three families may be used and redistributed freely: DejaVu (Bitstream Vera licence), STIX (STIX
-Font License), Computer Modern (BaKoMa fonts licence).
+All three families may be used and redistributed freely: DejaVu (Bitstream Vera
+licence), STIX (STIX Font License), Computer Modern (BaKoMa fonts licence).
 """
 
 import functools
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont
 
-# The faces with letters and digits, by family: siblings share their designs, so a family is
-# whole in one part. Left out of matplotlib's 41: symbols, sizes of brackets, mathematical italics,
-# and DejaVu's two display faces, which hold neither letters nor digits.
+# The faces with letters and digits, by family: siblings share their designs, so a
+# family is whole in one part. Left out of matplotlib's 41: symbols, sizes of brackets,
+# mathematical italics, and DejaVu's two display faces, which hold neither letters nor
+# digits.
 TRAIN_FACES = [
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -47,15 +48,16 @@ COPIES = 10  # of each printed digit in each face
 
 
 def glyphs(size: int | None, seed: int) -> Split:
-    """Letters and digits, 62 classes, each once in a face: (992, 28, 28, 1) and (248, 28, 28, 1).
+    """Letters and digits, 62 classes, each once in a face: (992, 28, 28, 1) and (248,
+    28, 28, 1).
 
-    White on black; 16 train faces (DejaVu, STIX) and 4 test faces (Computer Modern). Nothing is
-    drawn at random.
-    Licence: of the faces, free (see the module).
-    Measured: SVC 0.94, 1-NN 0.92, logistic regression 0.96. Upper and lower case of c, o, s, v, w,
-    x, z differ by size alone, and some faces hardly tell l from I.
+    White on black; 16 train faces (DejaVu, STIX) and 4 test faces (Computer Modern).
+    Nothing is drawn at random. Licence: of the faces, free (see the module). Measured:
+    SVC 0.94, 1-NN 0.92, logistic regression 0.96. Upper and lower case of c, o, s, v,
+    w, x, z differ by size alone, and some faces hardly tell l from I.
     """
-    # Sized by their 0, all faces look equally large, and small letters stay smaller than capitals.
+    # Sized by their 0, all faces look equally large, and small letters stay smaller
+    # than capitals.
     train, test = (
         draw(size, [(c, face, "0") for face in faces for c in CHARACTERS], height=0.52)
         for faces in (TRAIN_FACES, TEST_FACES)
@@ -64,20 +66,26 @@ def glyphs(size: int | None, seed: int) -> Split:
 
 
 def printed_digits(size: int | None, seed: int) -> Split:
-    """Digits, turned, scaled, and shifted a little: (1600, 28, 28, 1) and (400, 28, 28, 1).
+    """Digits, turned, scaled, and shifted a little: (1600, 28, 28, 1) and (400, 28, 28,
+    1).
 
-    White on black, ten copies of each digit in each face, other ones for another seed; train and
-    test faces as in `glyphs`. Each digit fills the height, as handwritten ones in `digits` do.
-    Licence: of the faces, free (see the module).
-    Measured: SVC 0.97, 3-NN 0.92, logistic regression 0.97. At 8 x 8 pixels an SVC that learned
-    printed digits reads 0.59 of handwritten ones (`digits`), the other way round 0.60; within,
-    0.98 and 0.99.
+    White on black, ten copies of each digit in each face, other ones for another seed;
+    train and test faces as in `glyphs`. Each digit fills the height, as handwritten
+    ones in `digits` do. Licence: of the faces, free (see the module). Measured: SVC
+    0.97, 3-NN 0.92, logistic regression 0.97. At 8 x 8 pixels an SVC that learned
+    printed digits reads 0.59 of handwritten ones (`digits`), the other way round 0.60;
+    within, 0.98 and 0.99.
     """
     rng = np.random.default_rng(seed)
     train, test = (
         draw(
             size,
-            [(c, face, c) for _ in range(COPIES) for face in faces for c in string.digits],
+            [
+                (c, face, c)
+                for _ in range(COPIES)
+                for face in faces
+                for c in string.digits
+            ],
             height=0.88,
             change=lambda image: jitter(image, rng),
         )
@@ -92,17 +100,26 @@ def draw(
     height: float,
     change: Callable[["Image"], "Image"] = lambda image: image,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of (character, face, sized_by), as `draw_character` wants them."""
+    """Images and labels of (character, face, sized_by), as `draw_character` wants
+    them."""
     size = size or 28
     side = max(size, 64)  # drawn large and scaled down, so that thin strokes stay
     images = [change(draw_character(*item, side, height)) for item in items]
-    x = np.stack([np.asarray(image, "float32") for image in images])[..., np.newaxis] / 255
-    return resize(x, size), np.array([CHARACTERS.index(character) for character, _, _ in items])
+    x = (
+        np.stack([np.asarray(image, "float32") for image in images])[..., np.newaxis]
+        / 255
+    )
+    return resize(x, size), np.array(
+        [CHARACTERS.index(character) for character, _, _ in items]
+    )
 
 
 @functools.lru_cache(maxsize=2048)
-def draw_character(character: str, face: str, sized_by: str, side: int, height: float) -> "Image":
-    """White on black, centred by its ink; the font size makes `sized_by` `height` sides high."""
+def draw_character(
+    character: str, face: str, sized_by: str, side: int, height: float
+) -> "Image":
+    """White on black, centred by its ink; the font size makes `sized_by` `height` sides
+    high."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("L", (2 * side, 2 * side))
@@ -144,7 +161,10 @@ def jitter(image: "Image", rng: np.random.Generator) -> "Image":
     scale = rng.uniform(0.85, 1)
     shift = rng.uniform(-0.02, 0.02, 2) * side
     # Pillow wants the way back: from a place in the result to its place in the image.
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / scale
+    turn = (
+        np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        / scale
+    )
     centre = np.full(2, side / 2)
     offset = centre - turn @ (centre + shift)
     coefficients = (*turn[0], offset[0], *turn[1], offset[1])

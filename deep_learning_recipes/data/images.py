@@ -1,4 +1,5 @@
-"""Images to classify, all by one call: `load(name, size=..., channels=..., seed=...)`."""
+"""Images to classify, all by one call: `load(name, size=..., channels=...,
+seed=...)`."""
 
 import socket
 
@@ -14,23 +15,30 @@ CONNECT_SECONDS = 10
 
 
 def load(
-    name: str = "digits", *, size: int | None = None, channels: int | None = None, seed: int = 0
+    name: str = "digits",
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
 ) -> Split:
-    """Images and labels as `((x_train, y_train), (x_test, y_test))`, new arrays at every call.
+    """Images and labels as `((x_train, y_train), (x_test, y_test))`, new arrays at
+    every call.
 
     x: float32 in [0, 1], (n, size, size, channels). y: int64 in [0, classes), (n,);
     `class_names(name)` says what they stand for.
 
-    name: embedded: digits, digits_by_writer, glyphs, printed_digits, photos, textures, faces;
-        by keras.datasets, where cached or downloadable: mnist, fashion_mnist, cifar10, cifar100.
-        The function of that name below tells about the first, `from_keras` about the others.
+    name: embedded: digits, digits_by_writer, glyphs, printed_digits, photos, textures,
+        faces; by keras.datasets, where cached or downloadable: mnist, fashion_mnist,
+        cifar10, cifar100. The function of that name below tells about the first,
+        `from_keras` about the others.
     size: side in pixels, 4 to 1024, bicubic; None: the set's own.
     channels: 1 (grey: luminance) or 3 (colour: grey repeated); None: the set's own.
-    seed: of what is drawn at random (jitter of printed_digits, places of photos' and textures'
-        crops). Which faces, writers, or regions are the test part never depends on it.
+    seed: of what is drawn at random (jitter of printed_digits, places of photos' and
+        textures' crops). Which faces, writers, or regions are the test part never
+        depends on it.
 
-    Raises UsageError for an unknown name, a size or channels out of range, and where Keras can't
-    download.
+    Raises UsageError for an unknown name, a size or channels out of range, and where
+    Keras can't download.
     """
     check_name("data set", name, LOADERS)
     if size is not None and not 4 <= size <= 1024:
@@ -46,21 +54,26 @@ def load(
 
 
 def digits(size: int | None, seed: int) -> Split:
-    """Handwritten digits (scikit-learn; UCI Optical Recognition): (1437, 8, 8, 1), (360, 8, 8, 1).
+    """Handwritten digits (scikit-learn; UCI Optical Recognition): (1437, 8, 8, 1),
+    (360, 8, 8, 1).
 
     A fixed random 80/20 split, so the test part has the same writers as the train part.
     Licence: CC BY 4.0 (UCI).
-    Measured: SVC 0.992, 3-NN 0.983, logistic regression 0.964; one test image is 0.28 points.
+    Measured: SVC 0.992, 3-NN 0.983, logistic regression 0.964; one test image is 0.28
+    points.
     """
     from sklearn.model_selection import train_test_split
 
     x, y = scikit_learn_digits()
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=0.2, random_state=0
+    )
     return (x_train, y_train), (x_test, y_test)
 
 
 def digits_by_writer(size: int | None, seed: int) -> Split:
-    """The same digits in their order, first and second half: (898, 8, 8, 1), (899, 8, 8, 1).
+    """The same digits in their order, first and second half: (898, 8, 8, 1), (899, 8,
+    8, 1).
 
     Writers follow each other in the file, so the test part has other writers: harder.
     Licence: CC BY 4.0 (UCI).
@@ -79,12 +92,13 @@ def scikit_learn_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def faces(size: int | None, seed: int) -> Split:
-    """Face or no face (scikit-image's part of LFW): (160, 25, 25, 1) and (40, 25, 25, 1).
+    """Face or no face (scikit-image's part of LFW): (160, 25, 25, 1) and (40, 25, 25,
+    1).
 
     A fixed random 80/20 split with as many faces as other things in both parts.
     Licence: none stated; Labeled Faces in the Wild is published for research.
-    Measured: SVC and logistic regression 1.00, 3-NN 0.95, of 40 images: too small and too easy to
-    compare networks.
+    Measured: SVC and logistic regression 1.00, 3-NN 0.95, of 40 images: too small and
+    too easy to compare networks.
     """
     from skimage.data import lfw_subset
     from sklearn.model_selection import train_test_split
@@ -100,16 +114,19 @@ def faces(size: int | None, seed: int) -> Split:
 def from_keras(name: str, embedded: str) -> Split:
     """A set of `keras.datasets`, from Keras's cache or downloaded into it.
 
-    mnist and fashion_mnist: (60000, 28, 28, 1) and (10000, 28, 28, 1); cifar10 and cifar100:
-    (50000, 32, 32, 3) and (10000, 32, 32, 3). `embedded` is what the error message offers instead.
+    mnist and fashion_mnist: (60000, 28, 28, 1) and (10000, 28, 28, 1); cifar10 and
+    cifar100: (50000, 32, 32, 3) and (10000, 32, 32, 3). `embedded` is what the error
+    message offers instead.
 
     Licences: MNIST CC BY-SA 3.0; Fashion-MNIST MIT; CIFAR states none.
-    Large and clean; MNIST's test images are all but solved (convnets err on 2 to 5 in 1,000).
+    Large and clean; MNIST's test images are all but solved (convnets err on 2 to 5 in
+    1,000).
     """
     import keras
 
     module = getattr(keras.datasets, name)
-    # Keras sets no limit: behind a firewall that drops packets it would wait for minutes.
+    # Keras sets no limit: behind a firewall that drops packets it would wait for
+    # minutes.
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
@@ -124,7 +141,10 @@ def from_keras(name: str, embedded: str) -> Split:
     finally:
         socket.setdefaulttimeout(previous)
     train, test = (
-        (x.reshape(*x.shape[:3], -1).astype("float32") / 255, y.reshape(-1).astype("int64"))
+        (
+            x.reshape(*x.shape[:3], -1).astype("float32") / 255,
+            y.reshape(-1).astype("int64"),
+        )
         for x, y in parts
     )
     return train, test

@@ -1,4 +1,5 @@
-"""Single pictures by name: photographs, textures, a painting, or a file of the user's own."""
+"""Single pictures by name: photographs, textures, a painting, or a file of the user's
+own."""
 
 from pathlib import Path
 
@@ -25,9 +26,9 @@ PALETTE = (
 def load_picture(name: str, size: int = 256) -> np.ndarray:
     """One picture, (size, size, 3) float32 in [0, 1], 16 to 1024 pixels high.
 
-    name: a photograph (`class_names("photos")`); brick, grass or gravel, which are grey; painting,
-        brush strokes along a whirling field (see `painting`); or a picture file, of which the
-        middle square is taken.
+    name: a photograph (`class_names("photos")`); brick, grass or gravel, which are
+        grey; painting, brush strokes along a whirling field (see `painting`); or a
+        picture file, of which the middle square is taken.
 
     Licence: as of `photos` and `textures`; the painting is drawn here.
     Raises UsageError for an unknown name, a file that is none, and a size out of range.
@@ -40,7 +41,9 @@ def load_picture(name: str, size: int = 256) -> np.ndarray:
     if name in MATERIALS:
         from skimage import data
 
-        grey = getattr(data, name)()[np.newaxis, ..., np.newaxis].astype("float32") / 255
+        grey = (
+            getattr(data, name)()[np.newaxis, ..., np.newaxis].astype("float32") / 255
+        )
         return np.repeat(resize(grey, size)[0], 3, axis=-1)
     if name == PAINTING:
         return painting(size)
@@ -52,9 +55,12 @@ def load_picture(name: str, size: int = 256) -> np.ndarray:
     )
 
 
-def read_picture(file: str | Path, size: tuple[int, int], channels: int = 3) -> np.ndarray:
-    """A PNG, JPEG or other picture file as (height, width, channels) float32 in [0, 1]: turned
-    upright, its middle cut out in the proportions of `size` (height, width), and resized.
+def read_picture(
+    file: str | Path, size: tuple[int, int], channels: int = 3
+) -> np.ndarray:
+    """A PNG, JPEG or other picture file as (height, width, channels) float32 in [0, 1]:
+    turned upright, its middle cut out in the proportions of `size` (height, width), and
+    resized.
 
     Raises UsageError for a file that is missing or no picture.
     """
@@ -62,7 +68,9 @@ def read_picture(file: str | Path, size: tuple[int, int], channels: int = 3) -> 
 
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            upright = ImageOps.exif_transpose(image).convert(
+                "L" if channels == 1 else "RGB"
+            )
     except FileNotFoundError as error:
         raise UsageError(f"{file}: there is no such file") from error
     except OSError as error:
@@ -72,10 +80,12 @@ def read_picture(file: str | Path, size: tuple[int, int], channels: int = 3) -> 
 
 
 def painting(size: int, seed: int = 0) -> np.ndarray:
-    """Brush strokes in six colours along a whirling field, (size, size, 3) float32 in [0, 1].
+    """Brush strokes in six colours along a whirling field, (size, size, 3) float32 in
+    [0, 1].
 
-    Blotches of colour are smeared along the field's lines (Cabral and Leedom, Imaging vector fields
-    using line integral convolution, 1993). The picture goes on at the opposite edge.
+    Blotches of colour are smeared along the field's lines (Cabral and Leedom, Imaging
+    vector fields using line integral convolution, 1993). The picture goes on at the
+    opposite edge.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -91,15 +101,22 @@ def painting(size: int, seed: int = 0) -> np.ndarray:
     field = np.stack([right, -down]) / steepness
 
     blotches = np.clip(2.2 + 1.3 * noise(6) + 0.8 * noise(1), 0, len(PALETTE) - 1)
-    colours = [np.interp(blotches, range(len(PALETTE)), part) for part in np.transpose(PALETTE)]
+    colours = [
+        np.interp(blotches, range(len(PALETTE)), part) for part in np.transpose(PALETTE)
+    ]
     total, steps = np.array(colours), 10
     for direction in (1, -1):
         place = np.indices((256, 256)).astype(float)
         for _ in range(steps):
             row, column = place.astype(int) % 256
             place += direction * field[:, row, column]
-            total += [map_coordinates(each, place, order=1, mode="grid-wrap") for each in colours]
+            total += [
+                map_coordinates(each, place, order=1, mode="grid-wrap")
+                for each in colours
+            ]
     mean = total.mean(axis=(1, 2), keepdims=True)
-    strokes = (mean + 1.5 * (total - mean)) / (2 * steps + 1)  # the contrast that smearing took
+    strokes = (mean + 1.5 * (total - mean)) / (
+        2 * steps + 1
+    )  # the contrast that smearing took
     picture = np.clip(strokes, 0, 1).astype("float32").transpose(1, 2, 0)
     return resize(picture[np.newaxis], size)[0]

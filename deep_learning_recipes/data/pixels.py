@@ -6,15 +6,18 @@ Part = tuple[np.ndarray, np.ndarray]
 Split = tuple[Part, Part]
 """((x_train, y_train), (x_test, y_test))"""
 
-LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # ITU-R BT.601, as Pillow's mode "L"
+LUMINANCE = np.array(
+    [0.299, 0.587, 0.114], "float32"
+)  # ITU-R BT.601, as Pillow's mode "L"
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Bicubic (n, height, width, channels) -> (n, size, size, channels), clipped to [0, 1].
+    """Bicubic (n, height, width, channels) -> (n, size, size, channels), clipped to [0,
+    1].
 
-    Resizing is linear along rows and along columns, so a batch takes two matrix products.
-    Pillow itself gives the matrices: it resizes the identity, with its filter and its
-    antialiasing.
+    Resizing is linear along rows and along columns, so a batch takes two matrix
+    products. Pillow itself gives the matrices: it resizes the identity, with its filter
+    and its antialiasing.
     """
     from PIL import Image
 
@@ -33,7 +36,8 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def set_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey from colour by luminance (1 channel), colour from grey by repeating (3 channels)."""
+    """Grey from colour by luminance (1 channel), colour from grey by repeating (3
+    channels)."""
     if images.shape[-1] == channels:
         return images
     if channels == 1:

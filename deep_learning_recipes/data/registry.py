@@ -1,4 +1,5 @@
-"""Which data sets there are, and the one line that answers a name that is none of them."""
+"""Which data sets there are, and the one line that answers a name that is none of
+them."""
 
 from collections.abc import Iterable
 
@@ -12,4 +13,6 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if name not in known:
-        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, known)} ({', '.join(known)})")
+        raise UsageError(
+            f"unknown {kind} {name!r}{did_you_mean(name, known)} ({', '.join(known)})"
+        )

@@ -1,4 +1,5 @@
-"""Pictures with their truth: real digits pasted on photographs, and where each digit is."""
+"""Pictures with their truth: real digits pasted on photographs, and where each digit
+is."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from deep_learning_recipes.data.images import digits
 from deep_learning_recipes.data.pixels import LUMINANCE, resize
 
 SIDES = (0.45, 0.6)  # of a digit, in sides of the picture
-DIMMED = 0.5  # what is left of the photographs' light, and the least luminance of a digit above it
+# what is left of the photographs' light, and the least luminance of a digit above it
+DIMMED = 0.5
 LIGHT = 0.6
 SOURCE = 32  # side in pixels that the digits' 8 x 8 are brought to first
 
@@ -26,21 +28,23 @@ class Scenes:
     masks: np.ndarray
     """(n, size, size) bool: its pixels"""
     boxes: np.ndarray
-    """(n, 4) int64: top, left, bottom and right of its mask in pixels, the last two just outside"""
+    """(n, 4) int64: top, left, bottom and right of its mask in pixels, the last two
+    just outside"""
 
 
 def load_scenes(
     train: int = 3000, test: int = 500, *, size: int = 48, seed: int = 0
 ) -> tuple[Scenes, Scenes]:
-    """Handwritten digits at random places of dimmed photographs, in one light colour each.
+    """Handwritten digits at random places of dimmed photographs, in one light colour
+    each.
 
-    Digits and photographs' regions of the test part are none of the train part's. The digits are
-    real (`digits`), so are the photographs (`photos`); the layout is made.
+    Digits and photographs' regions of the test part are none of the train part's. The
+    digits are real (`digits`), so are the photographs (`photos`); the layout is made.
 
     train, test: how many; size: side of a picture in pixels, from 24 to 256.
     Licence: as of `digits` and `photos`.
-    Measured: a net of four convolutions and global max pooling 0.99 after 8 epochs, ten seconds.
-    Raises UsageError for a number out of range.
+    Measured: a net of four convolutions and global max pooling 0.99 after 8 epochs, ten
+    seconds. Raises UsageError for a number out of range.
     """
     if min(train, test) < 1 or not 24 <= size <= 256:
         raise UsageError(
@@ -56,9 +60,14 @@ def load_scenes(
 
 
 def compose(
-    x: np.ndarray, y: np.ndarray, grounds: np.ndarray, count: int, rng: np.random.Generator
+    x: np.ndarray,
+    y: np.ndarray,
+    grounds: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
 ) -> Scenes:
-    """Pastes `count` of the digits x, y, all about as often as the others, on random grounds."""
+    """Pastes `count` of the digits x, y, all about as often as the others, on random
+    grounds."""
     size = grounds.shape[1]
     digit = rng.permutation(np.arange(count) % len(x))
     images = grounds[rng.integers(len(grounds), size=count)]

@@ -6,18 +6,19 @@ from deep_learning_recipes.data.registry import check_name
 
 
 def load_series(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A whole series as (times, values), both float64 (n,); times are years, 1958.24 in March 1958.
+    """A whole series as (times, values), both float64 (n,); times are years, 1958.24 in
+    March 1958.
 
-    name: co2: ppm at Mauna Loa, 2284 weeks 1958-2001; the 59 weeks without a measurement are NaN.
-        elnino: sea surface temperature off Peru in degrees Celsius, 732 months 1950-2010.
-        sunspots: yearly number, 309 years 1700-2008.
+    name: co2: ppm at Mauna Loa, 2284 weeks 1958-2001; the 59 weeks without a
+        measurement are NaN. elnino: sea surface temperature off Peru in degrees
+        Celsius, 732 months 1950-2010. sunspots: yearly number, 309 years 1700-2008.
 
     The custom is to train on the first 80 % and test on the rest, and never to shuffle:
-    `boundary = int(0.8 * len(values)); train, test = values[:boundary], values[boundary:]`.
-    Licence: public domain (statsmodels).
-    Measured: root mean squared error one step ahead on the last 20 %, by linear autoregression on
-    24 values (and by repeating the last value): co2 0.45 (0.51), elnino 0.50 (1.16), sunspots 20.3
-    (33.3).
+    `boundary = int(0.8 * len(values)); train, test = values[:boundary],
+    values[boundary:]`. Licence: public domain (statsmodels). Measured: root mean
+    squared error one step ahead on the last 20 %, by linear autoregression on 24 values
+    (and by repeating the last value): co2 0.45 (0.51), elnino 0.50 (1.16), sunspots
+    20.3 (33.3).
     """
     check_name("series", name, SERIES)
     return SERIES[name]()

@@ -9,18 +9,19 @@ from deep_learning_recipes.data.registry import check_name
 def load_table(name: str) -> Split:
     """A table as `((x_train, y_train), (x_test, y_test))`, a fixed random 80/20 split.
 
-    x: float32 (n, features), raw units: scale it by the train part. `feature_names(name)` has the
-    columns. y: int64 labels for breast_cancer and wine (`class_names(name)`), float32 for diabetes
-    and randhie.
+    x: float32 (n, features), raw units: scale it by the train part.
+        `feature_names(name)` has the
+    columns. y: int64 labels for breast_cancer and wine (`class_names(name)`), float32
+    for diabetes and randhie.
 
-    name: breast_cancer (455 + 114 rows, 30 features; CC BY 4.0, UCI): malignant or benign.
-        wine (142 + 36, 13; CC BY 4.0, UCI): the cultivar.
-        diabetes (353 + 89, 10; by scikit-learn, no licence stated): progress in a year.
-        randhie (statsmodels; public domain): visits to a doctor in a year, 9 features. A person
+    name: breast_cancer (455 + 114 rows, 30 features; CC BY 4.0, UCI): malignant or
+        benign. wine (142 + 36, 13; CC BY 4.0, UCI): the cultivar. diabetes (353 + 89,
+        10; by scikit-learn, no licence stated): progress in a year. randhie
+        (statsmodels; public domain): visits to a doctor in a year, 9 features. A person
         has a row a year, so the split is by person (rows that share `disea`).
-    Measured, columns standardized: logistic regression 0.98 (breast_cancer), 1.00 (wine); linear
-    regression explains 0.33 (diabetes) and 0.02 (randhie) of the variance, boosted trees less:
-    there is little to learn in the last two.
+    Measured, columns standardized: logistic regression 0.98 (breast_cancer), 1.00
+    (wine); linear regression explains 0.33 (diabetes) and 0.02 (randhie) of the
+    variance, boosted trees less: there is little to learn in the last two.
     """
     from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
@@ -33,7 +34,9 @@ def load_table(name: str) -> Split:
         train, test = next(splitter.split(rows, groups=people))
     else:
         classes = y if np.issubdtype(y.dtype, np.integer) else None
-        train, test = train_test_split(rows, test_size=0.2, random_state=0, stratify=classes)
+        train, test = train_test_split(
+            rows, test_size=0.2, random_state=0, stratify=classes
+        )
     return (x[train], y[train]), (x[test], y[test])
 
 
@@ -81,4 +84,9 @@ def from_bunch(bunch, label_type: str) -> Table:
     return bunch.data.astype("float32"), bunch.target.astype(label_type), names
 
 
-TABLES = {"breast_cancer": breast_cancer, "wine": wine, "diabetes": diabetes, "randhie": randhie}
+TABLES = {
+    "breast_cancer": breast_cancer,
+    "wine": wine,
+    "diabetes": diabetes,
+    "randhie": randhie,
+}

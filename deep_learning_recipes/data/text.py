@@ -1,4 +1,5 @@
-"""Embedded text: prose to model character by character, and family names to classify."""
+"""Embedded text: prose to model character by character, and family names to
+classify."""
 
 import importlib
 
@@ -11,8 +12,8 @@ PROSE_TRAIN = 0.9
 NAMES_TRAIN = 0.8
 MOST_NAMES = 500  # of one language, so that none is most of the data
 
-# One locale of Faker for each language that is written in Latin script and has 150 names or more
-# that no other language has.
+# One locale of Faker for each language that is written in Latin script and has 150
+# names or more that no other language has.
 LOCALES = {
     "Azerbaijani": "az_AZ",
     "Croatian": "hr_HR",
@@ -36,14 +37,14 @@ LOCALES = {
 def load_text(name: str = "prose") -> tuple[str, str]:
     """A text as (train, test), two strings of printable characters and newlines.
 
-    name: prose: the manual of the Python language (CPython's `pydoc_data.topics`): English
-        sentences, tables, and code. In Python 3.11 it is 333,688 + 40,237 characters, 103
-        different ones; other versions of Python have other text, so results compare within one.
+    name: prose: the manual of the Python language (CPython's `pydoc_data.topics`):
+        English sentences, tables, and code. In Python 3.11 it is 333,688 + 40,237
+        characters, 103 different ones; other versions of Python have other text, so
+        results compare within one.
 
-    Whole topics are either train or test, in the order of their names: the first 90 % or so are
-    train.
-    Licence: PSF.
-    Measured: Witten-Bell models of order 0, 2, 4 need 4.70, 2.65, 2.12 bits per test character.
+    Whole topics are either train or test, in the order of their names: the first 90 %
+    or so are train. Licence: PSF. Measured: Witten-Bell models of order 0, 2, 4 need
+    4.70, 2.65, 2.12 bits per test character.
     """
     check_name("text", name, ["prose"])
     topics = prose_topics()
@@ -56,10 +57,11 @@ def load_text(name: str = "prose") -> tuple[str, str]:
 
 
 def prose_topics() -> list[str]:
-    """The topics in the order of their names, every paragraph only where it first appears.
+    """The topics in the order of their names, every paragraph only where it first
+    appears.
 
-    The manual repeats whole topics inside others ("while" is part of "compound"): kept twice, a
-    paragraph of the test part would stand word for word in the train part.
+    The manual repeats whole topics inside others ("while" is part of "compound"): kept
+    twice, a paragraph of the test part would stand word for word in the train part.
     """
     from pydoc_data.topics import topics
 
@@ -76,15 +78,17 @@ def prose_topics() -> list[str]:
 
 
 def load_names() -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndarray]]:
-    """Family names and their languages: ((names, languages), (names, languages)), train and test.
+    """Family names and their languages: ((names, languages), (names, languages)), train
+    and test.
 
-    names: 5445 and 1361 strings (with Faker 40.54) of up to 40 characters. languages: int64, 16
-    classes; `class_names("names")` has them. A fixed random 80/20 split within each language.
-    Names are compared without regard to case; a name that stands twice in a language is kept once,
-    a name of two languages is in neither. At most 500 names a language.
-    Licence: MIT (Faker).
-    Measured: logistic regression on 1- to 3-grams 0.75, the most frequent language 0.07. Feminine
-    forms stand beside masculine ones (Novák, Nováková), at times across the split.
+    names: 5445 and 1361 strings (with Faker 40.54) of up to 40 characters. languages:
+        int64, 16
+    classes; `class_names("names")` has them. A fixed random 80/20 split within each
+    language. Names are compared without regard to case; a name that stands twice in a
+    language is kept once, a name of two languages is in neither. At most 500 names a
+    language. Licence: MIT (Faker). Measured: logistic regression on 1- to 3-grams 0.75,
+    the most frequent language 0.07. Feminine forms stand beside masculine ones (Novák,
+    Nováková), at times across the split.
     """
     languages_of: dict[str, set[int]] = {}
     spelling: dict[str, str] = {}
@@ -97,8 +101,12 @@ def load_names() -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndar
     train: list[tuple[str, int]] = []
     test: list[tuple[str, int]] = []
     for label in range(len(LOCALES)):
-        own = sorted(name for name, languages in languages_of.items() if languages == {label})
-        chosen = [(spelling[own[i]], label) for i in rng.permutation(len(own))[:MOST_NAMES]]
+        own = sorted(
+            name for name, languages in languages_of.items() if languages == {label}
+        )
+        chosen = [
+            (spelling[own[i]], label) for i in rng.permutation(len(own))[:MOST_NAMES]
+        ]
         boundary = round(NAMES_TRAIN * len(chosen))
         train += chosen[:boundary]
         test += chosen[boundary:]
@@ -111,12 +119,14 @@ def load_names() -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndar
 
 
 def last_names(locale: str) -> list[str]:
-    """All family names of a locale: Faker keeps feminine, masculine, and common ones apart."""
+    """All family names of a locale: Faker keeps feminine, masculine, and common ones
+    apart."""
     provider = importlib.import_module(f"faker.providers.person.{locale}").Provider
     return [
         name
         for attribute, names in sorted(vars(provider).items())
         if "last_names" in attribute
         for name in names
-        if "," not in name  # three Dutch ones are entries of an index: "Bourgondië, van"
+        if ","
+        not in name  # three Dutch ones are entries of an index: "Bourgondië, van"
     ]

@@ -1,1 +1,2 @@
-"""Many devices: strategies by name, replicas that train as one, clusters on this machine."""
+"""Many devices: strategies by name, replicas that train as one, clusters on this
+machine."""

@@ -1,4 +1,5 @@
-"""`python -m deep_learning_recipes.distribute launch`: a cluster of processes on this machine."""
+"""`python -m deep_learning_recipes.distribute launch`: a cluster of processes on this
+machine."""
 
 import argparse
 import sys
@@ -13,8 +14,8 @@ USAGE = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 if all ended well, else the code of the one that did not; 2 for bad input;
-    130 when interrupted."""
+    """Returns 0 if all ended well, else the code of the one that did not; 2 for bad
+    input; 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # What comes from -m or a file's name on belongs to the program.
     is_own = [each != "-m" and not each.endswith(".py") for each in arguments]
@@ -30,8 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: ... launch --workers 2 -m recipes.lenet --preset quick",
     )
     parser.add_argument("command", choices=["launch"])
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--parameter-servers", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="default: 2"
+    )
+    parser.add_argument(
+        "--parameter-servers", type=int, default=0, metavar="N", help="default: 0"
+    )
     options = parser.parse_args(own)
     try:
         if not program:

@@ -1,4 +1,5 @@
-"""Starts the tasks of a cluster as processes of this machine, and stops them together."""
+"""Starts the tasks of a cluster as processes of this machine, and stops them
+together."""
 
 import contextlib
 import json
@@ -20,20 +21,27 @@ INTERRUPTED = 130
 class Task:
     """One process of the cluster, its output passed on line by line."""
 
-    def __init__(self, program: list[str], cluster: dict[str, list[str]], kind: str, index: int):
+    def __init__(
+        self, program: list[str], cluster: dict[str, list[str]], kind: str, index: int
+    ):
         self.kind = kind
         self.name = f"{kind} {index}"
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         config = {"cluster": cluster, "task": {"type": kind, "index": index}}
         self.process = subprocess.Popen(
             [sys.executable, *program],
-            env={**os.environ, "TF_CONFIG": json.dumps(config), "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "TF_CONFIG": json.dumps(config),
+                "PYTHONUNBUFFERED": "1",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C reaches the launcher alone, which passes it on
+            # Ctrl-C reaches the launcher alone, which passes it on
+            start_new_session=True,
         )
 
     def follow(self, ended: "queue.Queue[Task]") -> None:
@@ -52,19 +60,21 @@ class Task:
 
 
 def launch(program: list[str], workers: int, parameter_servers: int = 0) -> int:
-    """Runs `python PROGRAM` in `workers` processes that find each other by TF_CONFIG; with
-    parameter servers in one for each of these and one for the chief besides.
+    """Runs `python PROGRAM` in `workers` processes that find each other by TF_CONFIG;
+    with parameter servers in one for each of these and one for the chief besides.
 
-    Returns 0 if all ended well. When one fails all are stopped, its last lines are printed, and its
-    code is returned (128 + N where signal N ended it); 130 after Ctrl-C. Next to parameter servers
-    a worker that a signal ended is not missed as long as another is left.
+    Returns 0 if all ended well. When one fails all are stopped, its last lines are
+    printed, and its code is returned (128 + N where signal N ended it); 130 after
+    Ctrl-C. Next to parameter servers a worker that a signal ended is not missed as long
+    as another is left.
     """
     counts = {"worker": workers}
     if parameter_servers:
         counts = {"ps": parameter_servers, "worker": workers, "chief": 1}
     ports = iter(free_ports(sum(counts.values())))
     cluster = {
-        kind: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for kind, count in counts.items()
+        kind: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
+        for kind, count in counts.items()
     }
     started: list[Task] = []
     ended: queue.Queue[Task] = queue.Queue()
@@ -76,7 +86,9 @@ def launch(program: list[str], workers: int, parameter_servers: int = 0) -> int:
                 for index in range(count):
                     task = Task(program, cluster, kind, index)
                     started.append(task)
-                    threading.Thread(target=task.follow, args=(ended,), daemon=True).start()
+                    threading.Thread(
+                        target=task.follow, args=(ended,), daemon=True
+                    ).start()
             failed = wait(ended, counts)
     except KeyboardInterrupt:
         print("interrupted: all workers are stopped", file=sys.stderr)
@@ -87,7 +99,8 @@ def launch(program: list[str], workers: int, parameter_servers: int = 0) -> int:
 
 
 def wait(ended: "queue.Queue[Task]", counts: dict[str, int]) -> Task | None:
-    """Returns when all tasks have ended well, or the first that failed and is missed."""
+    """Returns when all tasks have ended well, or the first that failed and is
+    missed."""
     workers = counts["worker"]
     for _ in range(sum(counts.values())):
         task = ended.get()
@@ -97,13 +110,17 @@ def wait(ended: "queue.Queue[Task]", counts: dict[str, int]) -> Task | None:
         workers -= task.kind == "worker"
         if "ps" not in counts or task.kind != "worker" or code > 0 or workers == 0:
             return task
-        print(f"{task.name} ended {how(code)}; training goes on with {workers}", file=sys.stderr)
+        print(
+            f"{task.name} ended {how(code)}; training goes on with {workers}",
+            file=sys.stderr,
+        )
     return None
 
 
 @contextlib.contextmanager
 def stopping(tasks: list[Task]) -> Iterator[None]:
-    """At the end interrupts all that still run, and kills what has not stopped soon after."""
+    """At the end interrupts all that still run, and kills what has not stopped soon
+    after."""
     try:
         yield
     finally:
@@ -122,7 +139,8 @@ def report(task: Task, of: int) -> int:
     """Says how the task ended that failed first, and gives the exit code."""
     code = task.process.returncode
     print(
-        f"\n{task.name} ended {how(code)}; all {of} are stopped. Its last lines:", file=sys.stderr
+        f"\n{task.name} ended {how(code)}; all {of} are stopped. Its last lines:",
+        file=sys.stderr,
     )
     sys.stderr.writelines(f"    {line}" for line in task.last_lines)
     return code if code > 0 else 128 - code

@@ -1,15 +1,19 @@
-"""Parameter servers: they keep the weights, workers compute steps, the chief hands these out.
+"""Parameter servers: they keep the weights, workers compute steps, the chief hands
+these out.
 
-Each worker reads the weights, computes a gradient and has it applied, without waiting for the
-others: asynchronous stochastic gradient descent. A step may thus start from weights that others
-have changed meanwhile, so training is not that of one device, nor the same twice; it learns. In
-return a worker that is lost costs nothing but its steps under way, which others repeat.
-(Dean et al., Large scale distributed deep networks, 2012, section 4.1)
+Each worker reads the weights, computes a gradient and has it applied, without waiting
+for the
+others: asynchronous stochastic gradient descent. A step may thus start from weights
+    that others
+have changed meanwhile, so training is not that of one device, nor the same twice; it
+learns. In return a worker that is lost costs nothing but its steps under way, which
+others repeat. (Dean et al., Large scale distributed deep networks, 2012, section 4.1)
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import socket
@@ -32,20 +36,22 @@ Cluster = dict[str, list[str]]
 
 
 class Strategy(tf.distribute.ParameterServerStrategy):
-    """Of the chief. What it creates in `scope()` lies on the parameter servers; what it computes
-    itself, such as `model.predict`, reads them from there."""
+    """Of the chief. What it creates in `scope()` lies on the parameter servers; what it
+    computes itself, such as `model.predict`, reads them from there."""
 
     def __init__(self, cluster: Cluster):
         super().__init__(tf.distribute.cluster_resolver.TFConfigClusterResolver())
         self.workers = len(cluster["worker"])
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
-        """The data set itself: Keras asks for it in predict and evaluate, which the chief runs."""
+        """The data set itself: Keras asks for it in predict and evaluate, which the
+        chief runs."""
         return dataset
 
 
 class ParameterServers(Replicas):
-    """Training by the workers of a cluster, one replica each, that share the weights."""
+    """Training by the workers of a cluster, one replica each, that share the
+    weights."""
 
     sees_all = False
 
@@ -56,14 +62,20 @@ class ParameterServers(Replicas):
     def context(self) -> contextlib.AbstractContextManager[Any]:
         return self.strategy.scope()
 
-    def run(self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]) -> Logs:
+    def run(
+        self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]
+    ) -> Logs:
         return self.strategy.run(step, args=(batches[0],))
 
     def schedule(
-        self, part_of_epoch: Callable[[Any], None], data: Any, order: tf.Tensor, batch_size: int
+        self,
+        part_of_epoch: Callable[[Any], None],
+        data: Any,
+        order: tf.Tensor,
+        batch_size: int,
     ) -> None:
-        """Has the workers call `part_of_epoch(data)`, each time on a few batches, until the whole
-        of `data`, in that order, is done."""
+        """Has the workers call `part_of_epoch(data)`, each time on a few batches, until
+        the whole of `data`, in that order, is done."""
         steps = math.ceil(len(order) / batch_size)
         steps_of_a_part = min(
             STEPS_OF_A_PART, steps // (PARTS_FOR_A_WORKER * self.strategy.workers)
@@ -71,16 +83,21 @@ class ParameterServers(Replicas):
         examples = max(1, steps_of_a_part) * batch_size
         for first in range(0, len(order), examples):
             indices = order[first : first + examples]
-            part = keras.tree.map_structure(lambda array: tf.gather(array, indices), data)  # noqa: B023
+            rows = functools.partial(tf.gather, indices=indices)
+            part = keras.tree.map_structure(rows, data)
             self.coordinator.schedule(part_of_epoch, args=(part,))
         self.coordinator.join()
 
 
 class Apart(keras.StatelessScope):
-    """Within it `variables` are zero and change for this step alone; all others are as ever."""
+    """Within it `variables` are zero and change for this step alone; all others are as
+    ever."""
 
     def __init__(self, variables: list[keras.Variable]):
-        zeros = [(variable, tf.zeros(variable.shape, variable.dtype)) for variable in variables]
+        zeros = [
+            (variable, tf.zeros(variable.shape, variable.dtype))
+            for variable in variables
+        ]
         super().__init__(zeros, initialize_variables=False)
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
@@ -96,8 +113,8 @@ class Apart(keras.StatelessScope):
 def counting_apart(step: Step, model: keras.Model) -> Step:
     """`step`, whose counts are added to the model's metrics in one piece.
 
-    Metrics assign what they have read and increased. Workers that do so at the same time would
-    overwrite each other's counts.
+    Metrics assign what they have read and increased. Workers that do so at the same
+    time would overwrite each other's counts.
     """
 
     def step_apart(batch: Any) -> Logs:
@@ -112,7 +129,8 @@ def counting_apart(step: Step, model: keras.Model) -> Step:
 
 
 class Server:
-    """A worker or a parameter server: does what the chief asks for as long as the chief lives."""
+    """A worker or a parameter server: does what the chief asks for as long as the chief
+    lives."""
 
     def __init__(self, cluster: Cluster, kind: str, index: int):
         self.cluster, self.kind, self.index = cluster, kind, index
@@ -146,7 +164,8 @@ def connect(cluster: Cluster) -> Strategy:
     for kind in ("ps", "worker"):
         for index, address in enumerate(cluster[kind]):
             wait_for(f"{kind} {index}", address)
-    # The strategy warns of each computation that is not handed to workers, among them all tracing.
+    # The strategy warns of each computation that is not handed to workers, among them
+    # all tracing.
     tf.get_logger().addFilter(_is_no_warning_of_local_work)
     tf.config.set_visible_devices([], "GPU")
     strategy = Strategy(cluster)

@@ -1,9 +1,10 @@
 """Replicas of a network that train as one: each takes its slice of every batch.
 
-The gradient of a batch is the mean over its examples, so it is the sum of the replicas' gradients,
-each weighed by the share of the examples that it saw. That holds for slices of unequal size too,
-hence any batch is trained as a single device trains it. What a replica works out from its slice
-alone differs: the statistics of an ordinary BatchNormalization, and random numbers.
+The gradient of a batch is the mean over its examples, so it is the sum of the replicas'
+gradients, each weighed by the share of the examples that it saw. That holds for slices
+of unequal size too, hence any batch is trained as a single device trains it. What a
+replica works out from its slice alone differs: the statistics of an ordinary
+BatchNormalization, and random numbers.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class Replicas:
     def divide(
         self, indices: tf.Tensor
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-        """For each local replica: its slice of a batch, its share of the batch's examples, and
-        whether they count in its metrics.
+        """For each local replica: its slice of a batch, its share of the batch's
+        examples, and whether they count in its metrics.
 
-        Of a batch with fewer examples than replicas each takes the whole, and one counts it.
+        Of a batch with fewer examples than replicas each takes the whole, and one
+        counts it.
         """
         if self.count == 1:
             return [indices], [tf.constant(1.0)], [tf.constant(True)]
@@ -59,8 +61,11 @@ class Replicas:
             counts.append(tf.logical_or(enough, number == 0))
         return slices, shares, counts
 
-    def run(self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]) -> Logs:
-        """Calls `step(batch)` on each local replica, with gradients and logs weighed by its share.
+    def run(
+        self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]
+    ) -> Logs:
+        """Calls `step(batch)` on each local replica, with gradients and logs weighed by
+        its share.
 
         The logs of all replicas add up to the batch's; `add_up` does that.
         """
@@ -71,12 +76,14 @@ class Replicas:
         return tensors
 
     def settle(self, model: keras.Model) -> None:
-        """At the end of an epoch: makes one of what each replica kept to itself, namely the sums
-        in metrics and moving averages such as those of BatchNormalization."""
+        """At the end of an epoch: makes one of what each replica kept to itself, namely
+        the sums in metrics and moving averages such as those of BatchNormalization."""
 
-    def agree(self, model: keras.Model, variables: list[keras.Variable], start: int) -> int:
-        """Before training: all take the chief's values, history and epoch to start from, which is
-        returned; random states become different for each replica."""
+    def agree(
+        self, model: keras.Model, variables: list[keras.Variable], start: int
+    ) -> int:
+        """Before training: all take the chief's values, history and epoch to start
+        from, which is returned; random states become different for each replica."""
         return start
 
 
@@ -93,7 +100,9 @@ class Mirrored(Replicas):
     def context(self) -> contextlib.AbstractContextManager[Any]:
         return self.strategy.scope()
 
-    def run(self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]) -> Logs:
+    def run(
+        self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]
+    ) -> Logs:
         def weigh(optimizer: Any, gradients: list[Any]) -> list[Any]:
             gradients = scaled(gradients, shares[replica_number()])
             if not must_see_the_sum(optimizer):
@@ -101,7 +110,9 @@ class Mirrored(Replicas):
             context = tf.distribute.get_replica_context()
             known = [gradient for gradient in gradients if gradient is not None]
             total = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, known))
-            gradients = [None if gradient is None else next(total) for gradient in gradients]
+            gradients = [
+                None if gradient is None else next(total) for gradient in gradients
+            ]
             return scaled(gradients, 1 / self.count)
 
         def step_on_replica() -> Logs:
@@ -127,29 +138,38 @@ class Mirrored(Replicas):
         if averages:
             self.strategy.run(average)
 
-    def agree(self, model: keras.Model, variables: list[keras.Variable], start: int) -> int:
+    def agree(
+        self, model: keras.Model, variables: list[keras.Variable], start: int
+    ) -> int:
         def spread(firsts: list[tf.Tensor]) -> None:
             for state, first in zip(random_states(model), firsts, strict=True):
                 state.assign(first + seed_offset(state, replica_number()))
 
         with self.context():
-            firsts = [tf.convert_to_tensor(state.value) for state in random_states(model)]
-            tf.function(lambda: self.strategy.run(spread, args=(firsts,)), autograph=False)()
+            firsts = [
+                tf.convert_to_tensor(state.value) for state in random_states(model)
+            ]
+            tf.function(
+                lambda: self.strategy.run(spread, args=(firsts,)), autograph=False
+            )()
         return start
 
 
 class Workers(Replicas):
-    """Several processes, one replica in each; `strategy` carries their sums to each other.
+    """Several processes, one replica in each; `strategy` carries their sums to each
+    other.
 
-    The model is an ordinary one in each process, so all that is not training (evaluate, predict,
-    export) works as ever. All start from the chief's weights and add up their gradients before the
-    optimizer sees them, so they keep the same weights.
+    The model is an ordinary one in each process, so all that is not training (evaluate,
+    predict, export) works as ever. All start from the chief's weights and add up their
+    gradients before the optimizer sees them, so they keep the same weights.
     """
 
     sees_all = False
     current: Workers | None = None
 
-    def __init__(self, strategy: tf.distribute.MultiWorkerMirroredStrategy, number: int):
+    def __init__(
+        self, strategy: tf.distribute.MultiWorkerMirroredStrategy, number: int
+    ):
         self.strategy = strategy
         self.count = strategy.num_replicas_in_sync
         self.local = range(number, number + 1)
@@ -166,9 +186,13 @@ class Workers(Replicas):
         finally:
             Workers.current = None
 
-    def run(self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]) -> Logs:
+    def run(
+        self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]
+    ) -> Logs:
         def weigh(optimizer: Any, gradients: list[Any]) -> list[Any]:
-            known = [tf.convert_to_tensor(each) for each in gradients if each is not None]
+            known = [
+                tf.convert_to_tensor(each) for each in gradients if each is not None
+            ]
             total = iter(self.add_up(scaled(known, shares[0])))
             return [None if gradient is None else next(total) for gradient in gradients]
 
@@ -178,7 +202,9 @@ class Workers(Replicas):
     def add_up(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         def all_reduce(*values: tf.Tensor) -> list[tf.Tensor]:
             context = tf.distribute.get_replica_context()
-            placed = [tf.identity(value) for value in values]  # on this replica's device
+            placed = [
+                tf.identity(value) for value in values
+            ]  # on this replica's device
             return context.all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
         return self.strategy.run(all_reduce, args=tuple(tensors)) if tensors else []
@@ -190,7 +216,9 @@ class Workers(Replicas):
             divisor = self.count if any(variable is each for each in averages) else 1
             variable.assign(tf.cast(total / divisor, variable.dtype))
 
-    def agree(self, model: keras.Model, variables: list[keras.Variable], start: int) -> int:
+    def agree(
+        self, model: keras.Model, variables: list[keras.Variable], start: int
+    ) -> int:
         # float64 holds the values of all dtypes exactly.
         values = [np.array(variable) for variable in variables]
         vector = [np.empty(0), *(value.ravel().astype(np.float64) for value in values)]
@@ -208,7 +236,9 @@ class Workers(Replicas):
         return start
 
     def _of_chief(self, vector: np.ndarray) -> np.ndarray:
-        return np.array(self._add_up_vectors([vector if self.is_chief else 0 * vector])[0])
+        return np.array(
+            self._add_up_vectors([vector if self.is_chief else 0 * vector])[0]
+        )
 
 
 def counting(step: Step, model: keras.Model) -> Callable[[tuple[Any, tf.Tensor]], Logs]:
@@ -220,7 +250,9 @@ def counting(step: Step, model: keras.Model) -> Callable[[tuple[Any, tf.Tensor]]
         before = [tf.convert_to_tensor(variable.value) for variable in variables]
         logs = step(batch)
         for variable, value in zip(variables, before, strict=True):
-            variable.assign(tf.where(counts, tf.convert_to_tensor(variable.value), value))
+            variable.assign(
+                tf.where(counts, tf.convert_to_tensor(variable.value), value)
+            )
         return logs
 
     return step_that_counts
@@ -240,9 +272,10 @@ def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
 def unscaled_losses() -> Iterator[None]:
     """Within it a replica counts as the only one.
 
-    Keras divides losses that it makes itself by the number of replicas, but not what a train_step
-    computes; a step that adds up both would come out lopsided. Here gradients are weighed
-    instead, which suits both, so Keras must not divide. It goes by this property.
+    Keras divides losses that it makes itself by the number of replicas, but not what a
+    train_step computes; a step that adds up both would come out lopsided. Here
+    gradients are weighed instead, which suits both, so Keras must not divide. It goes
+    by this property.
     """
     tf.distribute.Strategy.num_replicas_in_sync = 1
     try:
@@ -255,12 +288,14 @@ def unscaled_losses() -> Iterator[None]:
 def intercepted(
     model: keras.Model, weigh: Callable[[Any, list[Any]], list[Any]], clip_by: float
 ) -> Iterator[None]:
-    """Within it the model's optimizers apply `weigh(optimizer, gradients)`, and clip to thresholds
-    multiplied by `clip_by`."""
+    """Within it the model's optimizers apply `weigh(optimizer, gradients)`, and clip to
+    thresholds multiplied by `clip_by`."""
     with contextlib.ExitStack() as undo:
         for optimizer in optimizers_of(model):
 
-            def apply(gradients, variables=None, optimizer=optimizer, apply=optimizer.apply):
+            def apply(
+                gradients, variables=None, optimizer=optimizer, apply=optimizer.apply
+            ):
                 return apply(weigh(optimizer, list(gradients)), variables)
 
             optimizer.apply = apply
@@ -279,8 +314,8 @@ def is_wrapper(optimizer: Any) -> bool:
 
 
 def must_see_the_sum(optimizer: Any) -> bool:
-    """Whether the optimizer looks at the whole batch's gradient before it takes a step: it clips
-    it, or leaves the step out where the gradient is not finite."""
+    """Whether the optimizer looks at the whole batch's gradient before it takes a step:
+    it clips it, or leaves the step out where the gradient is not finite."""
     return is_wrapper(optimizer) or any(
         (optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue)
     )
@@ -303,7 +338,11 @@ def scale_logs(logs: Logs, share: Any) -> Logs:
 
 
 def replica_number() -> int:
-    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+    return int(
+        tf.get_static_value(
+            tf.distribute.get_replica_context().replica_id_in_sync_group
+        )
+    )
 
 
 def is_floating(variable: keras.Variable) -> bool:
@@ -311,14 +350,21 @@ def is_floating(variable: keras.Variable) -> bool:
 
 
 def moving_averages(model: keras.Model) -> list[keras.Variable]:
-    """What layers gather outside of training by gradients, such as BatchNormalization's means."""
+    """What layers gather outside of training by gradients, such as BatchNormalization's
+    means."""
     metrics = {id(variable) for variable in model.metrics_variables}
-    return [v for v in model.non_trainable_variables if is_floating(v) and id(v) not in metrics]
+    return [
+        v
+        for v in model.non_trainable_variables
+        if is_floating(v) and id(v) not in metrics
+    ]
 
 
 def random_states(model: keras.Model) -> list[keras.Variable]:
     """The states of the model's `keras.random.SeedGenerator`s."""
-    return [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+    return [
+        v for v in model.non_trainable_variables if v.name == "seed_generator_state"
+    ]
 
 
 def seed_offset(state: keras.Variable, number: int) -> tf.Tensor:

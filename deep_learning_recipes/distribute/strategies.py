@@ -19,21 +19,24 @@ SECONDS_FOR_TPU = 3.0
 def strategy(
     name: str = "auto",
 ) -> tuple[tf.distribute.Strategy | Workers | parameter_server.Server, str]:
-    """The strategy of that name, whose `scope()` to train in, and a few words that say what was
-    taken.
+    """The strategy of that name, whose `scope()` to train in, and a few words that say
+    what was taken.
 
-    name: `auto` (the TPU of TPU_NAME, the cluster of TF_CONFIG, the GPUs that are there, else the
-    CPU), `cpu`, `gpu`, `mirrored` (all GPUs), `mirrored:N` (N GPUs, or N logical CPUs of this
-    machine for trying out), `multi_worker` (this process is one of those in TF_CONFIG),
-    `parameter_server` (likewise; all but the chief get a `Server`, and train by its `serve()`
-    alone), or `tpu`.
-    Call it before TensorFlow has run anything: devices are laid out once a process.
-    Raises UsageError for an unknown name and for a device that is not there.
+    name: `auto` (the TPU of TPU_NAME, the cluster of TF_CONFIG, the GPUs that are
+        there, else the
+    CPU), `cpu`, `gpu`, `mirrored` (all GPUs), `mirrored:N` (N GPUs, or N logical CPUs
+    of this machine for trying out), `multi_worker` (this process is one of those in
+    TF_CONFIG), `parameter_server` (likewise; all but the chief get a `Server`, and
+    train by its `serve()` alone), or `tpu`. Call it before TensorFlow has run anything:
+    devices are laid out once a process. Raises UsageError for an unknown name and for a
+    device that is not there.
     """
     kind, colon, count = name.partition(":")
     if kind not in NAMES or (colon and kind != "mirrored"):
         near = did_you_mean(kind, list(NAMES))
-        raise UsageError(f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N{near}")
+        raise UsageError(
+            f"--strategy {name}: choose one of {', '.join(NAMES)}, mirrored:N{near}"
+        )
     if kind == "auto":
         kind = "tpu" if os.environ.get("TPU_NAME") else kind
         if os.environ.get("TF_CONFIG"):
@@ -48,7 +51,9 @@ def strategy(
     if kind == "mirrored":
         return _mirrored(name, count, len(gpus))
     if kind == "gpu" and not gpus:
-        raise UsageError("--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu")
+        raise UsageError(
+            "--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu"
+        )
     if kind == "cpu" or not gpus:
         tf.config.set_visible_devices([], "GPU")
         return tf.distribute.get_strategy(), f"CPU ({os.cpu_count()} cores)"
@@ -59,14 +64,18 @@ def strategy(
 
 def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy, str]:
     if count and (not count.isdecimal() or int(count) < 1):
-        raise UsageError(f"--strategy {name}: N must be a whole number from 1, as in mirrored:2")
+        raise UsageError(
+            f"--strategy {name}: N must be a whole number from 1, as in mirrored:2"
+        )
     replicas = int(count) if count else gpus
     if replicas == 0:
         raise UsageError(
             "--strategy mirrored: TensorFlow sees no GPU here; mirrored:2 tries two logical CPUs"
         )
     if 0 < gpus < replicas:
-        raise UsageError(f"--strategy {name}: only {gpus} GPU(s) here; ask for at most as many")
+        raise UsageError(
+            f"--strategy {name}: only {gpus} GPU(s) here; ask for at most as many"
+        )
     if gpus:
         devices = [f"GPU:{index}" for index in range(replicas)]
         return tf.distribute.MirroredStrategy(devices), f"{replicas} GPUs, mirrored"
@@ -74,7 +83,8 @@ def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy,
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
     )
-    # The default collective all-reduce breaks on CPUs for the second model of a process.
+    # The default collective all-reduce breaks on CPUs for the second model of a
+    # process.
     mirrored = tf.distribute.MirroredStrategy(
         [f"CPU:{index}" for index in range(replicas)],
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
@@ -83,7 +93,8 @@ def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy,
 
 
 def worker_number() -> int | None:
-    """The number of this process among the workers of TF_CONFIG, 0 for the chief; None without it.
+    """The number of this process among the workers of TF_CONFIG, 0 for the chief; None
+    without it.
 
     Raises UsageError for a TF_CONFIG that cannot be understood.
     """
@@ -138,7 +149,9 @@ def _multi_worker() -> tuple[Workers, str]:
     return workers, f"worker {number + 1} of {workers.count} (TF_CONFIG), {device} each"
 
 
-def _parameter_server() -> tuple[parameter_server.Strategy | parameter_server.Server, str]:
+def _parameter_server() -> tuple[
+    parameter_server.Strategy | parameter_server.Server, str
+]:
     cluster, task = _tf_config()
     if not cluster:
         raise UsageError(
@@ -161,17 +174,21 @@ def _parameter_server() -> tuple[parameter_server.Strategy | parameter_server.Se
 
 
 def _tpu_address(name: str) -> tuple[str, int]:
-    """Where to ask for a TPU: itself if it is named by its address, else Google Cloud."""
+    """Where to ask for a TPU: itself if it is named by its address, else Google
+    Cloud."""
     host, _, port = name.partition("grpc://")[2].partition(":")
     return (host, int(port or 8470)) if host else ("metadata.google.internal", 80)
 
 
 def _tpu() -> tuple[tf.distribute.Strategy, str]:
-    # TensorFlow's own search takes half a minute or more to find out that there is none.
+    # TensorFlow's own search takes half a minute or more to find out that there is
+    # none.
     name = os.environ.get("TPU_NAME", "")
     if name in ("", "local") and not tf.config.list_physical_devices("TPU"):
         state = "is not set" if not name else f"is {name}"
-        raise UsageError(f"--strategy tpu: no TPU is attached and TPU_NAME {state}; set it")
+        raise UsageError(
+            f"--strategy tpu: no TPU is attached and TPU_NAME {state}; set it"
+        )
     if name not in ("", "local"):
         host, port = _tpu_address(name)
         try:
@@ -188,7 +205,8 @@ def _tpu() -> tuple[tf.distribute.Strategy, str]:
 
 
 def replicas_of(model: keras.Model) -> Replicas | None:
-    """How `model` is to be trained; None where that is Keras's own part (TPU, other strategies)."""
+    """How `model` is to be trained; None where that is Keras's own part (TPU, other
+    strategies)."""
     strategy = model.distribute_strategy
     if isinstance(strategy, parameter_server.Strategy):
         return parameter_server.ParameterServers(strategy)

@@ -4,7 +4,8 @@
     python -m deep_learning_recipes.serving check saved_models
     python -m deep_learning_recipes.serving serve saved_models
 
-Importing this package imports neither Keras nor TensorFlow: `check` and `serve` need no Keras.
+Importing this package imports neither Keras nor TensorFlow: `check` and `serve` need no
+Keras.
 """
 
 from deep_learning_recipes.serving.saved_model import classifier, export, policy

@@ -11,8 +11,8 @@ from deep_learning_recipes.serving import layout
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
-# What runs here must run without Keras: from here on importing it fails. TensorFlow also starts
-# sooner.
+# What runs here must run without Keras: from here on importing it fails. TensorFlow
+# also starts sooner.
 sys.modules["keras"] = None  # type: ignore[assignment]
 
 
@@ -22,15 +22,23 @@ def main() -> int:
         description="Check SavedModels for TF Serving, or try them out on this machine.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    check_parser = commands.add_parser("check", help="find what TF Serving would stumble over")
+    check_parser = commands.add_parser(
+        "check", help="find what TF Serving would stumble over"
+    )
     serve_parser = commands.add_parser(
         "serve",
         help="answer TF Serving's gRPC and REST requests; for trying out, it is not TF Serving",
     )
     for each in (check_parser, serve_parser):
-        each.add_argument("folder", type=Path, metavar="DIR", help="such as saved_models")
-    serve_parser.add_argument("--port", type=int, default=8500, help="of gRPC (default: 8500)")
-    serve_parser.add_argument("--rest-port", type=int, default=8501, help="default: 8501")
+        each.add_argument(
+            "folder", type=Path, metavar="DIR", help="such as saved_models"
+        )
+    serve_parser.add_argument(
+        "--port", type=int, default=8500, help="of gRPC (default: 8500)"
+    )
+    serve_parser.add_argument(
+        "--rest-port", type=int, default=8501, help="default: 8501"
+    )
     serve_parser.add_argument(
         "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone"
     )
@@ -38,14 +46,18 @@ def main() -> int:
 
     try:
         if options.command == "check":
-            layout.find_versions(options.folder)  # bad input is told before TensorFlow starts
+            layout.find_versions(
+                options.folder
+            )  # bad input is told before TensorFlow starts
             from deep_learning_recipes.serving import check
 
             return 0 if check.check(options.folder) else 1
         layout.require_models(options.folder)
         from deep_learning_recipes.serving import server
 
-        return server.serve(options.folder, options.host, options.port, options.rest_port)
+        return server.serve(
+            options.folder, options.host, options.port, options.rest_port
+        )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

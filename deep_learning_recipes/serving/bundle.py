@@ -1,4 +1,5 @@
-"""One version of a model, loaded and run as TF Serving does it: graph, signatures, session."""
+"""One version of a model, loaded and run as TF Serving does it: graph, signatures,
+session."""
 
 import functools
 import math
@@ -31,11 +32,12 @@ invalid = functools.partial(RequestError, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 class Bundle:
-    """A loaded version. Threads may call `predict` at once; the session ends with the last
-    reference to the bundle, so a request that is under way finishes on the version it began with.
+    """A loaded version. Threads may call `predict` at once; the session ends with the
+    last reference to the bundle, so a request that is under way finishes on the version
+    it began with.
 
-    It takes the route of TF Serving, and so meets its errors: SignatureDefs and a session, where
-    tf.saved_model.load would rebuild Python functions.
+    It takes the route of TF Serving, and so meets its errors: SignatureDefs and a
+    session, where tf.saved_model.load would rebuild Python functions.
     """
 
     def __init__(self, path: Path):
@@ -66,7 +68,8 @@ class Bundle:
 
         inputs: TensorProtos or arrays by input name.
         outputs: the names of those to return; none for all.
-        Raises RequestError for what the signature does not take and for what the graph refuses.
+        Raises RequestError for what the signature does not take and for what the graph
+        refuses.
         """
         signature = self.signature(name, grpc.StatusCode.FAILED_PRECONDITION)
         if missing_or_extra := set(inputs) ^ set(signature.inputs):
@@ -79,7 +82,9 @@ class Bundle:
             raise invalid(
                 f"output {names(unknown)} is not in the signature: {names(signature.outputs)}"
             )
-        fed = [as_array(key, inputs[key], info) for key, info in signature.inputs.items()]
+        fed = [
+            as_array(key, inputs[key], info) for key, info in signature.inputs.items()
+        ]
         try:
             results = self.calls[name or DEFAULT_SIGNATURE](*fed)
         except tf.errors.OpError as error:
@@ -87,8 +92,8 @@ class Bundle:
         return {key: results[key] for key in wanted}
 
     def signature(self, name: str, code: grpc.StatusCode) -> Any:
-        """The SignatureDef of that name ("" is serving_default). Raises RequestError with `code`
-        if there is none: TF Serving's gRPC and REST differ in it."""
+        """The SignatureDef of that name ("" is serving_default). Raises RequestError
+        with `code` if there is none: TF Serving's gRPC and REST differ in it."""
         try:
             return self.signatures[name or DEFAULT_SIGNATURE]
         except KeyError:
@@ -125,9 +130,14 @@ def as_array(name: str, value: Any, info: Any) -> np.ndarray:
     given = value.dtype if is_proto else tf.as_dtype(value.dtype).as_datatype_enum
     if given != info.dtype:
         given = DataType.Name(given) if given in DataType.values() else given
-        raise invalid(f"input {name!r} must be of type {DataType.Name(info.dtype)}, not {given}")
-    # Looked at before a tensor is made of them: a shape of a few bytes can ask for terabytes.
-    shape = [dim.size for dim in value.tensor_shape.dim] if is_proto else list(value.shape)
+        raise invalid(
+            f"input {name!r} must be of type {DataType.Name(info.dtype)}, not {given}"
+        )
+    # Looked at before a tensor is made of them: a shape of a few bytes can ask for
+    # terabytes.
+    shape = (
+        [dim.size for dim in value.tensor_shape.dim] if is_proto else list(value.shape)
+    )
     if not fits(shape, info.tensor_shape):
         wanted = tf.TensorShape(info.tensor_shape)
         raise invalid(f"input {name!r} must be of shape {wanted}, not {tuple(shape)}")
@@ -158,7 +168,8 @@ def names(several: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the heading and the nodes of the graph that TensorFlow adds."""
+    """What an error says, without the heading and the nodes of the graph that
+    TensorFlow adds."""
     message = error.message if isinstance(error, tf.errors.OpError) else str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     said = [line for line in lines if line != "Graph execution error:"]

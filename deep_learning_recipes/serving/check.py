@@ -1,4 +1,5 @@
-"""Checks exports as TF Serving would meet them: layout, tags, operations, signatures, replay."""
+"""Checks exports as TF Serving would meet them: layout, tags, operations, signatures,
+replay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ OK, NOTE, FAULT = "ok   ", "note ", "FAULT"
 TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 1e-2
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
-"""call back into the Python process that wrote them; TensorFlow registers them, TF Serving not"""
+"""call back into the Python process that wrote them; TensorFlow registers them, TF
+Serving not"""
 
 
 def check(folder: Path) -> bool:
-    """Checks all versions in `folder` (saved_models, saved_models/NAME, or one version) and prints
-    one line for each finding. True if there is no fault. Raises UsageError if there is no version.
+    """Checks all versions in `folder` (saved_models, saved_models/NAME, or one version)
+    and prints one line for each finding. True if there is no fault. Raises UsageError
+    if there is no version.
     """
     reports = {path: list(findings(path)) for path in layout.find_versions(folder)}
     if (folder / layout.CONFIG).exists():
@@ -39,13 +42,18 @@ def check(folder: Path) -> bool:
 def findings(path: Path) -> Iterator[tuple[str, str]]:
     """What TF Serving would refuse in a version, or answer otherwise than recorded."""
     if not path.name.isdecimal():
-        yield FAULT, f"the folder's name must be a whole number, the version, not {path.name!r}"
+        yield (
+            FAULT,
+            f"the folder's name must be a whole number, the version, not {path.name!r}",
+        )
     try:
         model = SavedModel.FromString((path / layout.MODEL).read_bytes())
     except (OSError, DecodeError) as error:
         yield FAULT, f"{layout.MODEL} cannot be read: {error}"
         return
-    tagged = [graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags]
+    tagged = [
+        graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags
+    ]
     if not tagged:
         yield FAULT, "no graph with the tag `serve`"
         return
@@ -59,13 +67,20 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
         yield FAULT, f"does not load: {first_line(error)}"
         return
     if "serving_default" not in bundle.signatures:
-        yield FAULT, f"no signature serving_default; there is {names(bundle.signatures)}"
+        yield (
+            FAULT,
+            f"no signature serving_default; there is {names(bundle.signatures)}",
+        )
     for record in records:
         yield from replay(bundle, record)
-    for name in sorted(set(bundle.signatures) - {signature_of(record) for record in records}):
+    for name in sorted(
+        set(bundle.signatures) - {signature_of(record) for record in records}
+    ):
         yield NOTE, f"{name}: no warm-up record; the first request to it will be slow"
         example = zeros(bundle.signatures[name])
-        if all(value.dtype != object for value in example.values()):  # "" is no image file, say
+        if all(
+            value.dtype != object for value in example.values()
+        ):  # "" is no image file, say
             yield from try_batches(bundle, name, example)
 
 
@@ -84,8 +99,8 @@ def unknown_operations(graph: tf.compat.v1.MetaGraphDef) -> set[str]:
 
 
 def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
-    """Compares the answer to a recorded request with the recorded response, and tries the request
-    in batches of other sizes."""
+    """Compares the answer to a recorded request with the recorded response, and tries
+    the request in batches of other sizes."""
     signature = signature_of(record)
     try:
         answered = bundle.replay(record)
@@ -94,9 +109,17 @@ def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
         return
     for name, response in record.predict_log.response.outputs.items():
         if name not in answered:
-            yield FAULT, f"{signature}: no output {name!r}, which the warm-up record holds"
-        elif difference := largest_difference(answered[name], tf.make_ndarray(response)):
-            yield FAULT, f"{signature}: {name} differs from the recorded answer by {difference}"
+            yield (
+                FAULT,
+                f"{signature}: no output {name!r}, which the warm-up record holds",
+            )
+        elif difference := largest_difference(
+            answered[name], tf.make_ndarray(response)
+        ):
+            yield (
+                FAULT,
+                f"{signature}: {name} differs from the recorded answer by {difference}",
+            )
     inputs = record.predict_log.request.inputs
     arrays = {name: tf.make_ndarray(value) for name, value in inputs.items()}
     yield from try_batches(bundle, signature, arrays)
@@ -105,19 +128,27 @@ def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
 def try_batches(
     bundle: Bundle, signature: str, inputs: dict[str, np.ndarray]
 ) -> Iterator[tuple[str, str]]:
-    """Runs a signature on as many rows of `inputs`, repeated if need be, as BATCH_SIZES says."""
+    """Runs a signature on as many rows of `inputs`, repeated if need be, as BATCH_SIZES
+    says."""
     for size in BATCH_SIZES:
-        batch = {name: np.resize(value, (size, *value.shape[1:])) for name, value in inputs.items()}
+        batch = {
+            name: np.resize(value, (size, *value.shape[1:]))
+            for name, value in inputs.items()
+        }
         try:
             for name, value in bundle.predict(signature, batch).items():
                 if value.shape[:1] != (size,):
-                    yield FAULT, f"{signature}: {size} rows give {name} of shape {value.shape}"
+                    yield (
+                        FAULT,
+                        f"{signature}: {size} rows give {name} of shape {value.shape}",
+                    )
         except RequestError as error:
             yield FAULT, f"{signature}: a batch of {size}: {error}"
 
 
 def zeros(signature: Any) -> dict[str, np.ndarray]:
-    """The simplest input of a signature: one row, and 1 for every other free dimension."""
+    """The simplest input of a signature: one row, and 1 for every other free
+    dimension."""
     return {
         name: np.zeros(
             [max(dim.size, 1) for dim in info.tensor_shape.dim],
@@ -132,7 +163,8 @@ def signature_of(record: PredictionLog) -> str:
 
 
 def largest_difference(got: np.ndarray, want: np.ndarray) -> str:
-    """The largest difference in words, or "" if it is within the precision of the numbers."""
+    """The largest difference in words, or "" if it is within the precision of the
+    numbers."""
     if got.dtype != want.dtype or got.shape != want.shape:
         return f"its type or shape: {got.dtype.name} {got.shape}, {want.dtype.name} {want.shape}"
     if want.dtype.kind in "OSU":
@@ -156,4 +188,7 @@ def config_findings(folder: Path) -> Iterator[tuple[str, str]]:
     for name in sorted(found - listed):
         yield FAULT, f"{name} is not in it; export once more, or add it"
     for name in sorted(listed - found):
-        yield FAULT, f"lists {name}, which is not in the folder: the server would wait for it"
+        yield (
+            FAULT,
+            f"lists {name}, which is not in the folder: the server would wait for it",
+        )

@@ -1,4 +1,5 @@
-"""Where things stand in a folder of exports: NAME/VERSION/saved_model.pb, as TF Serving polls."""
+"""Where things stand in a folder of exports: NAME/VERSION/saved_model.pb, as TF Serving
+polls."""
 
 import os
 import tempfile
@@ -12,7 +13,8 @@ CONFIG = "models.config"
 
 
 def versions(folder: Path) -> dict[int, Path]:
-    """The versions in a model's folder (saved_models/NAME) by number, the newest last."""
+    """The versions in a model's folder (saved_models/NAME) by number, the newest
+    last."""
     found = {
         int(path.name): path
         for path in folder.iterdir()
@@ -32,21 +34,26 @@ def models(folder: Path) -> dict[str, dict[int, Path]]:
 
 
 def find_versions(folder: Path) -> list[Path]:
-    """The versions below a folder, which is saved_models, saved_models/NAME, or a version itself.
-    Raises UsageError if there is none."""
+    """The versions below a folder, which is saved_models, saved_models/NAME, or a
+    version itself. Raises UsageError if there is none."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; python -m recipes.lenet --export makes one")
+        raise UsageError(
+            f"{folder}: no such folder; python -m recipes.lenet --export makes one"
+        )
     if (folder / MODEL).exists():
         return [folder]
     models_below = {folder.name: versions(folder)} | models(folder)
     found = [path for numbered in models_below.values() for path in numbered.values()]
     if not found:
-        raise UsageError(f"{folder}: no NAME/VERSION/{MODEL} in it; make one by --export")
+        raise UsageError(
+            f"{folder}: no NAME/VERSION/{MODEL} in it; make one by --export"
+        )
     return found
 
 
 def require_models(folder: Path) -> None:
-    """Raises UsageError, with what to do, if no model stands below `folder` (saved_models)."""
+    """Raises UsageError, with what to do, if no model stands below `folder`
+    (saved_models)."""
     find_versions(folder)
     if not models(folder):
         around = folder.parent if versions(folder) else folder.parent.parent
@@ -54,7 +61,8 @@ def require_models(folder: Path) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file beside and renames it into place: who reads it sees the old or the new one."""
+    """Writes a file beside and renames it into place: who reads it sees the old or the
+    new one."""
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w") as file:

@@ -1,4 +1,5 @@
-"""TF Serving's REST interface over a library: JSON in row and column format, base64 strings."""
+"""TF Serving's REST interface over a library: JSON in row and column format, base64
+strings."""
 
 import base64
 import binascii
@@ -15,7 +16,12 @@ from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
-from deep_learning_recipes.serving.bundle import MAXIMUM_BYTES, RequestError, invalid, names
+from deep_learning_recipes.serving.bundle import (
+    MAXIMUM_BYTES,
+    RequestError,
+    invalid,
+    names,
+)
 from deep_learning_recipes.serving.library import Library
 
 if TYPE_CHECKING:
@@ -46,13 +52,16 @@ def application(library: Library) -> "WSGIApplication":
         except RequestError as error:
             return as_response({"error": str(error)}, HTTP_STATUS.get(error.code, 500))
         except RequestEntityTooLarge:
-            return as_response({"error": f"the body is larger than {MAXIMUM_BYTES:,} bytes"}, 413)
+            return as_response(
+                {"error": f"the body is larger than {MAXIMUM_BYTES:,} bytes"}, 413
+            )
 
     return answer
 
 
 def as_response(body: dict[str, Any], status: int) -> Response:
-    # Numbers that are not finite are written NaN and Infinity, as TF Serving writes them.
+    # Numbers that are not finite are written NaN and Infinity, as TF Serving writes
+    # them.
     return Response(json.dumps(body) + "\n", status, content_type="application/json")
 
 
@@ -73,19 +82,25 @@ def metadata(library: Library, name: str, version: int | None) -> dict[str, Any]
     loaded, bundle = library.get(name, version)
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(loaded)},
-        "metadata": {"signature_def": as_dict(SignatureDefMap(signature_def=bundle.signatures))},
+        "metadata": {
+            "signature_def": as_dict(SignatureDefMap(signature_def=bundle.signatures))
+        },
     }
 
 
 def as_dict(message: Any) -> dict[str, Any]:
     return MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
     )
 
 
-def predict(library: Library, name: str, version: int | None, body: bytes) -> dict[str, Any]:
-    """Answers {"instances": [...]} by {"predictions": [...]}, {"inputs": ...} by {"outputs": ...};
-    a single named output stands there without its name."""
+def predict(
+    library: Library, name: str, version: int | None, body: bytes
+) -> dict[str, Any]:
+    """Answers {"instances": [...]} by {"predictions": [...]}, {"inputs": ...} by
+    {"outputs": ...}; a single named output stands there without its name."""
     _, bundle = library.get(name, version)
     request = parse(body)
     signature_name = request.get("signature_name", "")
@@ -93,7 +108,9 @@ def predict(library: Library, name: str, version: int | None, body: bytes) -> di
         raise invalid("'signature_name' must be a string")
     signature = bundle.signature(signature_name, grpc.StatusCode.INVALID_ARGUMENT)
     if ("instances" in request) == ("inputs" in request):
-        raise invalid("the body must have either 'instances' (a list of rows) or 'inputs'")
+        raise invalid(
+            "the body must have either 'instances' (a list of rows) or 'inputs'"
+        )
     rows = "instances" in request
     columns = (
         transposed(request["instances"], signature.inputs)
@@ -106,11 +123,15 @@ def predict(library: Library, name: str, version: int | None, body: bytes) -> di
         if key in signature.inputs
     }
     if unknown := columns.keys() - inputs.keys():
-        raise invalid(f"no input {names(unknown)}; the signature has {names(signature.inputs)}")
+        raise invalid(
+            f"no input {names(unknown)}; the signature has {names(signature.inputs)}"
+        )
     results = bundle.predict(signature_name, inputs)
     sizes = {value.shape[:1] for value in results.values()}
     if rows and (len(sizes) > 1 or () in sizes):
-        raise invalid("the outputs are not of one batch size: ask by 'inputs', not 'instances'")
+        raise invalid(
+            "the outputs are not of one batch size: ask by 'inputs', not 'instances'"
+        )
     outputs = {key: as_list(key, value) for key, value in results.items()}
     (first, *others) = outputs.values()
     if not rows:
@@ -119,7 +140,8 @@ def predict(library: Library, name: str, version: int | None, body: bytes) -> di
         return {"predictions": first}
     return {
         "predictions": [
-            dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)
+            dict(zip(outputs, row, strict=True))
+            for row in zip(*outputs.values(), strict=True)
         ]
     }
 
@@ -140,7 +162,11 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"b64"}
+        and isinstance(value["b64"], str)
+    )
 
 
 def named(value: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,13 +179,16 @@ def named(value: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def transposed(instances: Any, inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Row format as columns: a list of objects of named inputs, or of values of the only one."""
+    """Row format as columns: a list of objects of named inputs, or of values of the
+    only one."""
     if not isinstance(instances, list) or not instances:
         raise invalid("'instances' must be a list with at least one element")
     rows = [named(instance, inputs) for instance in instances]
     for number, row in enumerate(rows):
         if row.keys() != rows[0].keys():
-            raise invalid(f"instance {number} has other keys than the first: {names(row)}")
+            raise invalid(
+                f"instance {number} has other keys than the first: {names(row)}"
+            )
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
@@ -172,12 +201,20 @@ def as_array(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
             f"input {name!r}: its lists are not of equal lengths at each depth"
         ) from error
     if dtype == tf.string:
-        return np.array([as_bytes(name, each) for each in array.flat], object).reshape(array.shape)
+        return np.array([as_bytes(name, each) for each in array.flat], object).reshape(
+            array.shape
+        )
     wanted = np.dtype(dtype.as_numpy_dtype)
     kinds = "b" if dtype.is_bool else "iu" if dtype.is_integer else "fiu"
     if array.dtype.kind not in kinds and array.size:
-        raise invalid(f"input {name!r} must be of type {dtype.name}, not {array.dtype.name}")
-    if dtype.is_integer and array.size and not dtype.min <= array.min() <= array.max() <= dtype.max:
+        raise invalid(
+            f"input {name!r} must be of type {dtype.name}, not {array.dtype.name}"
+        )
+    if (
+        dtype.is_integer
+        and array.size
+        and not dtype.min <= array.min() <= array.max() <= dtype.max
+    ):
         raise invalid(f"input {name!r} has numbers outside of {dtype.name}")
     with np.errstate(over="ignore"):
         converted = array.astype(wanted)
@@ -190,7 +227,9 @@ def as_bytes(name: str, value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if not is_base64(value):
-        raise invalid(f'input {name!r} must hold strings, or {{"b64": "..."}} for bytes')
+        raise invalid(
+            f'input {name!r} must hold strings, or {{"b64": "..."}} for bytes'
+        )
     try:
         return base64.b64decode(value["b64"], validate=True)
     except binascii.Error as error:

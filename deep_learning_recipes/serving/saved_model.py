@@ -1,4 +1,5 @@
-"""Writes a Keras model as a SavedModel that TF Serving loads, with all that stands around it."""
+"""Writes a Keras model as a SavedModel that TF Serving loads, with all that stands
+around it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ CLASSIFIER_OUTPUTS = {"probabilities", "classes"}
 
 @dataclass
 class Endpoint:
-    """One signature of the SavedModel, and an example of what goes in and what must come out."""
+    """One signature of the SavedModel, and an example of what goes in and what must
+    come out."""
 
     function: Callable[..., dict[str, tf.Tensor]]
     """of tensors in the order of `specifications`"""
@@ -38,17 +40,21 @@ class Endpoint:
 
 
 def classifier(model: keras.Model) -> keras.Model:
-    """A classifier's logits as what a client wants to see: `probabilities` (batch, classes) and
-    `classes` (batch,), the most probable one."""
+    """A classifier's logits as what a client wants to see: `probabilities` (batch,
+    classes) and `classes` (batch,), the most probable one."""
     import keras
 
-    outputs = {"probabilities": keras.ops.softmax(model.output), "classes": largest(model.output)}
+    outputs = {
+        "probabilities": keras.ops.softmax(model.output),
+        "classes": largest(model.output),
+    }
     return keras.Model(model.input, outputs, name=model.name)
 
 
 def policy(model: keras.Model) -> keras.Model:
-    """A network's number for each action (a Q-value, a logit) as what an agent asks for: `action`
-    (batch,), the one with the largest, and `values` (batch, actions), the numbers themselves."""
+    """A network's number for each action (a Q-value, a logit) as what an agent asks
+    for: `action` (batch,), the one with the largest, and `values` (batch, actions), the
+    numbers themselves."""
     import keras
 
     outputs = {"action": largest(model.output), "values": model.output}
@@ -65,27 +71,35 @@ def largest(values: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def export(model: keras.Model, folder: Path, example: Any) -> Path:
-    """Writes `model` into `folder` (saved_models/NAME) as the next version and returns its path.
+    """Writes `model` into `folder` (saved_models/NAME) as the next version and returns
+    its path.
 
-    model: functional; its outputs are a dict, whose keys become the names that a client sees, as
+    model: functional; its outputs are a dict, whose keys become the names that a client
+        sees, as
     the names of its `keras.Input`s do.
-    example: a small batch of inputs (an array, or a dict of arrays by input name). The written
-    model must give the same outputs for it; it becomes the warm-up record and request.json.
+    example: a small batch of inputs (an array, or a dict of arrays by input name). The
+        written
+    model must give the same outputs for it; it becomes the warm-up record and
+    request.json.
 
-    The signature is `serving_default`. A classifier of images in [0, 1] (see `classifier`) also
-    gets `classify_bytes`, which takes `image_bytes`, a batch of encoded PNG or JPEG files.
+    The signature is `serving_default`. A classifier of images in [0, 1] (see
+    `classifier`) also gets `classify_bytes`, which takes `image_bytes`, a batch of
+    encoded PNG or JPEG files.
 
-    The version is written beside, checked in a fresh process and renamed into place, so that a
-    server which polls the folder never sees half a model, and two exports at once get two
-    versions. NAME/request.json and the parent's models.config are brought up to date.
-    Raises UsageError if the folder can't be written, ValueError if the outputs have no names,
-    RuntimeError if the written model differs or something is missing; no version is left then.
+    The version is written beside, checked in a fresh process and renamed into place, so
+    that a server which polls the folder never sees half a model, and two exports at
+    once get two versions. NAME/request.json and the parent's models.config are brought
+    up to date. Raises UsageError if the folder can't be written, ValueError if the
+    outputs have no names, RuntimeError if the written model differs or something is
+    missing; no version is left then.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
     except OSError as error:
-        raise UsageError(f"--export {folder}: cannot be written ({error.strerror})") from error
+        raise UsageError(
+            f"--export {folder}: cannot be written ({error.strerror})"
+        ) from error
     try:
         written = beside / "1"
         endpoints = find_endpoints(model, example)
@@ -126,7 +140,8 @@ def find_endpoints(model: keras.Model, example: Any) -> dict[str, Endpoint]:
         return model(keras.tree.pack_sequence_as(model.input, tensors), training=False)
 
     specifications = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in inputs.items()
     ]
     endpoint = Endpoint(call, specifications, values, as_arrays(call(*values.values())))
     endpoints = {"serving_default": endpoint}
@@ -140,7 +155,9 @@ def input_tensors(model: keras.Model) -> dict[str, Any]:
     if isinstance(model.input, dict):
         return model.input
     if len(model.inputs) == 1 and model.inputs[0].name.startswith("keras_tensor"):
-        return {"inputs": model.inputs[0]}  # Keras counts unnamed inputs: no name to rely on
+        return {
+            "inputs": model.inputs[0]
+        }  # Keras counts unnamed inputs: no name to rely on
     return {tensor.name: tensor for tensor in model.inputs}
 
 
@@ -161,8 +178,9 @@ def reads_images(model: keras.Model, example: dict[str, np.ndarray]) -> bool:
 def classify_bytes(images: Endpoint) -> Endpoint:
     """The endpoint that takes encoded files in place of images.
 
-    Input: `image_bytes` (batch,) strings, each a PNG, JPEG, GIF or BMP file of any size, in colour
-    or grey. It is decoded to the model's channels, resized to its size and scaled to [0, 1].
+    Input: `image_bytes` (batch,) strings, each a PNG, JPEG, GIF or BMP file of any
+    size, in colour or grey. It is decoded to the model's channels, resized to its size
+    and scaled to [0, 1].
     """
     import tensorflow as tf
 
@@ -183,7 +201,9 @@ def classify_bytes(images: Endpoint) -> Endpoint:
     pixels = np.round(255 * example).astype("uint8")
     encoded = np.array([tf.io.encode_png(each).numpy() for each in pixels], object)
     # What must come out is found by another way: from the pixels, without decoding.
-    expected = images.function((pixels / 255).astype(specification.dtype.as_numpy_dtype))
+    expected = images.function(
+        (pixels / 255).astype(specification.dtype.as_numpy_dtype)
+    )
     return Endpoint(
         call,
         [tf.TensorSpec((None,), tf.string, name="image_bytes")],
@@ -208,8 +228,9 @@ def write(model: keras.Model, endpoints: dict[str, Endpoint], path: Path) -> Non
 
 
 def write_warm_up(name: str, endpoints: dict[str, Endpoint], path: Path) -> None:
-    """Writes one PredictionLog for each signature: TF Serving replays the requests before it
-    serves a version, and `check` compares the outputs with the recorded responses."""
+    """Writes one PredictionLog for each signature: TF Serving replays the requests
+    before it serves a version, and `check` compares the outputs with the recorded
+    responses."""
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -228,7 +249,8 @@ def write_warm_up(name: str, endpoints: dict[str, Endpoint], path: Path) -> None
 
 
 def check_in_a_fresh_process(path: Path) -> None:
-    """Runs `check` on the written version. Raises RuntimeError with the faults it finds."""
+    """Runs `check` on the written version. Raises RuntimeError with the faults it
+    finds."""
     finished = subprocess.run(
         [sys.executable, "-m", "deep_learning_recipes.serving", "check", str(path)],
         env={
@@ -247,14 +269,18 @@ def check_in_a_fresh_process(path: Path) -> None:
 def request_body(inputs: dict[str, np.ndarray]) -> str:
     """The first example as a body for REST's :predict, in row format."""
     instance = {name: value[0].tolist() for name, value in inputs.items()}
-    return json.dumps({"instances": [instance]}, allow_nan=False, default=bytes.decode) + "\n"
+    return (
+        json.dumps({"instances": [instance]}, allow_nan=False, default=bytes.decode)
+        + "\n"
+    )
 
 
 def write_config(folder: Path) -> None:
-    """Brings models.config up to date with the models that stand in `folder` (saved_models).
+    """Brings models.config up to date with the models that stand in `folder`
+    (saved_models).
 
-    Each export writes until the file says what the folder holds, so of several at once the last
-    one leaves it right.
+    Each export writes until the file says what the folder holds, so of several at once
+    the last one leaves it right.
     """
     written = None
     while written != (found := list(layout.models(folder))):
@@ -272,10 +298,11 @@ def config(names: list[str]) -> str:
         message.model_config_list.config.add(
             name=name, base_path=f"/models/{name}", model_platform="tensorflow"
         )
-    # TF Serving takes absolute paths only. /models is where its Docker image looks, and does not
-    # change when the folder moves.
-    return "# For a server that sees this folder as /models.\n" + text_format.MessageToString(
-        message
+    # TF Serving takes absolute paths only. /models is where its Docker image looks, and
+    # does not change when the folder moves.
+    return (
+        "# For a server that sees this folder as /models.\n"
+        + text_format.MessageToString(message)
     )
 
 
@@ -284,7 +311,8 @@ def _claim_version(written: Path, folder: Path) -> Path:
         try:
             return written.rename(folder / str(version))
         except OSError:
-            # Another export took this number; renaming onto a folder with files in it fails.
+            # Another export took this number; renaming onto a folder with files in it
+            # fails.
             if not (folder / str(version)).exists():
                 raise
     raise AssertionError("unreachable")

@@ -1,5 +1,6 @@
-"""`serve`: TF Serving's gRPC and REST interfaces for trying out. It is not TF Serving: Python
-answers each request by itself, without batching, access control or encryption."""
+"""`serve`: TF Serving's gRPC and REST interfaces for trying out. It is not TF
+Serving: Python answers each request by itself, without batching, access control or
+encryption."""
 
 import functools
 import signal
@@ -48,7 +49,10 @@ def serve(folder: Path, host: str, port: int, rest_port: int) -> int:
         polling = threading.Thread(target=library.keep_polling, args=[stop])
         polling.start()
         address = f"http://{host}:{listener.getsockname()[1]}/v1/models/"
-        print(f"gRPC {host}:{port}, REST {address}; for trying out, not TF Serving", flush=True)
+        print(
+            f"gRPC {host}:{port}, REST {address}; for trying out, not TF Serving",
+            flush=True,
+        )
         stop.wait()
         rest_server.stop()
         grpc_server.stop(GRACE_SECONDS).wait()
@@ -64,7 +68,9 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
     except (OSError, OverflowError) as error:
         said = getattr(error, "strerror", None) or str(error)
         reason = said.partition(" (")[0]  # Python adds the address
-        raise UsageError(f"{flag} {port}: {reason}; name another, or 0 for a free one") from error
+        raise UsageError(
+            f"{flag} {port}: {reason}; name another, or 0 for a free one"
+        ) from error
 
 
 def bind_grpc(host: str, port: int) -> tuple[grpc.Server, int]:
@@ -76,7 +82,9 @@ def bind_grpc(host: str, port: int) -> tuple[grpc.Server, int]:
             ("grpc.so_reuseport", 0),  # or two servers would share the port in silence
         ],
     )
-    listen(host, port, "--port").close()  # its error says what is wrong, gRPC's does not
+    listen(
+        host, port, "--port"
+    ).close()  # its error says what is wrong, gRPC's does not
     try:
         return server, server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
@@ -88,7 +96,9 @@ def add_services(server: grpc.Server, library: Library) -> None:
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         PredictionService(library), server
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(library), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelService(library), server
+    )
 
 
 def answered(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,7 +130,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @answered
     def Predict(self, request):
-        version, bundle = self.library.get(request.model_spec.name, asked_version(request))
+        version, bundle = self.library.get(
+            request.model_spec.name, asked_version(request)
+        )
         name = request.model_spec.signature_name
         outputs = bundle.predict(name, request.inputs, request.output_filter)
         response = predict_pb2.PredictResponse()
@@ -135,11 +147,15 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(self, request):
         if list(request.metadata_field) != ["signature_def"]:
             raise invalid("metadata_field must be signature_def")
-        version, bundle = self.library.get(request.model_spec.name, asked_version(request))
+        version, bundle = self.library.get(
+            request.model_spec.name, asked_version(request)
+        )
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=bundle.signatures)
+        signatures = get_model_metadata_pb2.SignatureDefMap(
+            signature_def=bundle.signatures
+        )
         response.metadata["signature_def"].Pack(signatures)
         return response
 
@@ -163,11 +179,14 @@ class Handler(WSGIRequestHandler):
 
 
 class RestServer(ThreadedWSGIServer):
-    """TF Serving's REST interface on a listening socket, a thread for each connection."""
+    """TF Serving's REST interface on a listening socket, a thread for each
+    connection."""
 
     def __init__(self, host: str, listener: socket.socket, library: Library):
         port = listener.getsockname()[1]
-        super().__init__(host, port, rest.application(library), Handler, fd=listener.fileno())
+        super().__init__(
+            host, port, rest.application(library), Handler, fd=listener.fileno()
+        )
         self.connections = 0
         self.changed = threading.Condition()
 
@@ -182,7 +201,8 @@ class RestServer(ThreadedWSGIServer):
             self.count(-1)
 
     def count(self, change: int) -> None:
-        """Keeps the number of connections whose answer is not written to the last byte."""
+        """Keeps the number of connections whose answer is not written to the last
+        byte."""
         with self.changed:
             self.connections += change
             self.changed.notify_all()

@@ -1,10 +1,12 @@
 """LeNet-5 reads handwritten digits.
 
-A convolution slides one small filter over the whole image, out[i, j] = Σ f[u, v]·in[i+u, j+v], so a
-stroke is found wherever it stands, with the same few weights. Pooling halves the map, and the
-next convolution sees twice as much of the image; two such stages, then dense layers, are LeNet-5.
-Look at how many weights a dense network needs for the same accuracy, at what each does when
-the digits are shifted by two pixels, and at the maps: strokes first, then parts of digits.
+A convolution slides one small filter over the whole image, out[i, j] = Σ f[u,
+v]·in[i+u, j+v], so a stroke is found wherever it stands, with the same few weights.
+Pooling halves the map, and the next convolution sees twice as much of the image; two
+such stages, then dense layers, are LeNet-5.
+Look at how many weights a dense network needs for the same accuracy, at what each does
+when the digits are shifted by two pixels, and at the maps: strokes first, then parts of
+digits.
 
 Lectures: SEL CNN architectures; CS CNN Architectures; ICME Stacking layers
 Paper: LeCun et al., Gradient-based learning applied to document recognition, 1998
@@ -26,7 +28,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     epochs: int = 20
     """passes over the training images"""
     batch_size: int = 32
@@ -36,7 +39,8 @@ class Config:
     restarts: int = 3
     """random starts of each network; accuracies are their means"""
     dense_units: tuple[int, ...] = (32, 58, 512)
-    """widths of the one-layer dense networks to compare with; 58 units have as many weights"""
+    """widths of the one-layer dense networks to compare with; 58 units have as many
+    weights"""
 
 
 QUICK = Config(epochs=10, restarts=2, dense_units=(32, 58))
@@ -44,10 +48,12 @@ FULL = Config(data="mnist", epochs=30)
 
 
 def build_model(input_shape=(32, 32, 1), classes=10) -> keras.Model:
-    """LeNet-5 in its modern form: ReLU and max pooling instead of tanh and scaled averages.
+    """LeNet-5 in its modern form: ReLU and max pooling instead of tanh and scaled
+    averages.
 
-    Input: (batch, 32, 32, 1) floats in [0, 1]. Output: (batch, classes) logits. The paper's names
-    of the layers: C1 and C3 convolve, S2 and S4 pool, C5 and F6 are dense.
+    Input: (batch, 32, 32, 1) floats in [0, 1]. Output: (batch, classes) logits. The
+    paper's names of the layers: C1 and C3 convolve, S2 and S4 pool, C5 and F6 are
+    dense.
     """
     images = keras.Input(input_shape, name="images")
     x = layers.Conv2D(6, 5, activation="relu", name="C1")(images)  # 28 × 28 × 6
@@ -62,14 +68,17 @@ def build_model(input_shape=(32, 32, 1), classes=10) -> keras.Model:
 
 
 def build_dense(units: int, input_shape=(32, 32, 1), classes=10) -> keras.Model:
-    """The rival: one hidden layer that sees all pixels at once. Output: (batch, classes) logits."""
+    """The rival: one hidden layer that sees all pixels at once. Output: (batch,
+    classes) logits."""
     images = keras.Input(input_shape, name="images")
     x = layers.Flatten()(images)
     x = layers.Dense(units, activation="relu")(x)
     return keras.Model(images, layers.Dense(classes)(x), name=f"dense-{units}")
 
 
-def compile_classifier(model: keras.Model, learning_rate: float, steps: int) -> keras.Model:
+def compile_classifier(
+    model: keras.Model, learning_rate: float, steps: int
+) -> keras.Model:
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(
         optimizer=keras.optimizers.AdamW(schedule, weight_decay=0.1),
@@ -80,7 +89,8 @@ def compile_classifier(model: keras.Model, learning_rate: float, steps: int) -> 
 
 
 def shift(images: np.ndarray, pixels: int) -> np.ndarray:
-    """Moves images (batch, height, width, channels) right and down; what leaves comes in black."""
+    """Moves images (batch, height, width, channels) right and down; what leaves comes
+    in black."""
     moved = np.zeros_like(images)
     moved[:, pixels:, pixels:] = images[:, :-pixels, :-pixels]
     return moved
@@ -88,7 +98,9 @@ def shift(images: np.ndarray, pixels: int) -> np.ndarray:
 
 def plot_maps(model: keras.Model, image: np.ndarray) -> plt.Figure:
     """The filters of C1 over what they find in one image, and what C3 makes of that."""
-    maps = keras.Model(model.input, [model.get_layer("C1").output, model.get_layer("C3").output])
+    maps = keras.Model(
+        model.input, [model.get_layer("C1").output, model.get_layer("C3").output]
+    )
     first, second = (np.asarray(each[0]) for each in maps(image[None]))
     filters = np.asarray(model.get_layer("C1").kernel)
     reach = np.abs(filters).max()
@@ -99,7 +111,9 @@ def plot_maps(model: keras.Model, image: np.ndarray) -> plt.Figure:
     grid[0, 0].set_title("image", fontsize=9)
     for index in range(6):
         panel = grid[0, index + 2]
-        picture = panel.imshow(filters[:, :, 0, index], cmap="PuOr", vmin=-reach, vmax=reach)
+        picture = panel.imshow(
+            filters[:, :, 0, index], cmap="PuOr", vmin=-reach, vmax=reach
+        )
         panel.set_title(f"C1 filter {index + 1}", fontsize=8)
         grid[1, index + 2].imshow(first[:, :, index])
         grid[1, index + 2].set_title("finds", fontsize=8)
@@ -117,7 +131,9 @@ def main(config: Config, run: Run) -> None:
     steps = config.epochs * math.ceil(len(x_train) / config.batch_size)
     results, losses = {}, {}
     builders = {"lenet": build_model}
-    builders |= {f"dense-{units}": partial(build_dense, units) for units in config.dense_units}
+    builders |= {
+        f"dense-{units}": partial(build_dense, units) for units in config.dense_units
+    }
     for name, build in builders.items():
         accuracies, shifted_accuracies = [], []
         for _ in range(config.restarts):
@@ -147,12 +163,16 @@ def main(config: Config, run: Run) -> None:
     weights, accuracy, shifted = results.pop("lenet")
     run.figure(
         "losses",
-        figures.curves(losses, title="Held-out loss", ylabel="cross-entropy", yscale="log"),
+        figures.curves(
+            losses, title="Held-out loss", ylabel="cross-entropy", yscale="log"
+        ),
     )
     run.figure("maps", plot_maps(lenet, x_test[0]))
     logits = np.asarray(lenet(x_test))
     wrong = np.flatnonzero(logits.argmax(axis=1) != y_test)
-    shown = np.concatenate([wrong, np.flatnonzero(logits.argmax(axis=1) == y_test)])[:20]
+    shown = np.concatenate([wrong, np.flatnonzero(logits.argmax(axis=1) == y_test)])[
+        :20
+    ]
     captions = [f"{y_test[i]} read as {logits[i].argmax()}" for i in shown]
     run.figure(
         "readings",

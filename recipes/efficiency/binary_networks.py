@@ -1,17 +1,19 @@
-"""Binary and ternary networks: weights of one or two bits, learnt with full precision behind them.
+"""Binary and ternary networks: weights of one or two bits, learned at full precision.
 
-The network computes with Wᵇ = sign(W), or with α·Wᵗ, where Wᵗ is 0 for |W| ≤ 0.7·mean|W|, else
-sign(W), and α the mean of |W| over the rest. Their derivative is 0 nearly everywhere, so the
-gradient goes straight through to the latent W as if nothing had been rounded: small steps add up in
-float32 until a weight flips. BinaryConnect keeps W within [−H, H], as what lies beyond moves
-nothing; its stochastic form draws +1 with probability (W/H + 1)/2 at each training step.
-All matrices are rounded, the first and the last too; batch normalisation stays in float32.
-Look at what rounding a finished network does instead, at the bytes of the files, which are packed,
-read back and run, and at the latent weights before and after.
+The network computes with Wᵇ = sign(W), or with α·Wᵗ, where Wᵗ is 0 for |W| ≤
+0.7·mean|W|, else sign(W), and α the mean of |W| over the rest. Their derivative is 0
+nearly everywhere, so the gradient goes straight through to the latent W as if nothing
+had been rounded: small steps add up in float32 until a weight flips. BinaryConnect
+keeps W within [−H, H], as what lies beyond moves nothing; its stochastic form draws +1
+with probability (W/H + 1)/2 at each training step. All matrices are rounded, the first
+and the last too; batch normalisation stays in float32.
+Look at what rounding a finished network does instead, at the bytes of the files, which
+are packed, read back and run, and at the latent weights before and after.
 
 Lectures: CS Efficient Methods and Hardware (Binary/Ternary Net)
-Paper: Courbariaux, Bengio and David, BinaryConnect: training deep neural networks with binary
-    weights during propagations, 2015; Li, Zhang and Liu, Ternary weight networks, 2016
+Paper: Courbariaux, Bengio and David, BinaryConnect: training deep neural networks with
+    binary weights during propagations, 2015; Li, Zhang and Liu, Ternary weight
+    networks, 2016
 """
 
 import io
@@ -30,7 +32,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer, digits (embedded), or mnist where Keras can download or has cached it"""
+    """digits_by_writer, digits (embedded), or mnist where Keras can download or has
+    cached it"""
     units: tuple[int, ...] = (256, 256)
     """of the hidden layers"""
     restarts: int = 3
@@ -52,14 +55,18 @@ def binarise(weights):
 
 
 def reach(shape: tuple[int, int]) -> float:
-    """H, which bounds a matrix's latent weights: Glorot's coefficient (BinaryConnect, 2.5)."""
+    """H, which bounds a matrix's latent weights: Glorot's coefficient (BinaryConnect,
+    2.5)."""
     return math.sqrt(1.5 / sum(shape))
 
 
 def binarise_at_random(weights, seed):
-    """+1 with probability (W/H + 1)/2 cut to [0, 1], else −1 (BinaryConnect, eq. 2 and 3)."""
+    """+1 with probability (W/H + 1)/2 cut to [0, 1], else −1 (BinaryConnect, eq. 2 and
+    3)."""
     chance = ops.clip((weights / reach(weights.shape) + 1) / 2, 0, 1)
-    return ops.where(keras.random.uniform(ops.shape(weights), seed=seed) < chance, 1.0, -1.0)
+    return ops.where(
+        keras.random.uniform(ops.shape(weights), seed=seed) < chance, 1.0, -1.0
+    )
 
 
 def ternarise(weights):
@@ -70,7 +77,12 @@ def ternarise(weights):
 
 
 BITS = {"binary": 1, "stochastic": 1, "ternary": 2, "float": 32}
-RULES = {"binary": binarise, "stochastic": binarise, "ternary": ternarise, "float": ops.copy}
+RULES = {
+    "binary": binarise,
+    "stochastic": binarise,
+    "ternary": ternarise,
+    "float": ops.copy,
+}
 
 
 @keras.saving.register_keras_serializable("binary_networks")
@@ -83,8 +95,9 @@ class Clip(keras.constraints.Constraint):
 
 @keras.saving.register_keras_serializable("binary_networks")
 class RoundedDense(layers.Dense):
-    """A dense layer whose latent kernel, in float32, is rounded before each use of it. scheme:
-    binary, stochastic (binary once it is trained), ternary, or float (not rounded)."""
+    """A dense layer whose latent kernel, in float32, is rounded before each use of it.
+    scheme: binary, stochastic (binary once it is trained), ternary, or float (not
+    rounded)."""
 
     def __init__(self, units, scheme="float", **options):
         super().__init__(units, **options)
@@ -99,16 +112,23 @@ class RoundedDense(layers.Dense):
         rounded = RULES[self.scheme](self.kernel)
         if self.scheme == "stochastic" and training:
             rounded = binarise_at_random(self.kernel, self.draws)
-        # Forward this is exactly `rounded`; backward the gradient goes straight to the kernel.
-        straight = ops.stop_gradient(rounded) + (self.kernel - ops.stop_gradient(self.kernel))
+        # Forward this is exactly `rounded`; backward the gradient goes straight to the
+        # kernel.
+        straight = ops.stop_gradient(rounded) + (
+            self.kernel - ops.stop_gradient(self.kernel)
+        )
         return ops.matmul(x, straight)
 
 
-def build_model(inputs: int, units: tuple[int, ...], classes: int, scheme: str) -> keras.Model:
+def build_model(
+    inputs: int, units: tuple[int, ...], classes: int, scheme: str
+) -> keras.Model:
     """Dense layers, each with batch normalisation. Output: (batch, classes) logits."""
     options = {"scheme": scheme, "use_bias": False}
     if scheme in ("binary", "stochastic"):
-        uniform = keras.initializers.VarianceScaling(0.25, "fan_avg", "uniform")  # in [−H, H]
+        uniform = keras.initializers.VarianceScaling(
+            0.25, "fan_avg", "uniform"
+        )  # in [−H, H]
         options |= {"kernel_constraint": Clip(), "kernel_initializer": uniform}
     x = images = keras.Input((inputs,), name="x")
     for index, width in enumerate(units, start=1):
@@ -118,10 +138,15 @@ def build_model(inputs: int, units: tuple[int, ...], classes: int, scheme: str) 
     return keras.Model(images, x, name=f"{scheme}-{units[0]}")
 
 
-def run_rounded(network: keras.Model, weights: list[np.ndarray], rule, images) -> keras.Model:
-    """Gives a float network weights, its matrices put through `rule`, and takes the means and
-    variances of batch normalisation anew: those in `weights` may belong to other matrices."""
-    network.set_weights([np.asarray(rule(each)) if each.ndim > 1 else each for each in weights])
+def run_rounded(
+    network: keras.Model, weights: list[np.ndarray], rule, images
+) -> keras.Model:
+    """Gives a float network weights, its matrices put through `rule`, and takes the
+    means and variances of batch normalisation anew: those in `weights` may belong to
+    other matrices."""
+    network.set_weights(
+        [np.asarray(rule(each)) if each.ndim > 1 else each for each in weights]
+    )
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0
@@ -130,8 +155,9 @@ def run_rounded(network: keras.Model, weights: list[np.ndarray], rule, images) -
 
 
 def pack(weights: list[np.ndarray], bits: int) -> bytes:
-    """A model's weights as a file holds them: vectors as float32; of each matrix one float32 scale,
-    then a bit for each weight: is it positive? With two bits also: is it negative?"""
+    """A model's weights as a file holds them: vectors as float32; of each matrix one
+    float32 scale, then a bit for each weight: is it positive? With two bits also: is it
+    negative?"""
     parts = []
     for array in weights:
         if array.ndim > 1 and bits < 32:
@@ -151,26 +177,49 @@ def unpack(packed: bytes, shapes: list[tuple[int, ...]], bits: int) -> list[np.n
         else:
             scale = np.frombuffer(file.read(4), "<f4")
             octets = np.frombuffer(file.read(math.ceil(bits * size / 8)), "u1")
-            planes = np.unpackbits(octets, count=bits * size).reshape(bits, size).astype("<f4")
+            planes = (
+                np.unpackbits(octets, count=bits * size)
+                .reshape(bits, size)
+                .astype("<f4")
+            )
             array = scale * (planes[0] - (planes[1] if bits == 2 else 1 - planes[0]))
         weights.append(array.reshape(shape))
     return weights
 
 
-def plot_findings(found: dict, sizes: dict, first: np.ndarray, last: np.ndarray) -> plt.Figure:
-    """Accuracies by start, with the bytes of the files; a matrix's latent weights over H."""
+def plot_findings(
+    found: dict, sizes: dict, first: np.ndarray, last: np.ndarray
+) -> plt.Figure:
+    """Accuracies by start, with the bytes of the files; a matrix's latent weights over
+    H."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=(3, 2))
     for row, (name, values) in enumerate(found.items()):
-        color = "#777777" if "float" in name else "#D55E00" if "later" in name else "#0072B2"
+        color = (
+            "#777777"
+            if "float" in name
+            else "#D55E00"
+            if "later" in name
+            else "#0072B2"
+        )
         left.barh(row, np.mean(values), color=color)
         left.plot(values, [row] * len(values), "k.", markersize=5)
-        left.text(0.02, row, f"{np.mean(values):.1%}, {sizes[name]:,} bytes", va="center", c="w")
-    left.set(yticks=range(len(found)), yticklabels=found, xlim=(0, 1), xlabel="test accuracy")
+        left.text(
+            0.02,
+            row,
+            f"{np.mean(values):.1%}, {sizes[name]:,} bytes",
+            va="center",
+            c="w",
+        )
+    left.set(
+        yticks=range(len(found)), yticklabels=found, xlim=(0, 1), xlabel="test accuracy"
+    )
     left.set_title("Rounded in training (blue), later (red), float (grey)")
     left.invert_yaxis()
     for kernel, label in ((first, "at first"), (last, "trained")):
         right.hist(kernel.ravel() / reach(kernel.shape), 40, alpha=0.6, label=label)
-    right.set(title="Latent weights, binary, layer 2", xlabel="weight / H", ylabel="weights")
+    right.set(
+        title="Latent weights, binary, layer 2", xlabel="weight / H", ylabel="weights"
+    )
     right.legend()
     return figure
 
@@ -200,11 +249,15 @@ def main(config: Config, run: Run) -> None:
             networks[scheme] = run_rounded(build("float"), last, rule, x_train)
             latent[scheme] = first[5], last[5]  # the second matrix
         for name in ("binary", "ternary"):  # of the float network, the last one trained
-            networks[f"{name}_later"] = run_rounded(build("float"), last, RULES[name], x_train)
+            networks[f"{name}_later"] = run_rounded(
+                build("float"), last, RULES[name], x_train
+            )
         floats = len(pack(networks["binary"].get_weights(), 1)) / 4
         narrow = (build("float", share) for share in np.linspace(0.02, 1, 99))
         small = next(each for each in narrow if each.count_params() >= floats)
-        networks["float_small"] = run_rounded(small, train(small), RULES["float"], x_train)
+        networks["float_small"] = run_rounded(
+            small, train(small), RULES["float"], x_train
+        )
         for name, network in networks.items():
             right = np.argmax(network(x_test), axis=1) == y_test
             found.setdefault(name, []).append(float(right.mean()))
@@ -217,7 +270,9 @@ def main(config: Config, run: Run) -> None:
         path.write_bytes(pack(weights, bits))
         sizes[name] = path.stat().st_size
         read_back[name] = keras.models.clone_model(network)
-        read_back[name].set_weights(unpack(path.read_bytes(), [w.shape for w in weights], bits))
+        read_back[name].set_weights(
+            unpack(path.read_bytes(), [w.shape for w in weights], bits)
+        )
         same.append(np.array_equal(read_back[name](x_test), network(x_test)))
     vectors = sum(each.nbytes for each in last if each.ndim == 1)
     one, two, whole = (sizes[name] - vectors for name in ("binary", "ternary", "float"))
@@ -252,7 +307,9 @@ def main(config: Config, run: Run) -> None:
         measured=f"binary {mean['binary']:.4f} in {sizes['binary']:,} bytes, float "
         f"{mean['float_small']:.4f} in {sizes['float_small']:,}",
     )
-    ends = [np.mean(np.abs(each) > 0.95 * reach(each.shape)) for each in latent["binary"]]
+    ends = [
+        np.mean(np.abs(each) > 0.95 * reach(each.shape)) for each in latent["binary"]
+    ]
     run.claim(
         "Latent weights are driven to the ends, where no small step flips them",
         holds=ends[1] > 2 * ends[0],

@@ -1,15 +1,20 @@
 """Data parallelism: the same network on many devices, each with its share of the batch.
 
-The gradient of a batch is a mean over its examples, ∇L = (1/n) Σ ∇lᵢ, so it may be summed in any
-order: each replica adds up its slice, one all-reduce adds up the replicas, and all take the same
-step. At the same global batch nothing changes but the time. Two things break that: a batch that
-does not divide evenly, where the mean of the replicas' means is not the mean over the examples; and
-a layer that looks at its slice alone, as ordinary batch normalisation does.
-Look at the differences from one device, on a logarithmic axis; and at the scaling table: logical
-CPUs share the cores of one machine, so here it shows what replicas cost, not what they gain.
+The gradient of a batch is a mean over its examples, ∇L = (1/n) Σ ∇lᵢ, so it may be
+summed in any
+order: each replica adds up its slice, one all-reduce adds up the replicas, and all take
+    the same
+step. At the same global batch nothing changes but the time. Two things break that: a
+batch that does not divide evenly, where the mean of the replicas' means is not the mean
+over the examples; and a layer that looks at its slice alone, as ordinary batch
+normalisation does.
+Look at the differences from one device, on a logarithmic axis; and at the scaling
+table: logical CPUs share the cores of one machine, so here it shows what replicas cost,
+not what they gain.
 
 Lectures: CS Efficient Methods and Hardware (Parallelism)
-Paper: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017 (section 2.3)
+Paper: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017
+    (section 2.3)
 """
 
 import contextlib
@@ -36,7 +41,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     replicas: tuple[int, ...] = (1, 2, 4)
     """numbers of logical CPUs to compare; the first is the reference"""
     workers: int = 2
@@ -58,11 +64,14 @@ FULL = Config(data="mnist", epochs=5)
 def build_model(inputs: int, units: int, normalization: str = "none") -> keras.Model:
     """A dense classifier. Input: (batch, inputs). Output: (batch, 10) logits.
 
-    normalization: none, ordinary (statistics of a replica's slice) or synchronized (of the batch).
+    normalization: none, ordinary (statistics of a replica's slice) or synchronized (of
+        the batch).
     """
     x = hidden = keras.Input((inputs,), name="x")
     for _ in range(2):
-        hidden = layers.Dense(units, use_bias=False, kernel_initializer="he_normal")(hidden)
+        hidden = layers.Dense(units, use_bias=False, kernel_initializer="he_normal")(
+            hidden
+        )
         if normalization != "none":
             synchronized = normalization == "synchronized"
             hidden = layers.BatchNormalization(synchronized=synchronized)(hidden)
@@ -71,7 +80,8 @@ def build_model(inputs: int, units: int, normalization: str = "none") -> keras.M
 
 
 def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=False):
-    """Trains on all replicas of a tf.distribute strategy. x: (examples, inputs), y: (examples,).
+    """Trains on all replicas of a tf.distribute strategy. x: (examples, inputs), y:
+    (examples,).
 
     mean_of_means: average the replicas' mean losses, as if each had as many examples.
     Returns the trained weights, and the seconds of the median step.
@@ -89,14 +99,18 @@ def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=Fal
         mine = slice(examples * number // count, examples * (number + 1) // count)
         with tf.GradientTape() as tape:
             logits = model(x_batch[mine], training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y_batch[mine], logits)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                y_batch[mine], logits
+            )
             if mean_of_means:
                 loss = tf.reduce_mean(losses) / count
             else:
                 loss = tf.reduce_sum(losses) / tf.cast(examples, "float32")
         gradients = tape.gradient(loss, model.trainable_variables)
         # Keras adds up the gradients of all replicas (an all-reduce) before the step.
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
 
     @tf.function(reduce_retracing=True)
     def step(x_batch, y_batch):
@@ -115,10 +129,11 @@ def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=Fal
 
 
 def train_all(folder: str, number: int) -> None:
-    """A worker's part: trains with the others of TF_CONFIG. The first one then trains every variant
-    on logical CPUs, and writes weights and seconds to found.npz.
+    """A worker's part: trains with the others of TF_CONFIG. The first one then trains
+    every variant on logical CPUs, and writes weights and seconds to found.npz.
 
-    Devices are laid out once a process, hence all this is done in processes of their own.
+    Devices are laid out once a process, hence all this is done in processes of their
+    own.
     """
     setting = json.loads(Path(folder, "setting.json").read_text())
     arrays = np.load(Path(folder, "data.npz"))
@@ -148,8 +163,12 @@ def train_all(folder: str, number: int) -> None:
 def train_everywhere(x, y, setting: dict) -> dict[str, np.ndarray]:
     """What the processes found that run `train_all`, one for each worker."""
     with contextlib.ExitStack() as stack:
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(setting["workers"])]
-        addresses = [f"127.0.0.1:{stack.enter_context(s).getsockname()[1]}" for s in sockets]
+        sockets = [
+            socket.create_server(("127.0.0.1", 0)) for _ in range(setting["workers"])
+        ]
+        addresses = [
+            f"127.0.0.1:{stack.enter_context(s).getsockname()[1]}" for s in sockets
+        ]
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "data.npz"), x=x, y=y)
         Path(folder, "setting.json").write_text(json.dumps(setting))
@@ -157,37 +176,55 @@ def train_everywhere(x, y, setting: dict) -> dict[str, np.ndarray]:
         for number in range(setting["workers"]):
             call = f"run_path({__file__!r})['train_all']({folder!r}, {number})"
             program = [sys.executable, "-c", f"from runpy import run_path; {call}"]
-            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}}
+            task = {
+                "cluster": {"worker": addresses},
+                "task": {"type": "worker", "index": number},
+            }
             environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
             pipe = subprocess.PIPE
-            processes.append(subprocess.Popen(program, env=environment, stderr=pipe, text=True))
+            processes.append(
+                subprocess.Popen(program, env=environment, stderr=pipe, text=True)
+            )
         errors = [process.communicate()[1] for process in processes]
         if any(process.returncode for process in processes):
             raise RuntimeError("\n".join(["a process failed:", *errors]))
         return dict(np.load(Path(folder, "found.npz")))
 
 
-def plot_differences(differences: dict[str, float], times: dict[str, float]) -> plt.Figure:
-    """Largest difference of a weight from one device's, and the time of a step by replicas."""
+def plot_differences(
+    differences: dict[str, float], times: dict[str, float]
+) -> plt.Figure:
+    """Largest difference of a weight from one device's, and the time of a step by
+    replicas."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4), width_ratios=(3, 2))
     names = list(differences)[::-1]
     values = [max(differences[name], 1e-9) for name in names]
-    left.barh(names, values, color=["#D55E00" if value > 1e-4 else "#0072B2" for value in values])
+    left.barh(
+        names,
+        values,
+        color=["#D55E00" if value > 1e-4 else "#0072B2" for value in values],
+    )
     left.axvline(1e-5, color="black", linestyle=":")
     left.set(xscale="log", xlim=(1e-9, 10), xlabel="largest difference of a weight")
     left.set_title("Trained apart from one device (dotted: rounding)")
     left.grid(axis="y", visible=False)
-    right.bar(list(times), [1000 * seconds for seconds in times.values()], color="#009E73")
+    right.bar(
+        list(times), [1000 * seconds for seconds in times.values()], color="#009E73"
+    )
     right.set(ylabel="milliseconds", title="A step of the same global batch")
     return figure
 
 
 def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test))
+    x_train, x_test = (
+        x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
+    )
     y_train = y_train.astype("int32")
     # Whole batches, and a last one with an odd number of examples.
-    examples = len(x_train) - len(x_train) % config.batch_size - config.batch_size // 2 + 1
+    examples = (
+        len(x_train) - len(x_train) % config.batch_size - config.batch_size // 2 + 1
+    )
     setting = {**vars(config), "seed": run.seed}
     found = train_everywhere(x_train[:examples], y_train[:examples], setting)
 
@@ -212,15 +249,22 @@ def main(config: Config, run: Run) -> None:
 
     model = build_model(x_train.shape[1], config.units)
     shapes = [weight.shape for weight in model.weights]
-    parts = np.split(found[f"{most}"], np.cumsum([np.prod(shape) for shape in shapes])[:-1])
+    parts = np.split(
+        found[f"{most}"], np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    )
     model.set_weights([part.reshape(s) for part, s in zip(parts, shapes, strict=True)])
     accuracy = float(np.mean(np.asarray(model(x_test)).argmax(axis=1) == y_test))
     run.metric("test_accuracy", accuracy)
     run.print(f"{'':14} step in ms   images/s   speed-up")
     for name, seconds in times.items():
-        rate, speed_up = config.batch_size / seconds, found[f"{first}_seconds"] / seconds
+        rate, speed_up = (
+            config.batch_size / seconds,
+            found[f"{first}_seconds"] / seconds,
+        )
         run.print(f"{name:14} {1000 * seconds:10.2f} {rate:10,.0f} {speed_up:10.2f}")
-        run.metric(f"images_a_second_{name.replace(' ', '_')}", rate, unit="1/s", timing=True)
+        run.metric(
+            f"images_a_second_{name.replace(' ', '_')}", rate, unit="1/s", timing=True
+        )
     run.metric("numbers_in_an_all_reduce", model.count_params())
 
     largest = max(difference(f"{count}") for count in others)

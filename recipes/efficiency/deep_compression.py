@@ -1,17 +1,19 @@
 """Deep Compression: a network in a file forty times smaller, which is decoded and run.
 
-Three stages, each on what the one before left. Pruning: the smallest weights become 0 and the rest
-learns again, round by round. Shared weights: k-means clusters what is left of each kernel, a weight
-becomes the number of its cluster, and the centroids are trained on, each by the sum of its weights'
-gradients. Huffman coding: frequent numbers get short codes. Where a weight stands is written as the
-zeros skipped since the last one, in a fixed number of bits before Huffman coding; a longer gap is
-bridged by filler zeros. Codes are canonical: ordered by length, then by symbol, each is the one
-before plus 1, so that the file holds their lengths only. deep_learning_recipes/weight_file.py has
-the file byte by byte; one that was cut off or altered is refused.
+Three stages, each on what the one before left. Pruning: the smallest weights become 0
+and the rest learns again, round by round. Shared weights: k-means clusters what is left
+of each kernel, a weight becomes the number of its cluster, and the centroids are
+trained on, each by the sum of its weights' gradients. Huffman coding: frequent numbers
+get short codes. Where a weight stands is written as the zeros skipped since the last
+one, in a fixed number of bits before Huffman coding; a longer gap is bridged by filler
+zeros. Codes are canonical: ordered by length, then by symbol, each is the one before
+plus 1, so that the file holds their lengths only. deep_learning_recipes/weight_file.py
+has the file byte by byte; one that was cut off or altered is refused.
 Look at what each stage contributes.
 
 Lectures: CS Efficient Methods and Hardware (Pruning, Weight Sharing, Huffman Coding)
-Paper: Han, Mao and Dally, Deep compression, 2016 (figures 2 and 3, equation 3, tables 1 to 3)
+Paper: Han, Mao and Dally, Deep compression, 2016 (figures 2 and 3, equation 3, tables 1
+    to 3)
 """
 
 import heapq
@@ -32,9 +34,11 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer (the ordered split: tested on other writers), digits; mnist if available"""
+    """digits_by_writer (the ordered split: tested on other writers), digits; mnist if
+    available"""
     networks: tuple[str, ...] = ("lenet_300_100", "lenet_5")
-    """to compress: lenet_300_100 (dense layers), lenet_5 (convolutions; takes most of the time)"""
+    """to compress: lenet_300_100 (dense layers), lenet_5 (convolutions; takes most of
+    the time)"""
     restarts: int = 2
     """random starts of each network; all numbers are their means"""
     epochs: int = 10
@@ -48,15 +52,18 @@ class Config:
     gap_bits: int = 5
     """of the number of zeros skipped"""
     learning_rate: float = 1e-3
-    """of Adam; it falls to 0 along a cosine in each training and each round of pruning"""
+    """of Adam; it falls to 0 along a cosine in each training and each round of
+    pruning"""
 
 
 QUICK = Config(networks=("lenet_300_100",), restarts=1)
 FULL = Config(data="mnist", restarts=1, bits=5)
-# Shares of each kernel's weights that pruning leaves (paper: 8, 9, 26 % and 66, 12, 8, 19 %).
+# Shares of each kernel's weights that pruning leaves (paper: 8, 9, 26 % and 66, 12, 8,
+# 19 %).
 KEPT = {"lenet_300_100": [0.073, 0.147, 0.5], "lenet_5": [0.66, 0.12, 0.078, 0.3]}
 ROUNDS = {"lenet_300_100": 5, "lenet_5": 3}  # of pruning some more and training again
-# Ratios in tables 2 and 3, on MNIST (12: of numbers of weights); accuracy rose by 0.06 points.
+# Ratios in tables 2 and 3, on MNIST (12: of numbers of weights); accuracy rose by 0.06
+# points.
 PAPER = {"lenet_300_100": [12, 32, 40], "lenet_5": [12, 33, 39]}
 
 
@@ -73,20 +80,26 @@ class PrunedModel(keras.Model):
 
 
 def prune(model: keras.Model, kept: np.ndarray) -> None:
-    """Sets the smallest weights of each kernel to 0, so that the share `kept` of them is left."""
+    """Sets the smallest weights of each kernel to 0, so that the share `kept` of them
+    is left."""
     for kernel, share in zip(model.trainable_variables[::2], kept, strict=True):
         sizes = np.abs(kernel.numpy())
-        kernel.assign(kernel * (sizes >= np.sort(sizes, axis=None)[-round(share * sizes.size)]))
+        kernel.assign(
+            kernel * (sizes >= np.sort(sizes, axis=None)[-round(share * sizes.size)])
+        )
 
 
 def build_model(name: str) -> keras.Model:
-    """lenet_300_100 (266,610 weights) or Caffe's lenet_5 (431,080), as in the paper. Input:
-    (batch, 28, 28, 1) in [0, 1]. Output: (batch, 10) logits."""
+    """lenet_300_100 (266,610 weights) or Caffe's lenet_5 (431,080), as in the paper.
+    Input: (batch, 28, 28, 1) in [0, 1]. Output: (batch, 10) logits."""
     images = x = keras.Input((28, 28, 1), name="images")
-    # Without this pull towards 0, magnitudes would tell where a weight started, not what it does.
+    # Without this pull towards 0, magnitudes would tell where a weight started, not
+    # what it does.
     decay = {"kernel_regularizer": keras.regularizers.L2(1e-4)}
     for filters in (20, 50) if name == "lenet_5" else ():
-        x = layers.MaxPooling2D()(layers.Conv2D(filters, 5, activation="relu", **decay)(x))
+        x = layers.MaxPooling2D()(
+            layers.Conv2D(filters, 5, activation="relu", **decay)(x)
+        )
     x = layers.Flatten()(x)
     for units in (500,) if name == "lenet_5" else (300, 100):
         x = layers.Dense(units, activation="relu", **decay)(x)
@@ -94,27 +107,36 @@ def build_model(name: str) -> keras.Model:
 
 
 class SharedWeights(keras.Model):
-    """Clusters the nonzero weights of each kernel and bias of a network, and trains the centroids.
+    """Clusters the nonzero weights of each kernel and bias of a network, and trains the
+    centroids.
 
-    labels: integers in the weights' shapes, 0 for a weight of 0. centroids: (2^bits − 1,) each."""
+    labels: integers in the weights' shapes, 0 for a weight of 0. centroids: (2^bits −
+        1,) each."""
 
     def __init__(self, network: keras.Model, bits: int):
         super().__init__()
         self.network, self.labels, self.centroids = network, [], []
         for weights in network.get_weights():
             values = weights[weights != 0].reshape(-1, 1)
-            # Evenly spread at first, so that the rare large weights get their own (section 3.2).
-            start = np.linspace(values.min(), values.max(), min(2**bits - 1, len(values)))
+            # Evenly spread at first, so that the rare large weights get their own
+            # (section 3.2).
+            start = np.linspace(
+                values.min(), values.max(), min(2**bits - 1, len(values))
+            )
             found = KMeans(len(start), init=start.reshape(-1, 1), n_init=1).fit(values)
             self.labels.append(np.zeros(weights.shape, "int32"))
             self.labels[-1][weights != 0] = found.labels_ + 1
-            self.centroids.append(keras.Variable(np.resize(found.cluster_centers_, 2**bits - 1)))
+            self.centroids.append(
+                keras.Variable(np.resize(found.cluster_centers_, 2**bits - 1))
+            )
         self.share()
 
     def share(self) -> None:
         """Writes the centroids into the network."""
         variables = self.network.trainable_variables
-        for weights, labels, centroids in zip(variables, self.labels, self.centroids, strict=True):
+        for weights, labels, centroids in zip(
+            variables, self.labels, self.centroids, strict=True
+        ):
             weights.assign(ops.take(ops.pad(centroids, (1, 0)), labels))
 
     def train_step(self, batch):
@@ -125,7 +147,9 @@ class SharedWeights(keras.Model):
         # A centroid's gradient is the sum of its weights' gradients (equation 3).
         sums = [
             ops.segment_sum(ops.ravel(each), labels.ravel(), centroids.shape[0] + 1)[1:]
-            for each, labels, centroids in zip(gradients, self.labels, self.centroids, strict=True)
+            for each, labels, centroids in zip(
+                gradients, self.labels, self.centroids, strict=True
+            )
         ]
         self.optimizer.apply(sums, self.centroids)
         self.share()
@@ -134,19 +158,29 @@ class SharedWeights(keras.Model):
 
 def huffman_lengths(counts: np.ndarray) -> np.ndarray:
     """Bits of each symbol's code; 0 for a symbol that does not occur."""
-    heap = [(count, symbol, [symbol]) for symbol, count in enumerate(counts.tolist()) if count]
+    heap = [
+        (count, symbol, [symbol])
+        for symbol, count in enumerate(counts.tolist())
+        if count
+    ]
     lengths = np.zeros(len(counts), "uint8")
-    lengths[[symbol for _, symbol, _ in heap]] = len(heap) == 1  # even a lone symbol takes a bit
+    lengths[[symbol for _, symbol, _ in heap]] = (
+        len(heap) == 1
+    )  # even a lone symbol takes a bit
     heapq.heapify(heap)
     while len(heap) > 1:  # the two rarest become one, whose members lie a bit deeper
-        (count, tie, symbols), (other, _, others) = heapq.heappop(heap), heapq.heappop(heap)
+        (count, tie, symbols), (other, _, others) = (
+            heapq.heappop(heap),
+            heapq.heappop(heap),
+        )
         lengths[symbols + others] += 1
         heapq.heappush(heap, (count + other, tie, symbols + others))
     return lengths
 
 
 def canonical_codes(lengths: np.ndarray) -> dict[int, str]:
-    """The code of each symbol that occurs, as 0s and 1s; the lengths alone decide it."""
+    """The code of each symbol that occurs, as 0s and 1s; the lengths alone decide
+    it."""
     codes, code, before = {}, 0, 0
     for length, symbol in sorted((n, s) for s, n in enumerate(lengths.tolist()) if n):
         code <<= length - before
@@ -156,7 +190,8 @@ def canonical_codes(lengths: np.ndarray) -> dict[int, str]:
 
 
 def huffman_encode(symbols: np.ndarray, alphabet: int) -> bytes:
-    """The codes' lengths, a byte each, then the codes of `symbols`, (n,) in [0, alphabet)."""
+    """The codes' lengths, a byte each, then the codes of `symbols`, (n,) in [0,
+    alphabet)."""
     lengths = huffman_lengths(np.bincount(symbols, minlength=alphabet))
     codes = canonical_codes(lengths)
     bits = "".join(codes[symbol] for symbol in symbols.tolist())
@@ -166,7 +201,9 @@ def huffman_encode(symbols: np.ndarray, alphabet: int) -> bytes:
 def huffman_decode(coded: bytes, alphabet: int, count: int) -> np.ndarray:
     """The `count` symbols that `huffman_encode` wrote."""
     coded = np.frombuffer(coded, "uint8")
-    symbol_of = {code: symbol for symbol, code in canonical_codes(coded[:alphabet]).items()}
+    symbol_of = {
+        code: symbol for symbol, code in canonical_codes(coded[:alphabet]).items()
+    }
     symbols, code = [], ""
     for bit in np.unpackbits(coded[alphabet:]).tolist():
         code += "01"[bit]
@@ -181,8 +218,12 @@ def plot(ratios: dict[str, list[float]]) -> plt.Figure:
     for index, (label, heights) in enumerate(ratios.items()):
         drawn = axes.bar(np.arange(3) + 0.2 * index, heights, 0.18, label=label)
         axes.bar_label(drawn, fmt="%.0f")
-    axes.set_xticks(np.arange(3) + 0.1 * (len(ratios) - 1), ["pruned", "shared", "Huffman coded"])
-    axes.set(title="Times smaller than float32 (paper's 12: without indices)", ylabel="ratio")
+    axes.set_xticks(
+        np.arange(3) + 0.1 * (len(ratios) - 1), ["pruned", "shared", "Huffman coded"]
+    )
+    axes.set(
+        title="Times smaller than float32 (paper's 12: without indices)", ylabel="ratio"
+    )
     axes.legend(loc="upper left")
     return figure
 
@@ -193,16 +234,21 @@ def main(config: Config, run: Run) -> None:
     def fit(model, epochs, rounds=1, callbacks=()):
         steps = epochs * math.ceil(len(x) / 32)
         # What a round cut off needs steps as large as the first ones to be made up for.
-        rate = keras.optimizers.schedules.CosineDecayRestarts(config.learning_rate, steps, t_mul=1)
+        rate = keras.optimizers.schedules.CosineDecayRestarts(
+            config.learning_rate, steps, t_mul=1
+        )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss)
-        training.fit(model, x, y, epochs=epochs * rounds, callbacks=[*run.callbacks, *callbacks])
+        training.fit(
+            model, x, y, epochs=epochs * rounds, callbacks=[*run.callbacks, *callbacks]
+        )
 
     def accuracy(model):
         return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
 
     def compress(name):
-        """The file, the network in it, and the accuracy of one in full that trained as long."""
+        """The file, the network in it, and the accuracy of one in full that trained as
+        long."""
         network = build_model(name)
         fit(network, config.epochs)
         start = network.get_weights()
@@ -218,7 +264,12 @@ def main(config: Config, run: Run) -> None:
         fit(network, config.epochs_of_a_round, ROUNDS[name], [pruning])
         shared = SharedWeights(network, config.bits)
         fit(shared, config.centroid_epochs)
-        content = name, shared.labels, [c.numpy() for c in shared.centroids], config.gap_bits
+        content = (
+            name,
+            shared.labels,
+            [c.numpy() for c in shared.centroids],
+            config.gap_bits,
+        )
         return weight_file.write(*content, huffman_encode), network, in_full
 
     ratios, exact = {}, []
@@ -245,7 +296,10 @@ def main(config: Config, run: Run) -> None:
             measured=f"{sizes[0]:,.0f} bytes / {sizes[-1]:,.0f} = {ratio:.1f} (paper "
             f"{PAPER[name][-1]}); test accuracy {full:.4f} in full, {compressed:.4f} from the file",
         )
-        ratios |= {f"{name}, here": sizes[0] / np.array(sizes[1:]), f"{name}, paper": PAPER[name]}
+        ratios |= {
+            f"{name}, here": sizes[0] / np.array(sizes[1:]),
+            f"{name}, paper": PAPER[name],
+        }
         stages = -np.diff(np.log(sizes)) / np.log(ratio)
         run.claim(
             f"{name}: pruning saves most, shared weights follow, Huffman coding saves a bit more",

@@ -1,18 +1,20 @@
-"""Low-rank approximation: fewer multiply-adds where a layer's responses fill a subspace.
+"""Low-rank approximation: fewer multiply-adds where responses fill a subspace.
 
-A layer of d filters of k × k × c answers each patch with d numbers. Where these answers lie near a
-subspace of d' dimensions, with basis V, d' filters of k × k × c can find the place in it and a
-1 × 1 convolution put the d answers together, W ≈ (W V) Vᵀ: k²c·d' + d'·d multiply-adds instead of
-k²c·d. V may come from the weights (the SVD of W as a k²c × d matrix: the nearest of its rank) or
-from responses to training images (their principal components). Tucker-2 narrows the input channels
+A layer of d filters of k × k × c answers each patch with d numbers. Where these answers
+lie near a subspace of d' dimensions, with basis V, d' filters of k × k × c can find the
+place in it and a 1 × 1 convolution put the d answers together, W ≈ (W V) Vᵀ: k²c·d' +
+d'·d multiply-adds instead of k²c·d. V may come from the weights (the SVD of W as a k²c
+× d matrix: the nearest of its rank) or from responses to training images (their
+principal components). Tucker-2 narrows the input channels
 too: 1 × 1 to r channels, k × k to s, 1 × 1 to d. All are exact at full rank.
-Look at both spectra of a layer, at what truncation costs and what fine-tuning brings back, and at
-the honest rival: a smaller network trained from scratch with as many multiply-adds.
+Look at both spectra of a layer, at what truncation costs and what fine-tuning brings
+back, and at the honest rival: a smaller network trained from scratch with as many
+multiply-adds.
 
 Lectures: CS Efficient Methods and Hardware (Low Rank Approximation)
-Paper: Zhang et al., Accelerating very deep convolutional networks for classification and
-    detection, 2015 (linear case); Kim et al., Compression of deep convolutional neural networks
-    for fast and low power mobile applications, 2016 (Tucker-2)
+Paper: Zhang et al., Accelerating very deep convolutional networks for classification
+    and detection, 2015 (linear case); Kim et al., Compression of deep convolutional
+    neural networks for fast and low power mobile applications, 2016 (Tucker-2)
 """
 
 import math
@@ -30,7 +32,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits, photos (embedded), or mnist / cifar10 where Keras can download or has cached them"""
+    """digits, photos (embedded), or mnist / cifar10 where Keras can download or has
+    cached them"""
     size: int = 16
     """side of the images in pixels"""
     widths: tuple[int, ...] = (32, 64, 64, 128)
@@ -42,7 +45,8 @@ class Config:
     epochs: int = 15
     """passes over the training images of the whole network"""
     fine_tune_epochs: int = 8
-    """passes of each compressed network; the rivals from scratch get both numbers together"""
+    """passes of each compressed network; the rivals from scratch get both numbers
+    together"""
     learning_rate: float = 3e-3
     """of Adam at the start of each training; it falls to 0 along a cosine"""
 
@@ -52,29 +56,41 @@ FULL = Config(data="cifar10", size=32, widths=(64, 128, 256, 256), epochs=30)
 
 BATCH_SIZE = 64
 SCHEMES = {"responses": "#0072B2", "weights": "#D55E00", "tucker": "#009E73"}
-KEPT_WHOLE = ("conv_1", "logits")  # few channels in, few classes out: there is no rank to save
+KEPT_WHOLE = (
+    "conv_1",
+    "logits",
+)  # few channels in, few classes out: there is no rank to save
 
 
 def build_model(input_shape, widths: tuple[int, ...], classes: int) -> keras.Model:
-    """Convolutions of 3 × 3 with pooling, one dense layer. Output: (batch, classes) logits."""
+    """Convolutions of 3 × 3 with pooling, one dense layer. Output: (batch, classes)
+    logits."""
     x = images = keras.Input(input_shape, name="images")
     for index, width in enumerate(widths[:-1], start=1):
         x = layers.Conv2D(width, 3, padding="same", name=f"conv_{index}")(x)
         x = layers.MaxPooling2D(2)(layers.ReLU()(x))
     x = layers.ReLU()(layers.Dense(widths[-1], name="dense")(layers.Flatten()(x)))
-    return keras.Model(images, layers.Dense(classes, name="logits")(x), name=f"width-{widths[0]}")
+    return keras.Model(
+        images, layers.Dense(classes, name="logits")(x), name=f"width-{widths[0]}"
+    )
 
 
-def build_smaller(budget: int, input_shape, widths: tuple[int, ...], classes: int) -> keras.Model:
-    """The narrowest network, all widths shrunk alike, with at least `budget` multiply-adds."""
+def build_smaller(
+    budget: int, input_shape, widths: tuple[int, ...], classes: int
+) -> keras.Model:
+    """The narrowest network, all widths shrunk alike, with at least `budget`
+    multiply-adds."""
     shares = np.arange(1, widths[0] + 1) / widths[0]
-    shrunk = (tuple(max(1, round(width * share)) for width in widths) for share in shares)
+    shrunk = (
+        tuple(max(1, round(width * share)) for width in widths) for share in shares
+    )
     models = (build_model(input_shape, each, classes) for each in shrunk)
     return next(model for model in models if multiply_adds(model) >= budget)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiplications for one image: a kernel is used once at each place of its layer's output."""
+    """Multiplications for one image: a kernel is used once at each place of its layer's
+    output."""
     return sum(
         math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
         for layer in model.layers
@@ -83,15 +99,18 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def basis_of_weights(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The right singular vectors of a kernel (..., outputs) as columns (outputs, full rank) and the
-    squared singular values: W V Vᵀ with the first r columns is the nearest matrix of rank r."""
-    _, values, rows = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)
+    """The right singular vectors of a kernel (..., outputs) as columns (outputs, full
+    rank) and the squared singular values: W V Vᵀ with the first r columns is the
+    nearest matrix of rank r."""
+    _, values, rows = np.linalg.svd(
+        kernel.reshape(-1, kernel.shape[-1]), full_matrices=False
+    )
     return rows.T, values**2
 
 
 def basis_of_responses(model: keras.Model, name: str, images: np.ndarray):
-    """The principal components of a layer's answers to images as columns (outputs, outputs), their
-    variances, largest first, and the mean answer."""
+    """The principal components of a layer's answers to images as columns (outputs,
+    outputs), their variances, largest first, and the mean answer."""
     responses = keras.Model(model.input, model.get_layer(name).output)(images)
     flat = np.reshape(responses, (-1, responses.shape[-1])).astype("float64")
     variances, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
@@ -99,8 +118,9 @@ def basis_of_responses(model: keras.Model, name: str, images: np.ndarray):
 
 
 def tucker2(kernel: np.ndarray, rank_in: int, rank_out: int) -> list[np.ndarray]:
-    """Tucker-2 of a kernel (k, k, c, d) by the singular vectors of its two unfoldings (HOSVD):
-    kernels (1, 1, c, rank_in), (k, k, rank_in, rank_out) and (1, 1, rank_out, d)."""
+    """Tucker-2 of a kernel (k, k, c, d) by the singular vectors of its two unfoldings
+    (HOSVD): kernels (1, 1, c, rank_in), (k, k, rank_in, rank_out) and (1, 1, rank_out,
+    d)."""
     inward = basis_of_weights(np.swapaxes(kernel, 2, 3))[0][:, :rank_in]
     outward = basis_of_weights(kernel)[0][:, :rank_out]
     core = np.einsum("klcd,cr,ds->klrs", kernel, inward, outward)
@@ -110,7 +130,8 @@ def tucker2(kernel: np.ndarray, rank_in: int, rank_out: int) -> list[np.ndarray]
 def factorise(
     model: keras.Model, name: str, scheme: str, share: float, images: np.ndarray
 ) -> list[np.ndarray]:
-    """The kernels of the layers that stand for one, then the bias of the last of them."""
+    """The kernels of the layers that stand for one, then the bias of the last of
+    them."""
     kernel, bias = model.get_layer(name).get_weights()
     if name in KEPT_WHOLE:
         return [kernel, bias]
@@ -122,15 +143,21 @@ def factorise(
     if scheme == "responses":
         basis, _, mean = basis_of_responses(model, name, images)
     basis = basis[:, :rank]
-    back = np.expand_dims(basis.T, tuple(range(kernel.ndim - 2)))  # 1 × 1 after a convolution
+    back = np.expand_dims(
+        basis.T, tuple(range(kernel.ndim - 2))
+    )  # 1 × 1 after a convolution
     # Responses y = Wx + b are projected about their mean: V Vᵀ(y − ȳ) + ȳ.
     return [kernel @ basis, back, basis @ (basis.T @ (bias - mean)) + mean]
 
 
-def compress(model: keras.Model, scheme: str, share: float, images: np.ndarray) -> keras.Model:
-    """A chain of layers rebuilt with each layer between the first and the last at a lower rank.
+def compress(
+    model: keras.Model, scheme: str, share: float, images: np.ndarray
+) -> keras.Model:
+    """A chain of layers rebuilt with each layer between the first and the last at a
+    lower rank.
 
-    scheme: "responses" (to `images`), "weights", or "tucker" (dense layers: as "weights").
+    scheme: "responses" (to `images`), "weights", or "tucker" (dense layers: as
+        "weights").
     share: of the full rank, min(k²c, d), that is kept; 1 changes nothing but rounding.
     """
     x = inputs = keras.Input(model.input_shape[1:], name="images")
@@ -140,7 +167,10 @@ def compress(model: keras.Model, scheme: str, share: float, images: np.ndarray) 
             continue
         *kernels, bias = factorise(model, layer.name, scheme, share, images)
         for index, kernel in enumerate(kernels, start=1):
-            changes = {"name": f"{layer.name}_{index}", "use_bias": index == len(kernels)}
+            changes = {
+                "name": f"{layer.name}_{index}",
+                "use_bias": index == len(kernels),
+            }
             if kernel.ndim == 4:
                 changes |= {"filters": kernel.shape[3], "kernel_size": kernel.shape[:2]}
             else:
@@ -152,17 +182,34 @@ def compress(model: keras.Model, scheme: str, share: float, images: np.ndarray) 
 
 
 def plot_tradeoff(found: dict, whole: tuple, rivals: dict) -> plt.Figure:
-    """found: by scheme and share (multiply-adds, accuracy when cut off, when fine-tuned)."""
+    """found: by scheme and share (multiply-adds, accuracy when cut off, when
+    fine-tuned)."""
     figure, axes = plt.subplots(figsize=(9, 4.6))
     for scheme, points in found.items():
         cost, cut_off, tuned = zip(*points.values(), strict=True)
-        axes.plot(cost, tuned, "o-", color=SCHEMES[scheme], label=f"{scheme}, fine-tuned")
-        axes.plot(cost, cut_off, "o:", color=SCHEMES[scheme], label=f"{scheme}, cut off")
-    axes.plot(list(rivals), list(rivals.values()), "s--", c="#777", label="smaller, from scratch")
+        axes.plot(
+            cost, tuned, "o-", color=SCHEMES[scheme], label=f"{scheme}, fine-tuned"
+        )
+        axes.plot(
+            cost, cut_off, "o:", color=SCHEMES[scheme], label=f"{scheme}, cut off"
+        )
+    axes.plot(
+        list(rivals),
+        list(rivals.values()),
+        "s--",
+        c="#777",
+        label="smaller, from scratch",
+    )
     axes.plot(*whole, "k*", markersize=14, label="whole network")
-    axes.set(xscale="log", xlabel="thousands of multiply-adds an image", ylabel="test accuracy")
+    axes.set(
+        xscale="log",
+        xlabel="thousands of multiply-adds an image",
+        ylabel="test accuracy",
+    )
     axes.set_title("What a lower rank saves and costs")
-    axes.set_xticks([10**5, 2 * 10**5, 5 * 10**5, 10**6, 2 * 10**6], [100, 200, 500, 1000, 2000])
+    axes.set_xticks(
+        [10**5, 2 * 10**5, 5 * 10**5, 10**6, 2 * 10**6], [100, 200, 500, 1000, 2000]
+    )
     axes.minorticks_off()
     figure.legend(loc="outside right center", fontsize=10)
     return figure
@@ -173,7 +220,9 @@ def main(config: Config, run: Run) -> None:
     shape, classes, images = x_train.shape[1:], int(y_train.max()) + 1, x_train[:500]
 
     def accuracy(model: keras.Model) -> float:
-        parts = [model(x_test[start : start + 500]) for start in range(0, len(x_test), 500)]
+        parts = [
+            model(x_test[start : start + 500]) for start in range(0, len(x_test), 500)
+        ]
         return float(np.mean(np.concatenate(parts).argmax(axis=1) == y_test))
 
     def train(model: keras.Model, epochs: int) -> float:
@@ -192,7 +241,9 @@ def main(config: Config, run: Run) -> None:
     energies = {
         "weights": basis_of_weights(layer.get_weights()[0])[1],
         "responses": basis_of_responses(model, layer.name, x_test[:500])[1],
-        "responses, untrained": basis_of_responses(untrained, layer.name, x_test[:500])[1],
+        "responses, untrained": basis_of_responses(untrained, layer.name, x_test[:500])[
+            1
+        ],
     }
     curves = {source: values / values[0] for source, values in energies.items()}
     labels = {"xlabel": "direction", "ylabel": "squared singular value, of the largest"}
@@ -210,12 +261,17 @@ def main(config: Config, run: Run) -> None:
             if (scheme, share) == ("tucker", config.share):
                 exported = small
         rival = build_smaller(multiply_adds(small), shape, config.widths, classes)
-        rivals[multiply_adds(rival)] = train(rival, config.epochs + config.fine_tune_epochs)
+        rivals[multiply_adds(rival)] = train(
+            rival, config.epochs + config.fine_tune_epochs
+        )
     logits = np.asarray(model(images))
     full_rank = [compress(model, scheme, 1.0, images) for scheme in SCHEMES]
     difference = max(np.abs(each(images) - logits).max() for each in full_rank)
     # The whole network gets the further training, too.
-    whole_cost, whole_accuracy = multiply_adds(model), train(model, config.fine_tune_epochs)
+    whole_cost, whole_accuracy = (
+        multiply_adds(model),
+        train(model, config.fine_tune_epochs),
+    )
     run.figure("tradeoff", plot_tradeoff(found, (whole_cost, whole_accuracy), rivals))
 
     cost, _, tuned = found["tucker"][config.share]
@@ -252,7 +308,10 @@ def main(config: Config, run: Run) -> None:
         measured=f"mean of the schemes at {lowest} of the rank: {before:.4f} cut off, "
         f"{after:.4f} fine-tuned; whole {whole_accuracy:.4f}",
     )
-    ours, theirs = np.mean([p[2] for p in found["tucker"].values()]), np.mean([*rivals.values()])
+    ours, theirs = (
+        np.mean([p[2] for p in found["tucker"].values()]),
+        np.mean([*rivals.values()]),
+    )
     run.claim(
         "The honest rival does as well here: smaller networks trained from scratch, as long and "
         "with as many multiply-adds, are within three points of Tucker-2",

@@ -1,12 +1,14 @@
 """Mixed precision: compute in 16 bits, keep the weights in 32.
 
-Most of a network's arithmetic stands 16 bits well, which halves the memory of activations and, on
-hardware with 16-bit units, multiplies the speed. Two things do not. A step of η·g is often less
-than half the distance between neighbouring float16 numbers, so w − η·g rounds back to w: the
-weights stay in float32. And gradients below 6·10⁻⁸ are 0 in float16: the loss is multiplied by a
-large scale, whose gradients are divided by it in float32 before the step. bfloat16 has float32's
-exponents, so it needs no scale, and three decimal digits less one.
-Look at the gradients that vanish without the scale, and at weights that 16 bits stop from learning.
+Most of a network's arithmetic stands 16 bits well, which halves the memory of
+activations and, on hardware with 16-bit units, multiplies the speed. Two things do not.
+A step of η·g is often less than half the distance between neighbouring float16 numbers,
+so w − η·g rounds back to w: the weights stay in float32. And gradients below 6·10⁻⁸ are
+0 in float16: the loss is multiplied by a large scale, whose gradients are divided by it
+in float32 before the step. bfloat16 has float32's exponents, so it needs no scale, and
+three decimal digits less one.
+Look at the gradients that vanish without the scale, and at weights that 16 bits stop
+from learning.
 
 Lectures: CS Efficient Methods and Hardware (Mixed Precision Training)
 Paper: Micikevicius et al., Mixed precision training, 2018 (sections 3.1 and 3.2)
@@ -28,7 +30,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     units: int = 256
     """width of the two hidden layers"""
     restarts: int = 3
@@ -50,17 +53,22 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def build_model(inputs: int, units: int, policy: str) -> keras.Model:
-    """A dense classifier under a dtype policy. Input: (batch, inputs). Output: (batch, 10) logits,
-    float32 under every mixed policy: a softmax over 16-bit logits would lose digits."""
+    """A dense classifier under a dtype policy. Input: (batch, inputs). Output: (batch,
+    10) logits, float32 under every mixed policy: a softmax over 16-bit logits would
+    lose digits."""
     x = hidden = keras.Input((inputs,), name="x")
     for index in range(2):
-        hidden = layers.Dense(units, "relu", dtype=policy, name=f"hidden_{index + 1}")(hidden)
+        hidden = layers.Dense(units, "relu", dtype=policy, name=f"hidden_{index + 1}")(
+            hidden
+        )
     output_type = policy if policy in ("float16", "bfloat16") else "float32"
     logits = layers.Dense(10, dtype=output_type, name="logits")(hidden)
     return keras.Model(x, logits, name=policy.replace("_", "-"))
 
 
-def compile_classifier(model: keras.Model, policy: str, learning_rate: float) -> keras.Model:
+def compile_classifier(
+    model: keras.Model, policy: str, learning_rate: float
+) -> keras.Model:
     optimizer = keras.optimizers.Adam(learning_rate)
     if policy == "mixed_float16":
         # `compile` does so by itself where the whole model has this policy.
@@ -71,10 +79,14 @@ def compile_classifier(model: keras.Model, policy: str, learning_rate: float) ->
 
 
 def activation_bytes(model: keras.Model, x: np.ndarray) -> int:
-    """Bytes that the hidden layers' outputs for a batch take until the backward pass."""
-    outputs = [layer.output for layer in model.layers if layer.name.startswith("hidden")]
+    """Bytes that the hidden layers' outputs for a batch take until the backward
+    pass."""
+    outputs = [
+        layer.output for layer in model.layers if layer.name.startswith("hidden")
+    ]
     return sum(
-        each.dtype.size * int(tf.size(each)) for each in keras.Model(model.input, outputs)(x)
+        each.dtype.size * int(tf.size(each))
+        for each in keras.Model(model.input, outputs)(x)
     )
 
 
@@ -89,19 +101,28 @@ def vanished_share(model: keras.Model, x, y, smallness: float, scale: float) -> 
     def gradients(network, factor):
         with tf.GradientTape() as tape:
             loss = loss_of(y, network(x)) * factor
-        return [ops.cast(g, "float32") for g in tape.gradient(loss, network.trainable_variables)]
+        return [
+            ops.cast(g, "float32")
+            for g in tape.gradient(loss, network.trainable_variables)
+        ]
 
     exact = build_model(x.shape[1], model.get_layer("hidden_1").units, "float32")
     exact.set_weights(model.get_weights())
-    rounded = np.concatenate([np.ravel(g) for g in gradients(model, smallness * scale)]) / scale
+    rounded = (
+        np.concatenate([np.ravel(g) for g in gradients(model, smallness * scale)])
+        / scale
+    )
     reference = np.concatenate([np.ravel(g) for g in gradients(exact, smallness)])
     there = reference != 0
     return float(np.mean(rounded[there] == 0))
 
 
-def descend(weights_in: str, x, y, units: int, steps: int, learning_rate: float, seed: int = 0):
-    """Full-batch gradient descent in small steps, forward and backward pass in 16 bits, with the
-    weights in 16 or in 32 bits. Returns the losses (steps,) and the weights that never moved.
+def descend(
+    weights_in: str, x, y, units: int, steps: int, learning_rate: float, seed: int = 0
+):
+    """Full-batch gradient descent in small steps, forward and backward pass in 16 bits,
+    with the weights in 16 or in 32 bits. Returns the losses (steps,) and the weights
+    that never moved.
 
     weights_in: float16, or float32 for the master weights of mixed precision.
     """
@@ -127,27 +148,41 @@ def descend(weights_in: str, x, y, units: int, steps: int, learning_rate: float,
         return loss
 
     losses = [float(step()) for _ in range(steps)]
-    kernels = [(a, b) for a, b in zip(before, model.get_weights(), strict=True) if a.ndim == 2]
-    return losses, float(np.mean(np.concatenate([(a == b).ravel() for a, b in kernels])))
+    kernels = [
+        (a, b) for a, b in zip(before, model.get_weights(), strict=True) if a.ndim == 2
+    ]
+    return losses, float(
+        np.mean(np.concatenate([(a == b).ravel() for a, b in kernels]))
+    )
 
 
-def plot_findings(vanished: dict[str, list[float]], powers, descents: dict) -> plt.Figure:
+def plot_findings(
+    vanished: dict[str, list[float]], powers, descents: dict
+) -> plt.Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4))
     for name, shares in vanished.items():
         left.plot(powers, [100 * share for share in shares], marker="o", label=name)
-    left.set(xlabel="loss scale, as a power of 2", ylabel="% of gradients that became 0")
+    left.set(
+        xlabel="loss scale, as a power of 2", ylabel="% of gradients that became 0"
+    )
     left.set_title("Small gradients need a scale in float16")
     left.legend()
     for name, (losses, _) in descents.items():
         right.plot(losses, label=name)
-    right.set(xlabel="step", ylabel="training loss", title="Small steps need weights in 32 bits")
+    right.set(
+        xlabel="step",
+        ylabel="training loss",
+        title="Small steps need weights in 32 bits",
+    )
     right.legend()
     return figure
 
 
 def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test))
+    x_train, x_test = (
+        x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
+    )
     inputs = x_train.shape[1]
 
     # The same training in each precision.
@@ -180,14 +215,22 @@ def main(config: Config, run: Run) -> None:
     powers, batch = range(0, 17, 4), slice(config.batch_size)
     vanished = {
         policy.removeprefix("mixed_"): [
-            vanished_share(models[policy], x_train[batch], y_train[batch], 1e-4, 2.0**power)
+            vanished_share(
+                models[policy], x_train[batch], y_train[batch], 1e-4, 2.0**power
+            )
             for power in powers
         ]
         for policy in POLICIES[1:]
     }
     descents = {
         f"weights in {dtype}": descend(
-            dtype, x_train[:256], y_train[:256], config.units, config.small_steps, 3e-3, run.seed
+            dtype,
+            x_train[:256],
+            y_train[:256],
+            config.units,
+            config.small_steps,
+            3e-3,
+            run.seed,
         )
         for dtype in ("float32", "float16")
     }
@@ -195,7 +238,9 @@ def main(config: Config, run: Run) -> None:
 
     run.claim(
         "Many operations can be performed in 16 bits with little change in accuracy",
-        holds=all(abs(accuracy[policy] - accuracy["float32"]) < 0.01 for policy in POLICIES),
+        holds=all(
+            abs(accuracy[policy] - accuracy["float32"]) < 0.01 for policy in POLICIES
+        ),
         measured=", ".join(f"{policy} {accuracy[policy]:.4f}" for policy in POLICIES),
     )
     halves = {bytes_of[policy] / bytes_of["float32"] for policy in POLICIES[1:]}
@@ -209,7 +254,9 @@ def main(config: Config, run: Run) -> None:
     without, with_scale = vanished["float16"][0], vanished["float16"][-1]
     run.claim(
         "Small gradients vanish in float16 and come back with a scaled loss; bfloat16 needs none",
-        holds=without > 0.2 and with_scale < without / 4 and vanished["bfloat16"][0] < 0.01,
+        holds=without > 0.2
+        and with_scale < without / 4
+        and vanished["bfloat16"][0] < 0.01,
         measured=f"gradients of a 10,000th of the loss that are 0: float16 {without:.1%}, with a "
         f"scale of 2^{powers[-1]} {with_scale:.1%}, bfloat16 {vanished['bfloat16'][0]:.1%}",
     )

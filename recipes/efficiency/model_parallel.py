@@ -1,14 +1,16 @@
-"""Model parallelism: a network too large for one device, its layers spread over several.
+"""Model parallelism: the layers of one large network, spread over several devices.
 
-Each device holds a run of layers (a stage), with their weights, gradients and optimizer state, and
-hands its activations on to the next. One batch after the other keeps a single device busy at a
-time; so a batch is cut into M micro-batches that follow each other through the S stages, as on an
-assembly line. Filling and emptying the line leaves a device idle for (S − 1)/(M + S − 1) of the
-time. Gradients of the micro-batches add up to the batch's: nothing changes but where and when.
+Each device holds a run of layers (a stage), with their weights, gradients and optimizer
+state, and hands its activations on to the next. One batch after the other keeps a
+single device busy at a time; so a batch is cut into M micro-batches that follow each
+other through the S stages, as on an assembly line. Filling and emptying the line leaves
+a device idle for (S − 1)/(M + S − 1) of the time. Gradients of the micro-batches add up
+to the batch's: nothing changes but where and when.
 Look at the time line of the devices, and at the memory of each.
 
 Lectures: CS Efficient Methods and Hardware (Parallelism)
-Paper: Huang et al., GPipe: efficient training of giant neural networks, 2019 (section 2.3)
+Paper: Huang et al., GPipe: efficient training of giant neural networks, 2019 (section
+    2.3)
 """
 
 import json
@@ -31,7 +33,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     stages: int = 4
     """devices, each with its run of layers"""
     micro_batches: int = 8
@@ -52,11 +55,13 @@ QUICK = Config(stages=3, depth=6, micro_batches=4, epochs=5)
 FULL = Config(data="mnist", depth=16, units=1024, epochs=3)
 
 
-def build_stages(inputs: int, units: int, depth: int, devices: list[str]) -> list[keras.Model]:
+def build_stages(
+    inputs: int, units: int, depth: int, devices: list[str]
+) -> list[keras.Model]:
     """A dense classifier as a chain of networks, one on each device.
 
-    The first takes (batch, inputs), the last gives (batch, 10) logits. The hidden layers are dealt
-    out evenly; their initial weights do not depend on the devices.
+    The first takes (batch, inputs), the last gives (batch, 10) logits. The hidden
+    layers are dealt out evenly; their initial weights do not depend on the devices.
     """
     widths = [inputs, *[units] * depth]
     stages = []
@@ -73,11 +78,14 @@ def build_stages(inputs: int, units: int, depth: int, devices: list[str]) -> lis
     return stages
 
 
-def make_step(stages: list[keras.Model], devices: list[str], optimizers: list, micro_batches: int):
-    """A training step: each micro-batch through all stages, forward and back, then one update.
+def make_step(
+    stages: list[keras.Model], devices: list[str], optimizers: list, micro_batches: int
+):
+    """A training step: each micro-batch through all stages, forward and back, then one
+    update.
 
-    There is no schedule in it: TensorFlow starts an operation once its inputs are there, so one
-    micro-batch is in the second stage while the next is in the first.
+    There is no schedule in it: TensorFlow starts an operation once its inputs are
+    there, so one micro-batch is in the second stage while the next is in the first.
     """
     variables = [variable for stage in stages for variable in stage.trainable_variables]
 
@@ -104,20 +112,26 @@ def make_step(stages: list[keras.Model], devices: list[str], optimizers: list, m
     return step
 
 
-def train(x, y, devices: list[str], micro_batches: int, setting: dict) -> dict[str, np.ndarray]:
-    """Trains the classifier on the given devices. Returns its weights, and the bytes of variables
-    (weights and momentum) on each device."""
+def train(
+    x, y, devices: list[str], micro_batches: int, setting: dict
+) -> dict[str, np.ndarray]:
+    """Trains the classifier on the given devices. Returns its weights, and the bytes of
+    variables (weights and momentum) on each device."""
     stages = build_stages(x.shape[1], setting["units"], setting["depth"], devices)
     optimizers = []
     for stage, device in zip(stages, devices, strict=True):
         with tf.device(device):
-            optimizers.append(keras.optimizers.SGD(setting["learning_rate"], momentum=0.9))
+            optimizers.append(
+                keras.optimizers.SGD(setting["learning_rate"], momentum=0.9)
+            )
             optimizers[-1].build(stage.trainable_variables)
     step = make_step(stages, devices, optimizers, micro_batches)
     random = np.random.default_rng(setting["seed"])
     for _ in range(setting["epochs"]):
         order = random.permutation(len(x))
-        for first in range(0, len(x) - setting["batch_size"] + 1, setting["batch_size"]):
+        for first in range(
+            0, len(x) - setting["batch_size"] + 1, setting["batch_size"]
+        ):
             batch = order[first : first + setting["batch_size"]]
             step(tf.constant(x[batch]), tf.constant(y[batch]))
     held = dict.fromkeys(devices, 0)
@@ -125,13 +139,15 @@ def train(x, y, devices: list[str], micro_batches: int, setting: dict) -> dict[s
         for variable in owner.variables:
             device = variable.value.device.rpartition("device:")[2]
             held[device] += int(np.prod(variable.shape)) * variable.value.dtype.size
-    weights = np.concatenate([np.ravel(w) for stage in stages for w in stage.get_weights()])
+    weights = np.concatenate(
+        [np.ravel(w) for stage in stages for w in stage.get_weights()]
+    )
     return {"weights": weights, "bytes": np.array(list(held.values()))}
 
 
 def train_all(folder: str) -> None:
-    """Trains on one device, split over several, and with micro-batches. Devices are laid out once a
-    process, which is why this has one of its own."""
+    """Trains on one device, split over several, and with micro-batches. Devices are
+    laid out once a process, which is why this has one of its own."""
     setting = json.loads(Path(folder, "setting.json").read_text())
     stages, micro_batches = setting["stages"], setting["micro_batches"]
     keras.config.set_floatx(
@@ -141,7 +157,11 @@ def train_all(folder: str) -> None:
     logical = [tf.config.LogicalDeviceConfiguration()] * stages
     tf.config.set_logical_device_configuration(cpu, logical)
     arrays = np.load(Path(folder, "data.npz"))
-    variants = {"whole": (1, 1), "split": (stages, 1), "pipelined": (stages, micro_batches)}
+    variants = {
+        "whole": (1, 1),
+        "split": (stages, 1),
+        "pipelined": (stages, micro_batches),
+    }
     for name, (count, parts) in variants.items():
         devices = [f"CPU:{index}" for index in range(count)]
         found = train(arrays["x"], arrays["y"], devices, parts, setting)
@@ -149,7 +169,8 @@ def train_all(folder: str) -> None:
 
 
 def train_in_a_process(x, y, setting: dict) -> list[dict[str, np.ndarray]]:
-    """What `train_all` found, run in a fresh process: on one device, split, with micro-batches."""
+    """What `train_all` found, run in a fresh process: on one device, split, with
+    micro-batches."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "data.npz"), x=x, y=y)
         Path(folder, "setting.json").write_text(json.dumps(setting))
@@ -163,11 +184,12 @@ def train_in_a_process(x, y, setting: dict) -> list[dict[str, np.ndarray]]:
 
 
 def time_line(stages: int, micro_batches: int) -> tuple[np.ndarray, np.ndarray]:
-    """When each stage may start each micro-batch's forward and backward pass, in units of one pass
-    through one stage: two arrays (stages, micro_batches).
+    """When each stage may start each micro-batch's forward and backward pass, in units
+    of one pass through one stage: two arrays (stages, micro_batches).
 
-    A pass waits for its neighbour's result and for the stage to be free, the forward passes come
-    first, and the backward passes of the last micro-batch lead, as in the paper's figure 2.
+    A pass waits for its neighbour's result and for the stage to be free, the forward
+    passes come first, and the backward passes of the last micro-batch lead, as in the
+    paper's figure 2.
     """
     forward = np.zeros((stages, micro_batches), int)
     backward = np.zeros((stages, micro_batches), int)
@@ -186,31 +208,48 @@ def idle_share(stages: int, micro_batches: int) -> float:
     return 1 - 2 * micro_batches / (time_line(stages, micro_batches)[1].max() + 1)
 
 
-def plot_time_lines(stages: int, micro_batches: int, kilobytes: np.ndarray) -> plt.Figure:
-    """Who works when, and what each device holds; kilobytes: of one device, then of each."""
-    figure, (alone, line, memory) = plt.subplots(1, 3, figsize=(11, 3.6), width_ratios=(3, 4, 2))
+def plot_time_lines(
+    stages: int, micro_batches: int, kilobytes: np.ndarray
+) -> plt.Figure:
+    """Who works when, and what each device holds; kilobytes: of one device, then of
+    each."""
+    figure, (alone, line, memory) = plt.subplots(
+        1, 3, figsize=(11, 3.6), width_ratios=(3, 4, 2)
+    )
     for axes, parts in ((alone, 1), (line, micro_batches)):
-        for passes, color in zip(time_line(stages, parts), ("#0072B2", "#E69F00"), strict=True):
+        for passes, color in zip(
+            time_line(stages, parts), ("#0072B2", "#E69F00"), strict=True
+        ):
             for stage, part in np.ndindex(passes.shape):
                 left, width = passes[stage, part] / parts, 1 / parts
-                axes.barh(stage, width, left=left, color=color, edgecolor="white", height=0.9)
+                axes.barh(
+                    stage, width, left=left, color=color, edgecolor="white", height=0.9
+                )
         idle = idle_share(stages, parts)
-        axes.set(yticks=range(stages), yticklabels=[f"device {i + 1}" for i in range(stages)])
+        axes.set(
+            yticks=range(stages), yticklabels=[f"device {i + 1}" for i in range(stages)]
+        )
         axes.set(xlim=(0, 2 * stages), xlabel="time, in passes of a batch")
         axes.set_title(f"{parts} micro-batch{'es' * (parts > 1)}: idle {idle:.0%}")
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
     memory.bar([f"{i + 1}" for i in range(stages)], kilobytes[1:], color="#009E73")
     memory.axhline(kilobytes[0], color="black", linestyle=":")
-    memory.set(xlabel="device", ylabel="kB of variables", title="Memory (dotted: one device)")
+    memory.set(
+        xlabel="device", ylabel="kB of variables", title="Memory (dotted: one device)"
+    )
     return figure
 
 
 def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test))
+    x_train, x_test = (
+        x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
+    )
     setting = {**vars(config), "seed": run.seed}
-    whole, split, pipelined = train_in_a_process(x_train.astype("float64"), y_train, setting)
+    whole, split, pipelined = train_in_a_process(
+        x_train.astype("float64"), y_train, setting
+    )
 
     (model,) = build_stages(x_train.shape[1], config.units, config.depth, ["CPU:0"])
     shapes = [weight.shape for weight in model.weights]
@@ -221,14 +260,20 @@ def main(config: Config, run: Run) -> None:
         model.set_weights([part.reshape(shape) for part, shape in parts])
         logits.append(np.asarray(model(x_test)))
     accuracy = float(np.mean(logits[1].argmax(axis=1) == y_test))
-    differences = (whole["weights"] - split["weights"], logits[0] - logits[1], logits[0])
+    differences = (
+        whole["weights"] - split["weights"],
+        logits[0] - logits[1],
+        logits[0],
+    )
     difference, apart, reach = (float(np.abs(each).max()) for each in differences)
     idle, idle_alone = (idle_share(config.stages, n) for n in (config.micro_batches, 1))
     largest, total = int(pipelined["bytes"].max()), int(whole["bytes"].sum())
     run.metric("test_accuracy", accuracy)
     run.metric("most_bytes_on_a_device_of_the_pipeline", largest)
     kilobytes = np.array([total, *pipelined["bytes"]]) / 1000
-    run.figure("pipeline", plot_time_lines(config.stages, config.micro_batches, kilobytes))
+    run.figure(
+        "pipeline", plot_time_lines(config.stages, config.micro_batches, kilobytes)
+    )
 
     run.claim(
         "Layers on several devices compute what one device computes",
@@ -250,7 +295,9 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Micro-batches keep the devices busy: the idle share falls from (S−1)/S to (S−1)/(M+S−1)",
-        holds=np.isclose(idle, (config.stages - 1) / (config.micro_batches + config.stages - 1))
+        holds=np.isclose(
+            idle, (config.stages - 1) / (config.micro_batches + config.stages - 1)
+        )
         and np.isclose(idle_alone, (config.stages - 1) / config.stages),
         measured=f"time line of {config.stages} devices: {idle_alone:.0%} idle with one batch at a "
         f"time, {idle:.0%} with {config.micro_batches} micro-batches",

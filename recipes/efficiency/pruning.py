@@ -1,14 +1,17 @@
 """Pruning: most weights of a trained network can go.
 
-Weights near 0 do little, so set the smallest to 0 by a mask, w ← m ⊙ w with m = [|w| > t], and the
-answer hardly changes; at some share it does. Retraining the weights that are left, under the mask,
-brings the accuracy back; the lecture prunes a little and retrains, again and again. GPUs want a
+Weights near 0 do little, so set the smallest to 0 by a mask, w ← m ⊙ w with m = [|w| >
+t], and the answer hardly changes; at some share it does. Retraining the weights that
+are left, under the mask, brings the accuracy back; the lecture prunes a little and
+retrains, again and again. GPUs want a
 pattern: in 2:4 sparsity two of each four weights are 0.
-Look at how far each way gets before the accuracy falls, at the weights' distribution, where pruning
-leaves two hills and nothing around 0, and at how many weights still look at each pixel.
+Look at how far each way gets before the accuracy falls, at the weights' distribution,
+where pruning leaves two hills and nothing around 0, and at how many weights still look
+at each pixel.
 
 Lectures: CS Efficient Methods and Hardware (Pruning)
-Paper: Han et al., Learning both weights and connections for efficient neural networks, 2015
+Paper: Han et al., Learning both weights and connections for efficient neural networks,
+    2015
 """
 
 from dataclasses import dataclass
@@ -25,15 +28,18 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     sparsities: tuple[float, ...] = (0.5, 0.8, 0.925, 0.95, 0.98)
-    """shares of weights to remove; iterative pruning goes through them one after the other"""
+    """shares of weights to remove; iterative pruning goes through them one after the
+    other"""
     restarts: int = 3
     """trained networks to prune; accuracies are their means"""
     epochs: int = 15
     """passes over the training images before pruning"""
     retraining_epochs: int = 6
-    """passes after each step of iterative pruning; pruning at once gets as many in all"""
+    """passes after each step of iterative pruning; pruning at once gets as many in
+    all"""
     batch_size: int = 64
     """examples a gradient is averaged over"""
     learning_rate: float = 1e-3
@@ -43,18 +49,25 @@ class Config:
 QUICK = Config(sparsities=(0.8, 0.925, 0.98), restarts=2, retraining_epochs=4)
 FULL = Config(data="mnist", retraining_epochs=10)
 
-PAPER_SPARSITY = 0.925  # 13 times fewer weights, the most that the paper reaches (VGG-16)
+PAPER_SPARSITY = (
+    0.925  # 13 times fewer weights, the most that the paper reaches (VGG-16)
+)
 
-LAST_LAYER = 3  # keeps this many times the others' share, as in the paper: 8, 9 and 26 %
+LAST_LAYER = (
+    3  # keeps this many times the others' share, as in the paper: 8, 9 and 26 %
+)
 
 
 class Prunable(keras.Model):
-    """A network whose kernels are multiplied by masks of 0 and 1 after each training step."""
+    """A network whose kernels are multiplied by masks of 0 and 1 after each training
+    step."""
 
     def __init__(self, network: keras.Model) -> None:
         super().__init__(name="prunable")
         self.network = network
-        self.kernels = [each for each in network.trainable_weights if each.name == "kernel"]
+        self.kernels = [
+            each for each in network.trainable_weights if each.name == "kernel"
+        ]
         self.masks = [
             self.add_weight(shape=kernel.shape, initializer="ones", trainable=False)
             for kernel in self.kernels
@@ -83,12 +96,15 @@ class Prunable(keras.Model):
 
 
 def build_network(input_shape=(28, 28, 1), classes: int = 10) -> keras.Model:
-    """LeNet-300-100. Input: (batch, 28, 28, 1) in [0, 1]. Output: (batch, classes) logits."""
+    """LeNet-300-100. Input: (batch, 28, 28, 1) in [0, 1]. Output: (batch, classes)
+    logits."""
     images = keras.Input(input_shape, name="images")
     x = layers.Flatten()(images)
     x = layers.Dense(300, activation="relu", name="hidden_1")(x)
     x = layers.Dense(100, activation="relu", name="hidden_2")(x)
-    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="lenet-300-100")
+    return keras.Model(
+        images, layers.Dense(classes, name="logits")(x), name="lenet-300-100"
+    )
 
 
 def magnitude_mask(kernel: np.ndarray, sparsity: float) -> np.ndarray:
@@ -99,8 +115,9 @@ def magnitude_mask(kernel: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def two_of_four_mask(kernel: np.ndarray) -> np.ndarray:
-    """1 for the two largest of each four weights that follow one another along the inputs of a
-    neuron, 0 for the others. kernel: (inputs, units), inputs a multiple of 4."""
+    """1 for the two largest of each four weights that follow one another along the
+    inputs of a neuron, 0 for the others. kernel: (inputs, units), inputs a multiple of
+    4."""
     fours = np.abs(kernel.T).reshape(-1, 4)
     ranks = fours.argsort(axis=1).argsort(axis=1)
     return (ranks >= 2).astype("float32").reshape(kernel.T.shape).T
@@ -125,21 +142,30 @@ def plot_curves(ways: dict[str, list[float]], sparsities, dense: float) -> plt.F
     axes.axhline(dense, color="black", linestyle="--", label="all weights")
     for (name, accuracies), marker in zip(ways.items(), "ovs^", strict=False):
         axes.plot(range(len(sparsities)), accuracies, marker=marker, label=name)
-    axes.set_xticks(range(len(sparsities)), [f"{100 * each:g} %" for each in sparsities])
-    axes.set(xlabel="weights removed (of the last layer fewer)", ylabel="held-out accuracy")
+    axes.set_xticks(
+        range(len(sparsities)), [f"{100 * each:g} %" for each in sparsities]
+    )
+    axes.set(
+        xlabel="weights removed (of the last layer fewer)", ylabel="held-out accuracy"
+    )
     axes.set_title("Retraining brings back what pruning takes")
     figure.legend(loc="outside right upper")
     return figure
 
 
-def plot_weights(before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> plt.Figure:
-    """The first layer's weights before and after pruning, and how many weights see each pixel."""
+def plot_weights(
+    before: np.ndarray, after: np.ndarray, pixels: np.ndarray
+) -> plt.Figure:
+    """The first layer's weights before and after pruning, and how many weights see each
+    pixel."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.6))
     kept = after[after != 0]
     reach = 1.1 * np.quantile(np.abs(kept), 0.995)
     bins = np.linspace(-reach, reach, 81)
     left.hist(before.ravel(), bins, color="#0072B2")
-    left.set(title=f"Before: {before.size:,} weights", xlabel="weight", ylabel="how many")
+    left.set(
+        title=f"Before: {before.size:,} weights", xlabel="weight", ylabel="how many"
+    )
     middle.hist(kept, bins, color="#D55E00")
     middle.set(title=f"After: {len(kept):,} weights are left", xlabel="weight")
     picture = right.imshow(pixels, vmin=0)
@@ -171,7 +197,9 @@ def main(config: Config, run: Run) -> None:
 
     for _ in range(config.restarts):
         model = Prunable(build_network(x_train.shape[1:]))
-        model.compile(keras.optimizers.Adam(config.learning_rate), loss, metrics=["accuracy"])
+        model.compile(
+            keras.optimizers.Adam(config.learning_rate), loss, metrics=["accuracy"]
+        )
         dense.append(train(config.epochs))
         trained = [variable.numpy() for variable in model.state()]
         kernels = [kernel.numpy() for kernel in model.kernels]
@@ -184,25 +212,37 @@ def main(config: Config, run: Run) -> None:
         begin_with([np.ones_like(kernel) for kernel in kernels])
         ratios = []
         for sparsity in levels:
-            masks = magnitude_masks([kernel.numpy() for kernel in model.kernels], sparsity)
+            masks = magnitude_masks(
+                [kernel.numpy() for kernel in model.kernels], sparsity
+            )
             model.set_masks(masks)
             accuracies[ways[0]].append(train(config.retraining_epochs))
-            ratios.append(sum(each.size for each in masks) / sum(each.sum() for each in masks))
+            ratios.append(
+                sum(each.size for each in masks) / sum(each.sum() for each in masks)
+            )
             if sparsity == key:
                 pruned = [each.numpy() for each in model.network.weights]
                 kept = model.kernels[0].numpy()
         for way in ways:
             found[way].append(accuracies[way])
 
-    run.print("TF Model Optimization prunes the last network, with as many epochs as at once ...")
+    run.print(
+        "TF Model Optimization prunes the last network, with as many epochs as at once ..."
+    )
     begin_with([np.ones_like(kernel) for kernel in kernels])
     epochs = config.retraining_epochs * (1 + levels.index(key))
-    shares = dict(zip(("hidden_1", "hidden_2", "logits"), shares_to_remove(key), strict=True))
+    shares = dict(
+        zip(("hidden_1", "hidden_2", "logits"), shares_to_remove(key), strict=True)
+    )
     how = {"schedule": "constant", "epochs": epochs, "loss": loss, "verbose": 0}
-    official = compression.prune(model.network, x_train, y_train, sparsity=shares, **how).model
+    official = compression.prune(
+        model.network, x_train, y_train, sparsity=shares, **how
+    ).model
     official_accuracy = accuracy_of(official, x_test, y_test)
     pairs = zip(official.get_weights()[::2], magnitude_masks(kernels, key), strict=True)
-    agreement = np.mean(np.concatenate([kernel[mask == 0] == 0 for kernel, mask in pairs]))
+    agreement = np.mean(
+        np.concatenate([kernel[mask == 0] == 0 for kernel, mask in pairs])
+    )
 
     full, patterned = float(np.mean(dense)), float(np.mean(structured))
     mean = {way: np.mean(values, axis=0) for way, values in found.items()}
@@ -235,7 +275,9 @@ def main(config: Config, run: Run) -> None:
         f"{100 * levels[-1]:g} %: {mean[ways[0]][-1]:.3f}, at once {mean[ways[1]][-1]:.3f}",
     )
     near = kernels[0].std() / 2
-    before, after = (np.mean(np.abs(each) < near) for each in (kernels[0], kept[kept != 0]))
+    before, after = (
+        np.mean(np.abs(each) < near) for each in (kernels[0], kept[kept != 0])
+    )
     run.claim(
         "Pruning changes the distribution of the weights: the hill at 0 is gone",
         holds=after < before / 3,

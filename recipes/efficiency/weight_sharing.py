@@ -1,15 +1,17 @@
 """Weight sharing: a kernel of a few values, and a number of four bits for each weight.
 
-k-means clusters the weights of a kernel, and each weight is replaced by its cluster's centroid. Of
-n weights and k clusters it takes n·log₂ k bits, and 32·k for the codebook of centroids, in place of
-32·n. The centroids are then trained on: a weight is its cluster's centroid, so a centroid's
-gradient is the sum of its weights' gradients, ∂L/∂c_k = Σ_ij ∂L/∂w_ij · 1(label_ij = k). The
-paper starts k-means evenly over the weights' range, since few weights are large, but matter most.
-Look at how many bits are needed, before and after the centroids are trained, and at what k-means
-leaves of where it started.
+k-means clusters the weights of a kernel, and each weight is replaced by its cluster's
+centroid. Of n weights and k clusters it takes n·log₂ k bits, and 32·k for the codebook
+of centroids, in place of 32·n. The centroids are then trained on: a weight is its
+cluster's centroid, so a centroid's gradient is the sum of its weights' gradients,
+∂L/∂c_k = Σ_ij ∂L/∂w_ij · 1(label_ij = k). The paper starts k-means evenly over the
+weights' range, since few weights are large, but matter most.
+Look at how many bits are needed, before and after the centroids are trained, and at
+what k-means leaves of where it started.
 
 Lectures: CS Efficient Methods and Hardware (Weight Sharing, Trained Quantization)
-Paper: Han, Mao and Dally, Deep compression, 2016 (section 3, equations 1 to 3, figures 3, 6 and 8)
+Paper: Han, Mao and Dally, Deep compression, 2016 (section 3, equations 1 to 3, figures
+    3, 6 and 8)
 """
 
 from collections import defaultdict
@@ -28,7 +30,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer (tested on other writers), digits; mnist / fashion_mnist if available"""
+    """digits_by_writer (tested on other writers), digits; mnist / fashion_mnist if
+    available"""
     units: int = 256
     """width of the two hidden layers"""
     bits: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
@@ -57,14 +60,17 @@ def build_model(inputs: int, units: int) -> keras.Model:
 
 
 def get_kernels(model: keras.Model) -> list[keras.Variable]:
-    return [variable for variable in model.trainable_variables if len(variable.shape) > 1]
+    return [
+        variable for variable in model.trainable_variables if len(variable.shape) > 1
+    ]
 
 
 def first_centroids(
     values: np.ndarray, clusters: int, start: str, random: np.random.Generator
 ) -> np.ndarray:
-    """Where k-means starts (section 3.2), (clusters,): evenly over the range of `values` (linear),
-    at random ones of them, or with equally many of them between neighbours (density)."""
+    """Where k-means starts (section 3.2), (clusters,): evenly over the range of
+    `values` (linear), at random ones of them, or with equally many of them between
+    neighbours (density)."""
     if start == "linear":
         return np.linspace(values.min(), values.max(), clusters)
     if start == "random":
@@ -73,9 +79,11 @@ def first_centroids(
 
 
 def k_means(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's algorithm on numbers (equation 2), until nothing moves. centroids: ascending. Returns
-    the labels, in the shape of `values`, and the centroids. An empty cluster stays where it is."""
-    # On a line a cluster is an interval, so that sorted values and their running sums are enough.
+    """Lloyd's algorithm on numbers (equation 2), until nothing moves. centroids:
+    ascending. Returns the labels, in the shape of `values`, and the centroids. An empty
+    cluster stays where it is."""
+    # On a line a cluster is an interval, so that sorted values and their running sums
+    # are enough.
     ordered = np.sort(values, axis=None).astype("float64")
     running = np.concatenate([[0], np.cumsum(ordered)])
     before = None
@@ -90,9 +98,12 @@ def k_means(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.n
 class SharedWeights(keras.Model):
     """A network whose kernels' weights are centroids, of which nothing else is trained.
 
-    codebooks: of each kernel labels, integers in its shape, and centroids, (clusters,)."""
+    codebooks: of each kernel labels, integers in its shape, and centroids,
+        (clusters,)."""
 
-    def __init__(self, network: keras.Model, codebooks: list[tuple[np.ndarray, np.ndarray]]):
+    def __init__(
+        self, network: keras.Model, codebooks: list[tuple[np.ndarray, np.ndarray]]
+    ):
         super().__init__(name="shared")
         self.network = network
         self.labels = [labels.astype("int32") for labels, _ in codebooks]
@@ -102,7 +113,9 @@ class SharedWeights(keras.Model):
     def share(self) -> None:
         """Writes each weight's centroid into the network."""
         kernels = get_kernels(self.network)
-        for kernel, labels, centroids in zip(kernels, self.labels, self.centroids, strict=True):
+        for kernel, labels, centroids in zip(
+            kernels, self.labels, self.centroids, strict=True
+        ):
             kernel.assign(ops.take(centroids, labels))
 
     def sum_by_cluster(self, gradients: list) -> list:
@@ -124,33 +137,49 @@ class SharedWeights(keras.Model):
 
 
 def shared_bytes(model: keras.Model, bits: int) -> int:
-    """Labels of `bits` bits and a float32 codebook for each kernel; biases in float32."""
+    """Labels of `bits` bits and a float32 codebook for each kernel; biases in
+    float32."""
     kernels = get_kernels(model)
     weights = sum(kernel.numpy().size for kernel in kernels)
     biases = model.count_params() - weights
     return int(np.ceil(weights * bits / 8)) + 4 * len(kernels) * 2**bits + 4 * biases
 
 
-def plot_accuracies(bits: tuple, curves: dict[str, list[float]], float32: float) -> plt.Figure:
+def plot_accuracies(
+    bits: tuple, curves: dict[str, list[float]], float32: float
+) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 4.4))
     for label, accuracies in curves.items():
         trained = "trained" in label
         axes.plot(bits, accuracies, "o-" if trained else "o--", label=label)
     axes.axhline(float32, color="black", linewidth=1, label="float32")
-    axes.set(title="How many bits are needed?", xlabel="bits a weight", ylabel="test accuracy")
+    axes.set(
+        title="How many bits are needed?",
+        xlabel="bits a weight",
+        ylabel="test accuracy",
+    )
     axes.set_xticks(bits)
     axes.legend(title="start of k-means")
     return figure
 
 
 def plot_centroids(values: np.ndarray, centroids: dict[str, np.ndarray]) -> plt.Figure:
-    """Where each start puts its centroids, before and after k-means, under the weights."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 5), sharex=True, height_ratios=(3, 2))
+    """Where each start puts its centroids, before and after k-means, under the
+    weights."""
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(8, 5), sharex=True, height_ratios=(3, 2)
+    )
     top.hist(values.ravel(), 120, color="#999999")
-    top.set(title="Weights of the second kernel, and 16 centroids", ylabel="weights", yscale="log")
+    top.set(
+        title="Weights of the second kernel, and 16 centroids",
+        ylabel="weights",
+        yscale="log",
+    )
     for row, (label, each) in enumerate(centroids.items()):
         color = f"C{STARTS.index(label.split(',')[0])}"
-        bottom.plot(each, np.full(len(each), -row), "|", markersize=13, mew=2, color=color)
+        bottom.plot(
+            each, np.full(len(each), -row), "|", markersize=13, mew=2, color=color
+        )
     bottom.set_yticks(-np.arange(len(centroids)), list(centroids))
     bottom.set(xlabel="weight", ylim=(0.7 - len(centroids), 0.7))
     return figure
@@ -175,19 +204,26 @@ def main(config: Config, run: Run) -> None:
         return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
 
     trained = "linear, centroids trained"
-    measured, distinct = defaultdict(list), defaultdict(int)  # accuracies, values: by bits
+    measured, distinct = (
+        defaultdict(list),
+        defaultdict(int),
+    )  # accuracies, values: by bits
     in_full, losses, codebook_of = [], defaultdict(list), {}
     for _ in range(config.restarts):
         network = build_model(x.shape[1], config.units)
         fit(network, config.epochs)
         weights = network.get_weights()
-        fit(network, config.centroid_epochs)  # as many as those with trained centroids get
+        fit(
+            network, config.centroid_epochs
+        )  # as many as those with trained centroids get
         in_full.append(accuracy(network))
         for bits in config.bits:
             for start in reversed(STARTS):  # the linear one stays
                 network.set_weights(weights)
                 kernels = [kernel.numpy() for kernel in get_kernels(network)]
-                firsts = [first_centroids(each, 2**bits, start, random) for each in kernels]
+                firsts = [
+                    first_centroids(each, 2**bits, start, random) for each in kernels
+                ]
                 found = [k_means(*each) for each in zip(kernels, firsts, strict=True)]
                 shared = SharedWeights(network, found)
                 measured[start, bits].append(accuracy(network))
@@ -204,7 +240,9 @@ def main(config: Config, run: Run) -> None:
                 four_bits = network.get_weights()
     mean = {key: np.mean(accuracies) for key, accuracies in measured.items()}
     full = np.mean(in_full)
-    curves = {each: [mean[each, bits] for bits in config.bits] for each in (*STARTS, trained)}
+    curves = {
+        each: [mean[each, bits] for bits in config.bits] for each in (*STARTS, trained)
+    }
     run.figure("accuracies", plot_accuracies(config.bits, curves, full))
     network.set_weights(weights)
     run.figure("centroids", plot_centroids(kernels[1], codebook_of))
@@ -233,21 +271,28 @@ def main(config: Config, run: Run) -> None:
         measured=", ".join(f"{bits} bits: {count}" for bits, count in distinct.items()),
     )
     large = [
-        [np.mean(np.abs(codebook_of[f"{s}, {when}"]) > 2 * kernels[1].std()) for s in STARTS]
+        [
+            np.mean(np.abs(codebook_of[f"{s}, {when}"]) > 2 * kernels[1].std())
+            for s in STARTS
+        ]
         for when in ("at first", "k-means")
     ]
     run.claim(
         "A linear start gives the rare large weights more centroids; k-means levels it out",
         holds=large[0][0] > max(large[0][1:]) + 0.15 and np.ptp(large[1]) < 0.15,
         measured="share of 16 centroids beyond two standard deviations, before and after k-means: "
-        + ", ".join(f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)),
+        + ", ".join(
+            f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)
+        ),
     )
     run.claim(
         "Not visible with 4 bits here: the paper's gain by the linear start (under a point)",
         holds=np.ptp([mean[start, 4] for start in STARTS]) < 0.01,
         measured=", ".join(f"{start} {mean[start, 4]:.4f}" for start in STARTS),
     )
-    rival = compression.cluster(network, x, y, clusters=16, epochs=config.centroid_epochs)
+    rival = compression.cluster(
+        network, x, y, clusters=16, epochs=config.centroid_epochs
+    )
     ours, theirs = measured[trained, 4][-1], accuracy(rival.model)
     run.claim(
         "TF Model Optimization's clustering of the same network comes within two points of it",

@@ -1,13 +1,16 @@
 """A variational autoencoder: a picture from a few Gaussian numbers, and back.
 
-The decoder says how likely an image is given a code, p(x|z) with z ~ N(0, I); the encoder guesses
-the code's distribution, q(z|x) = N(μ(x), σ²(x)). The likelihood p(x) = ∫ p(x|z) p(z) dz is out of
-reach, so training raises a bound below it, log p(x) ≥ ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)).
-Writing z = μ + σ·ε with ε ~ N(0, I) lets the gradient pass through the random draw.
-Look at the two terms pulling against each other, at the map of codes, and at the samples.
+The decoder says how likely an image is given a code, p(x|z) with z ~ N(0, I); the
+encoder guesses the code's distribution, q(z|x) = N(μ(x), σ²(x)). The likelihood p(x) =
+∫ p(x|z) p(z) dz is out of reach, so training raises a bound below it, log p(x) ≥ ELBO =
+E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)). Writing z = μ + σ·ε with ε ~ N(0, I) lets the
+gradient pass through the random draw.
+Look at the two terms pulling against each other, at the map of codes, and at the
+samples.
 
 Lectures: INFO Lecture 7; CS Variational Autoencoders; SEL Generative Models
-Paper: Kingma and Welling, Auto-encoding variational Bayes, 2014 (equations 3 and 7, appendix B)
+Paper: Kingma and Welling, Auto-encoding variational Bayes, 2014 (equations 3 and 7,
+    appendix B)
 """
 
 import math
@@ -28,7 +31,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     size: int = 16
     """side of the images in pixels"""
     latent_size: int = 8
@@ -36,7 +40,8 @@ class Config:
     hidden_units: int = 256
     """width of the two hidden layers, of the encoder as of the decoder"""
     beta: float = 4.0
-    """weight of the KL term in the network that is compared with the bound itself (weight 1)"""
+    """weight of the KL term in the network that is compared with the bound itself
+    (weight 1)"""
     epochs: int = 100
     """passes over the training images"""
     batch_size: int = 64
@@ -50,25 +55,32 @@ FULL = Config(data="mnist", size=28, hidden_units=512, latent_size=32)
 
 
 def build_encoder(pixels: int, latent_size: int, hidden_units: int) -> keras.Model:
-    """q(z|x). Input: (batch, pixels) in [0, 1]. Outputs: μ and log σ², each (batch, latent)."""
+    """q(z|x). Input: (batch, pixels) in [0, 1]. Outputs: μ and log σ², each (batch,
+    latent)."""
     x = hidden = keras.Input((pixels,), name="x")
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     # What likelihoods are made of stays in 32 bits, whatever --precision says.
     mean = layers.Dense(latent_size, dtype="float32", name="mean")(hidden)
-    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(hidden)
+    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(
+        hidden
+    )
     return keras.Model(x, [mean, log_variance], name="encoder")
 
 
-def build_decoder(pixels: int, latent_size: int, hidden_units: int, likelihood: str) -> keras.Model:
-    """p(x|z). Input: (batch, latent). Outputs: the logits of the pixels' means (batch, pixels) and,
-    of a Gaussian likelihood, the log σ² of all pixels (batch, 1)."""
+def build_decoder(
+    pixels: int, latent_size: int, hidden_units: int, likelihood: str
+) -> keras.Model:
+    """p(x|z). Input: (batch, latent). Outputs: the logits of the pixels' means (batch,
+    pixels) and, of a Gaussian likelihood, the log σ² of all pixels (batch, 1)."""
     z = hidden = keras.Input((latent_size,), name="latent")
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     hidden = layers.Dense(hidden_units, activation="relu")(hidden)
     outputs = {"logits": layers.Dense(pixels, dtype="float32", name="logits")(hidden)}
     if likelihood == "gaussian":
-        outputs["log_variance"] = layers.Dense(1, dtype="float32", name="log_variance")(hidden)
+        outputs["log_variance"] = layers.Dense(1, dtype="float32", name="log_variance")(
+            hidden
+        )
     return keras.Model(z, outputs, name="decoder")
 
 
@@ -79,7 +91,9 @@ def sample(mean, log_variance, noise):
 
 def kl_divergence(mean, log_variance):
     """KL(N(μ, σ²) ‖ N(0, I)) in nats, (batch,): appendix B of the paper."""
-    return 0.5 * ops.sum(ops.square(mean) + ops.exp(log_variance) - 1 - log_variance, axis=-1)
+    return 0.5 * ops.sum(
+        ops.square(mean) + ops.exp(log_variance) - 1 - log_variance, axis=-1
+    )
 
 
 def log_normal(x, mean, log_variance):
@@ -89,7 +103,8 @@ def log_normal(x, mean, log_variance):
 
 
 class VAE(keras.Model):
-    """Encoder and decoder, trained together to raise the ELBO (reconstruction − β·KL)."""
+    """Encoder and decoder, trained together to raise the ELBO (reconstruction −
+    β·KL)."""
 
     def __init__(self, encoder, decoder, likelihood="bernoulli", beta=1.0, **kwargs):
         super().__init__(**kwargs)
@@ -107,7 +122,9 @@ class VAE(keras.Model):
         pixels = self.decoder(z)
         if self.likelihood == "gaussian":
             return log_normal(x, ops.sigmoid(pixels["logits"]), pixels["log_variance"])
-        return -ops.sum(ops.binary_crossentropy(x, pixels["logits"], from_logits=True), axis=-1)
+        return -ops.sum(
+            ops.binary_crossentropy(x, pixels["logits"], from_logits=True), axis=-1
+        )
 
     def terms(self, x):
         """E_q[log p(x|z)] by one sample, and the KL in closed form, each (batch,)."""
@@ -127,27 +144,32 @@ class VAE(keras.Model):
             loss = -ops.mean(reconstruction - self.beta * kl)
             loss = self.optimizer.scale_loss(loss)  # does nothing but in float16
         gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
         return self.track(reconstruction, kl)
 
     def test_step(self, x):
         return self.track(*self.terms(x))
 
     def importance_weighted_bound(self, x, samples):
-        """log (1/K) Σ p(x|z_k) p(z_k) / q(z_k|x), (batch,): nearer to log p(x) as K grows
-        (Burda et al., Importance weighted autoencoders, 2016, equation 8)."""
+        """log (1/K) Σ p(x|z_k) p(z_k) / q(z_k|x), (batch,): nearer to log p(x) as K
+        grows (Burda et al., Importance weighted autoencoders, 2016, equation 8)."""
         mean, log_variance = self.encoder(x)
         log_weights = []
         for _ in range(samples):
             z = sample(mean, log_variance, keras.random.normal(ops.shape(mean)))
-            log_ratio = log_normal(z, 0.0, ops.zeros_like(z)) - log_normal(z, mean, log_variance)
+            log_ratio = log_normal(z, 0.0, ops.zeros_like(z)) - log_normal(
+                z, mean, log_variance
+            )
             log_weights.append(self.log_likelihood(x, z) + log_ratio)
         return ops.logsumexp(ops.stack(log_weights), axis=0) - math.log(samples)
 
 
 def told_apart(drawn: np.ndarray, real: np.ndarray) -> float:
-    """Share of all images whose nearest other image is of their own kind: 0.5 if no difference is
-    seen, 1 if all are told apart (Lopez-Paz and Oquab, Classifier two-sample tests, 2017)."""
+    """Share of all images whose nearest other image is of their own kind: 0.5 if no
+    difference is seen, 1 if all are told apart (Lopez-Paz and Oquab, Classifier
+    two-sample tests, 2017)."""
     images = np.concatenate([drawn, real]).astype("float32")
     is_real = np.arange(len(images)) >= len(drawn)
     _, nearest = NearestNeighbors(n_neighbors=1).fit(images).kneighbors()  # not itself
@@ -155,7 +177,8 @@ def told_apart(drawn: np.ndarray, real: np.ndarray) -> float:
 
 
 def plot_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figure:
-    """Where a two-number code puts each digit, and what the decoder draws all over the plane."""
+    """Where a two-number code puts each digit, and what the decoder draws all over the
+    plane."""
     # Equal shares of the prior's probability lie between neighbouring rows and columns.
     quantiles = ndtri(np.linspace(0.02, 0.98, 16))
     plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
@@ -165,8 +188,12 @@ def plot_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figur
 
     figure, (codes, decoded) = plt.subplots(1, 2, figsize=(10.5, 5.2))
     for (first, second), digit in zip(np.asarray(model.encoder(x)[0]), y, strict=True):
-        codes.text(first, second, str(digit), color=plt.cm.cividis(digit / 11), clip_on=True)
-    codes.set(title="Codes of held-out digits", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+        codes.text(
+            first, second, str(digit), color=plt.cm.cividis(digit / 11), clip_on=True
+        )
+    codes.set(
+        title="Codes of held-out digits", xlim=(-3, 3), ylim=(-3, 3), aspect="equal"
+    )
     codes.set(xlabel="$z_1$", ylabel="$z_2$")
     decoded.imshow(picture, cmap="gray")
     decoded.set(title="What the decoder draws there", xticks=[], yticks=[])
@@ -179,13 +206,20 @@ def main(config: Config, run: Run) -> None:
     black_and_white = [(x > 0.5).astype("float32") for x in (x_train, x_test)]
 
     def train(name, latent_size, likelihood="bernoulli", beta=1.0):
-        """The trained network, and the terms of its bound on held-out images by epoch."""
+        """The trained network, and the terms of its bound on held-out images by
+        epoch."""
         sizes = config.size**2, latent_size, config.hidden_units
         model = VAE(
-            build_encoder(*sizes), build_decoder(*sizes, likelihood), likelihood, beta, name=name
+            build_encoder(*sizes),
+            build_decoder(*sizes, likelihood),
+            likelihood,
+            beta,
+            name=name,
         )
         model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
-        x, held_out = black_and_white if likelihood == "bernoulli" else (x_train, x_test)
+        x, held_out = (
+            black_and_white if likelihood == "bernoulli" else (x_train, x_test)
+        )
         history = training.fit(
             model,
             x,
@@ -194,15 +228,24 @@ def main(config: Config, run: Run) -> None:
             validation_data=(held_out,),
             callbacks=run.callbacks,
         ).history
-        return model, np.array(history["val_reconstruction"]), np.array(history["val_kl"])
+        return (
+            model,
+            np.array(history["val_reconstruction"]),
+            np.array(history["val_kl"]),
+        )
 
     vae, reconstruction, kl = train("vae", config.latent_size)
-    _, strong_reconstruction, strong_kl = train("strong-kl", config.latent_size, beta=config.beta)
+    _, strong_reconstruction, strong_kl = train(
+        "strong-kl", config.latent_size, beta=config.beta
+    )
     plane, plane_reconstruction, plane_kl = train("plane", 2)
     gaussian, _, _ = train("gaussian", config.latent_size, likelihood="gaussian")
 
     held_out = black_and_white[1]
-    elbo, plane_elbo = reconstruction[-1] - kl[-1], plane_reconstruction[-1] - plane_kl[-1]
+    elbo, plane_elbo = (
+        reconstruction[-1] - kl[-1],
+        plane_reconstruction[-1] - plane_kl[-1],
+    )
     bound = np.mean(vae.importance_weighted_bound(held_out, samples=64))
     run.metric("test_elbo", elbo, unit="nats an image")
     run.metric("test_importance_weighted_bound", bound, unit="nats an image")
@@ -214,7 +257,8 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "The two terms pull against each other: a heavier KL costs reconstruction",
-        holds=strong_kl[-1] < 0.8 * kl[-1] and strong_reconstruction[-1] < reconstruction[-1] - 1,
+        holds=strong_kl[-1] < 0.8 * kl[-1]
+        and strong_reconstruction[-1] < reconstruction[-1] - 1,
         measured=f"KL {kl[-1]:.1f} and log likelihood {reconstruction[-1]:.1f} nats at weight 1, "
         f"{strong_kl[-1]:.1f} and {strong_reconstruction[-1]:.1f} at weight {config.beta:g}",
     )
@@ -230,7 +274,9 @@ def main(config: Config, run: Run) -> None:
     )
 
     # Samples against the simplest density with the right means and covariances.
-    draws = 5 * len(x_test)  # five rounds against the held-out digits, to even out chance
+    draws = 5 * len(
+        x_test
+    )  # five rounds against the held-out digits, to even out chance
     codes = keras.random.normal((draws, config.latent_size))
     drawn = np.asarray(ops.sigmoid(vae.decoder(codes)["logits"]))
     random = np.random.default_rng(run.seed)
@@ -248,10 +294,19 @@ def main(config: Config, run: Run) -> None:
 
     rows = {"held out": held_out, "reconstructed": vae(held_out[:10])}
     rows |= {"sampled": drawn, "pixel Gaussian": simple}
-    run.figure("samples", figures.image_rows(rows, title="What it makes of digits and of noise"))
+    run.figure(
+        "samples",
+        figures.image_rows(rows, title="What it makes of digits and of noise"),
+    )
     run.figure("plane", plot_plane(plane, held_out, y_test, config.size))
-    lines = {"−log p(x|z)": -reconstruction, "KL": kl, "their sum, −ELBO": kl - reconstruction}
-    run.figure("terms", figures.curves(lines, title="Held-out terms", ylabel="nats an image"))
+    lines = {
+        "−log p(x|z)": -reconstruction,
+        "KL": kl,
+        "their sum, −ELBO": kl - reconstruction,
+    }
+    run.figure(
+        "terms", figures.curves(lines, title="Held-out terms", ylabel="nats an image")
+    )
     outputs = {"image": ops.sigmoid(vae.decoder.output["logits"])}
     example = np.zeros((2, config.latent_size), "float32")
     run.export(keras.Model(vae.decoder.input, outputs), example=example)

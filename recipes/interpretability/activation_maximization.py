@@ -1,18 +1,22 @@
 """Class images: gradient ascent draws what a network wants to see.
 
-Hold the weights, and change the picture: x ← x + η ∇ₓ(S_c(x) − R(x)) climbs to where the score S_c
-of class c is highest. Without R the network is sure and a stranger sees noise: almost any picture
-can be bent a little in every pixel until the score is high. R asks for a natural picture: an L2
-norm or an α-norm (α = 6) keeps the pixels in range, the total variation asks for flat areas, jitter
-moves the picture at each step so that single pixels cannot matter, blur wipes out fine grain.
-Look at the class images with each of them, read by a judge that the network has never met, and at
-those of a network trained in noise, which no single pixel can sway: its own gradients are strokes.
+Hold the weights, and change the picture: x ← x + η ∇ₓ(S_c(x) − R(x)) climbs to where
+the score S_c of class c is highest. Without R the network is sure and a stranger sees
+noise: almost any picture can be bent a little in every pixel until the score is high. R
+asks for a natural picture: an L2 norm or an α-norm (α = 6) keeps the pixels in range,
+the total variation asks for flat areas, jitter moves the picture at each step so that
+single pixels cannot matter, blur wipes out fine grain.
+Look at the class images with each of them, read by a judge that the network has never
+met, and at those of a network trained in noise, which no single pixel can sway: its own
+gradients are strokes.
 
-Lectures: CS Visualizing & Understanding (Synthesizing images); N18 4.3 Understanding CNNs
-Paper: Simonyan et al., Deep inside convolutional networks, 2014 (section 2: L2); Mahendran and
-    Vedaldi, Understanding deep image representations by inverting them, 2015 (α-norm, total
-    variation); Yosinski et al., Understanding neural networks through deep visualization, 2015
-    (blur); Mordvintsev et al., Inceptionism, 2015 (jitter)
+Lectures: CS Visualizing & Understanding (Synthesizing images); N18 4.3 Understanding
+    CNNs
+Paper: Simonyan et al., Deep inside convolutional networks, 2014 (section 2: L2);
+    Mahendran and Vedaldi, Understanding deep image representations by inverting them,
+    2015 (α-norm, total variation); Yosinski et al., Understanding neural networks
+    through deep visualization, 2015 (blur); Mordvintsev et al., Inceptionism, 2015
+    (jitter)
 """
 
 import math
@@ -38,8 +42,8 @@ REGULARIZERS = ("l2", "alpha_norm", "total_variation", "jitter", "blur")
 @dataclass
 class Config:
     model: str = ""
-    """a .keras file or a network of keras.applications, to draw the first ten classes of, in place
-    of the networks trained here"""
+    """a .keras file or a network of keras.applications, to draw the first ten classes
+    of, in place of the networks trained here"""
     size: int = 24
     """side of the digits in pixels"""
     epochs: int = 12
@@ -51,7 +55,8 @@ class Config:
     steps: int = 150
     """of gradient ascent"""
     step_size: float = 0.05
-    """root mean square of a pixel's change in the first step; it falls to 0 along a line"""
+    """root mean square of a pixel's change in the first step; it falls to 0 along a
+    line"""
     l2: float = 4.0
     """weight of the pixels' mean square"""
     alpha_norm: float = 1.0
@@ -61,7 +66,8 @@ class Config:
     jitter: int = 2
     """the most pixels that a picture is moved by before a step"""
     blur: float = 0.35
-    """standard deviation in pixels of the Gaussian that a picture is blurred with after a step"""
+    """standard deviation in pixels of the Gaussian that a picture is blurred with after
+    a step"""
 
 
 QUICK = Config(epochs=5, starts=1, steps=50, step_size=0.12)
@@ -81,8 +87,8 @@ def build_model(size: int, noise: float, classes: int = 10) -> keras.Model:
 
 
 def total_variation(images):
-    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels, (n,). Mahendran
-    and Vedaldi, section 2, with β = 1."""
+    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels,
+    (n,). Mahendran and Vedaldi, section 2, with β = 1."""
     down = images[:, 1:, :-1] - images[:, :-1, :-1]
     right = images[:, :-1, 1:] - images[:, :-1, :-1]
     # A root has no slope at 0.
@@ -90,12 +96,15 @@ def total_variation(images):
 
 
 def gaussian_blur(images, deviation: float):
-    """Blurs (n, height, width, channels) by a Gaussian; the picture is mirrored beyond its edge."""
+    """Blurs (n, height, width, channels) by a Gaussian; the picture is mirrored beyond
+    its edge."""
     reach = math.ceil(3 * deviation)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     kernel = (np.outer(weights, weights) / weights.sum() ** 2)[:, :, None, None]
     kernel = tf.constant(np.repeat(kernel, images.shape[-1], axis=2), images.dtype)
-    images = tf.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "SYMMETRIC")
+    images = tf.pad(
+        images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), "SYMMETRIC"
+    )
     return tf.nn.depthwise_conv2d(images, kernel, (1, 1, 1, 1), "VALID")
 
 
@@ -103,20 +112,27 @@ def penalty(images, strengths):
     """R(x) of each picture, (n,). strengths: {regulariser: (n,)}."""
     return (
         strengths["l2"] * tf.reduce_mean(images**2, axis=(1, 2, 3))
-        + strengths["alpha_norm"] * tf.reduce_mean((2 * images - 1) ** 6, axis=(1, 2, 3))
+        + strengths["alpha_norm"]
+        * tf.reduce_mean((2 * images - 1) ** 6, axis=(1, 2, 3))
         + strengths["total_variation"] * total_variation(images)
     )
 
 
 def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed: int):
-    """A compiled function of (pictures, first step, last step): all pictures climb at once.
+    """A compiled function of (pictures, first step, last step): all pictures climb at
+    once.
 
-    classes: (n,), what each shall show. strengths: {regulariser: (n,)}. unit: what logits are
+    classes: (n,), what each shall show. strengths: {regulariser: (n,)}. unit: what
+        logits are
     divided by, such as their spread on data, so that the same weights suit any network.
     """
     reach = -config.jitter, config.jitter + 1
-    strengths = {name: tf.constant(each, tf.float32) for name, each in strengths.items()}
-    is_moved, is_blurred = (strengths[name][:, None, None, None] > 0 for name in REGULARIZERS[3:])
+    strengths = {
+        name: tf.constant(each, tf.float32) for name, each in strengths.items()
+    }
+    is_moved, is_blurred = (
+        strengths[name][:, None, None, None] > 0 for name in REGULARIZERS[3:]
+    )
 
     @tf.function
     def ascend(images, first, last):
@@ -129,11 +145,16 @@ def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed
                 score = tf.gather(logits, classes, axis=1, batch_dims=1) / unit
                 objective = score - penalty(images, strengths)
             gradient = tape.gradient(objective, images)
-            size = tf.sqrt(tf.reduce_mean(gradient**2, axis=(1, 2, 3), keepdims=True)) + 1e-12
+            size = (
+                tf.sqrt(tf.reduce_mean(gradient**2, axis=(1, 2, 3), keepdims=True))
+                + 1e-12
+            )
             falling = 1 - tf.cast(step, tf.float32) / config.steps
             images += config.step_size * falling * gradient / size
             if config.blur:
-                images = tf.where(is_blurred, gaussian_blur(images, config.blur), images)
+                images = tf.where(
+                    is_blurred, gaussian_blur(images, config.blur), images
+                )
         return images
 
     return ascend
@@ -148,16 +169,21 @@ def with_tf_keras_vis(model, start, config: Config, unit: float) -> np.ndarray:
             seed_input=start,
             input_range=(None, None),
             input_modifiers=[Jitter(config.jitter)],
-            regularizers=[TotalVariation2D(config.total_variation * unit), Norm(config.l2 * unit)],
+            regularizers=[
+                TotalVariation2D(config.total_variation * unit),
+                Norm(config.l2 * unit),
+            ],
             steps=config.steps,
             optimizer=keras.optimizers.RMSprop(config.step_size, 0.999),
         )
     return np.asarray(images)
 
 
-def likeness(images: np.ndarray, classes: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The correlation of each picture's pixels with those of the most alike of the real pictures x
-    of its class y, (n,) in [-1, 1]."""
+def likeness(
+    images: np.ndarray, classes: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """The correlation of each picture's pixels with those of the most alike of the real
+    pictures x of its class y, (n,) in [-1, 1]."""
     flat, real = images.reshape(len(images), -1), x.reshape(len(x), -1)
     correlations = np.corrcoef(flat, real)[: len(flat), len(flat) :]
     return np.where(y == classes[:, None], correlations, -1).max(axis=1)
@@ -165,15 +191,22 @@ def likeness(images: np.ndarray, classes: np.ndarray, x: np.ndarray, y: np.ndarr
 
 def main(config: Config, run: Run) -> None:
     def climb(name, model, classes, start, settings, unit):
-        """{setting: what a copy of `start` climbs to, with one regulariser, all, or none}."""
+        """{setting: what a copy of `start` climbs to, with one regulariser, all, or
+        none}."""
         is_on = {each: np.isin(settings, [each, "all"]) for each in REGULARIZERS}
         count = len(start)
-        strengths = {k: np.repeat(getattr(config, k) * on, count) for k, on in is_on.items()}
+        strengths = {
+            k: np.repeat(getattr(config, k) * on, count) for k, on in is_on.items()
+        }
         classes = np.tile(classes, len(settings))
-        ascend = build_ascent(model, classes, strengths, config, unit=unit, seed=run.seed)
+        ascend = build_ascent(
+            model, classes, strengths, config, unit=unit, seed=run.seed
+        )
         images = tf.Variable(np.tile(start, (len(settings), 1, 1, 1)))
         for tenth in run.loop(name, 10, {"images": images}, unit="tenths"):
-            first, last = (tf.constant(config.steps * each // 10) for each in (tenth, tenth + 1))
+            first, last = (
+                tf.constant(config.steps * each // 10) for each in (tenth, tenth + 1)
+            )
             images.assign(ascend(images, first, last))
         return dict(zip(settings, np.split(images.numpy(), len(settings)), strict=True))
 
@@ -184,17 +217,27 @@ def main(config: Config, run: Run) -> None:
         shape = len(names), *own.model.inputs[0].shape[1:]
         start = 0.5 + 0.2 * random.standard_normal(shape, "float32")
         unit = np.std(own.model.predict(start, verbose=0))
-        images = climb("climbing", own.model, range(len(names)), start, ["all"], unit)["all"]
-        for name, each in zip(names, np.diag(ops.softmax(own.model(images))), strict=True):
+        images = climb("climbing", own.model, range(len(names)), start, ["all"], unit)[
+            "all"
+        ]
+        for name, each in zip(
+            names, np.diag(ops.softmax(own.model(images))), strict=True
+        ):
             run.metric(f"confidence_{name}", each)
-        options = {"title": f"What {own.model.name} wants to see", "captions": names, "columns": 5}
+        options = {
+            "title": f"What {own.model.name} wants to see",
+            "captions": names,
+            "columns": 5,
+        }
         run.figure("class_images", figures.image_grid(images.clip(0, 1), **options))
         return
 
     (x_train, y_train), (x_test, y_test) = data.load("digits", size=config.size)
     judge = SVC().fit(x_train.reshape(len(x_train), -1), y_train)
     classes = np.tile(np.arange(10), config.starts)
-    start = 0.5 + 0.2 * random.standard_normal((len(classes), *x_train.shape[1:]), "float32")
+    start = 0.5 + 0.2 * random.standard_normal(
+        (len(classes), *x_train.shape[1:]), "float32"
+    )
 
     def measure(model, images):
         shown, probabilities = images.clip(0, 1), np.asarray(ops.softmax(model(images)))
@@ -212,21 +255,33 @@ def main(config: Config, run: Run) -> None:
         model = build_model(config.size, noise)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("adam", loss, metrics=["accuracy"])
-        training.fit(model, x_train, y_train, epochs=config.epochs, callbacks=run.callbacks)
+        training.fit(
+            model, x_train, y_train, epochs=config.epochs, callbacks=run.callbacks
+        )
         unit = np.std(model.predict(x_train, verbose=0))
-        images = climb(name, model, classes, start, ["all", "none", *REGULARIZERS], unit)
+        images = climb(
+            name, model, classes, start, ["all", "none", *REGULARIZERS], unit
+        )
         table[name] = {each: measure(model, made) for each, made in images.items()}
         rows = {}
         for each, row in table[name].items():
             run.metric(f"{name}_{each}_read", row["read"])
             run.metric(f"{name}_{each}_likeness", row["likeness"])
-            rows[f"{each.replace('_', ' ')}\n{row['read']:.0%} read"] = images[each].clip(0, 1)
-        run.metric(f"{name}_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1])
+            rows[f"{each.replace('_', ' ')}\n{row['read']:.0%} read"] = images[
+                each
+            ].clip(0, 1)
+        run.metric(
+            f"{name}_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1]
+        )
         title = f"What the {name} network wants to see, by regulariser"
         run.figure(name, figures.image_rows(rows, title=title))
 
-    packaged = with_tf_keras_vis(model, start[:10], config, unit).clip(0, 1).reshape(10, -1)
-    run.metric("tf_keras_vis_robust_read", np.mean(judge.predict(packaged) == np.arange(10)))
+    packaged = (
+        with_tf_keras_vis(model, start[:10], config, unit).clip(0, 1).reshape(10, -1)
+    )
+    run.metric(
+        "tf_keras_vis_robust_read", np.mean(judge.predict(packaged) == np.arange(10))
+    )
 
     plain, bare = table["plain"], table["robust"]["none"]
     none, every = plain["none"], plain["all"]
@@ -238,13 +293,16 @@ def main(config: Config, run: Run) -> None:
         measured=f"confidence {none['confidence']:.3f} without, {every['confidence']:.3f}; the "
         f"judge reads {none['read']:.0%} and {every['read']:.0%} of the pictures",
     )
-    aims = dict(zip(REGULARIZERS, REGULARIZERS[:3] + REGULARIZERS[2:3] * 2, strict=True))
+    aims = dict(
+        zip(REGULARIZERS, REGULARIZERS[:3] + REGULARIZERS[2:3] * 2, strict=True)
+    )
     left = {each: plain[each][aim] / none[aim] for each, aim in aims.items()}
     run.claim(
         "Each alone cuts what it is for: the norms the pixels' range, the others the differences "
         "of neighbouring pixels",
         holds=max(left.values()) < 0.9,
-        measured="left of it: " + ", ".join(f"{each} {part:.2g}" for each, part in left.items()),
+        measured="left of it: "
+        + ", ".join(f"{each} {part:.2g}" for each, part in left.items()),
     )
     best = max(plain[each]["likeness"] for each in REGULARIZERS)
     run.claim(
@@ -255,7 +313,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "A network trained in noise draws strokes where the plain one draws grain, before any "
         "regulariser",
-        holds=bare["likeness"] > none["likeness"] + 0.05 and bare["read"] >= none["read"],
+        holds=bare["likeness"] > none["likeness"] + 0.05
+        and bare["read"] >= none["read"],
         measured=f"likeness {bare['likeness']:.2f} against {none['likeness']:.2f}, read "
         f"{bare['read']:.0%} against {none['read']:.0%}",
     )

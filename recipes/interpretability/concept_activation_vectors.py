@@ -1,17 +1,18 @@
 """Concept activation vectors: whether a network goes by what a person has a word for.
 
-Give the network pictures of a concept, such as stripes, and pictures of anything. The normal v of
-the plane that separates their activations in a layer is the concept's direction there (CAV). A
-class k is sensitive to it where its logit rises along v, S = ∇h_k(activations)·v > 0, and TCAV's
-score is the share of the class's pictures where that is so. But any direction has some score: so
-the CAVs of many draws are held, by a t-test, to those of random pictures against random pictures.
-The score counts signs alone; the slope times the way from random pictures to the concept's says
-how many logits the concept is worth. The truth is known here: one network learned from pictures
+Give the network pictures of a concept, such as stripes, and pictures of anything. The
+normal v of the plane that separates their activations in a layer is the concept's
+direction there (CAV). A class k is sensitive to it where its logit rises along v, S =
+∇h_k(activations)·v > 0, and TCAV's score is the share of the class's pictures where
+that is so. But any direction has some score: so the CAVs of many draws are held, by a
+t-test, to those of random pictures against random pictures. The score counts signs
+alone; the slope times the way from random pictures to the concept's says how many
+logits the concept is worth. The truth is known here: one network learned from pictures
 where stripes go with the digit 3, the other from pictures where they go with none.
 
 Lectures: N18 7.2 Interpretability Methods (concept activation vector)
-Paper: Kim et al., Interpretability beyond feature attribution: quantitative testing with concept
-    activation vectors (TCAV), 2018 (equations 1 and 2, section 3.4)
+Paper: Kim et al., Interpretability beyond feature attribution: quantitative testing
+    with concept activation vectors (TCAV), 2018 (equations 1 and 2, section 3.4)
 """
 
 from dataclasses import dataclass
@@ -43,12 +44,16 @@ class Config:
 QUICK = Config(scenes=2000, epochs=6, draws=15)
 FULL = Config(scenes=10_000, epochs=20, examples=200, draws=100)
 
-LAYER, STRIPED = "relu3", 3  # where the concepts are looked for; the digit that has stripes
+LAYER, STRIPED = (
+    "relu3",
+    3,
+)  # where the concepts are looked for; the digit that has stripes
 CONCEPTS = ("stripes", "dots")
 
 
 def build_model(classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 32, 32, 3) in [0, 1]. Output: (batch, classes) logits."""
+    """Four convolutions. Input: (batch, 32, 32, 3) in [0, 1]. Output: (batch, classes)
+    logits."""
     x = images = keras.Input((32, 32, 3), name="images")
     for number, filters in enumerate((16, 32, 64, 64), start=1):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
@@ -59,10 +64,16 @@ def build_model(classes=10) -> keras.Model:
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
 
 
-def draw_on(images: np.ndarray, concept: str, random: np.random.Generator) -> np.ndarray:
-    """The images (n, size, size, 3) with stripes or dots of random place and strength over them."""
+def draw_on(
+    images: np.ndarray, concept: str, random: np.random.Generator
+) -> np.ndarray:
+    """The images (n, size, size, 3) with stripes or dots of random place and strength
+    over them."""
     n, size = images.shape[:2]
-    phases, strengths = random.uniform(0, 5, (2, n, 1, 1)), random.uniform(0.15, 0.3, (n, 1, 1))
+    phases, strengths = (
+        random.uniform(0, 5, (2, n, 1, 1)),
+        random.uniform(0.15, 0.3, (n, 1, 1)),
+    )
     row, column = np.mgrid[:size, :size]
     if concept == "stripes":
         pattern = np.sin(2 * np.pi * ((row + column) / 5 + phases[0]))
@@ -75,10 +86,12 @@ def draw_on(images: np.ndarray, concept: str, random: np.random.Generator) -> np
     return np.clip(images + (strengths * pattern)[..., None], 0, 1).astype("float32")
 
 
-def concept_vector(concept: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The unit normal, towards the concept, of the plane that separates activations (n, channels);
-    how far it is along it from the others' mean to the concept's; and how many of those left out of
-    the fit, a third, are on the right side."""
+def concept_vector(
+    concept: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """The unit normal, towards the concept, of the plane that separates activations (n,
+    channels); how far it is along it from the others' mean to the concept's; and how
+    many of those left out of the fit, a third, are on the right side."""
     x = np.concatenate([concept, others])
     y = np.repeat([1, 0], [len(concept), len(others)])
     scale = x.std(axis=0) + 1e-6
@@ -92,8 +105,8 @@ def concept_vector(concept: np.ndarray, others: np.ndarray) -> tuple[np.ndarray,
 
 
 def sensitivities(model: keras.Model, images: np.ndarray, digit: int) -> np.ndarray:
-    """The slope of a digit's logit along each channel of the layer, the channel raised at all
-    places alike: (n, channels)."""
+    """The slope of a digit's logit along each channel of the layer, the channel raised
+    at all places alike: (n, channels)."""
     parts = keras.Model(model.input, [model.get_layer(LAYER).output, model.output])
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         inputs = tf.convert_to_tensor(images)
@@ -108,9 +121,14 @@ def tcav(slopes: np.ndarray, vector: np.ndarray) -> float:
     return float(np.mean(slopes @ vector > 0))
 
 
-def plot_scores(measures: dict[str, dict], pictures: dict[str, np.ndarray]) -> plt.Figure:
-    """A panel for each measure, a dot for each draw, by network and by what the vector is of."""
-    figure, (first, *panels) = plt.subplots(1, 3, figsize=(13, 4.4), width_ratios=(2, 3, 3))
+def plot_scores(
+    measures: dict[str, dict], pictures: dict[str, np.ndarray]
+) -> plt.Figure:
+    """A panel for each measure, a dot for each draw, by network and by what the vector
+    is of."""
+    figure, (first, *panels) = plt.subplots(
+        1, 3, figsize=(13, 4.4), width_ratios=(2, 3, 3)
+    )
     rows = [np.concatenate(list(images[:5]), axis=1) for images in pictures.values()]
     first.imshow(np.concatenate(rows))
     first.set_yticks([len(row) * (i + 0.5) for i, row in enumerate(rows)], pictures)
@@ -118,18 +136,30 @@ def plot_scores(measures: dict[str, dict], pictures: dict[str, np.ndarray]) -> p
     first.grid(visible=False)
     random = np.random.default_rng(0)
     for axes, (measure, found) in zip(panels, measures.items(), strict=True):
-        networks, kinds = (list(dict.fromkeys(each)) for each in zip(*found, strict=True))
+        networks, kinds = (
+            list(dict.fromkeys(each)) for each in zip(*found, strict=True)
+        )
         for (network, kind), values in found.items():
             side, marker = ((-0.18, "o"), (0.18, "^"))[networks.index(network)]
             place = kinds.index(kind) + side + random.uniform(-0.08, 0.08, len(values))
             color = "C1" if side < 0 else "C0"
-            axes.plot(place, values, marker, color=color, alpha=0.6, markersize=5, label=network)
+            axes.plot(
+                place,
+                values,
+                marker,
+                color=color,
+                alpha=0.6,
+                markersize=5,
+                label=network,
+            )
         axes.set_xticks(range(len(kinds)), kinds)
         axes.set(title=measure)
     handles, labels = axes.get_legend_handles_labels()
     by_name = dict(zip(labels, handles, strict=True))
     figure.legend(by_name.values(), by_name, loc="outside lower center", ncols=2)
-    figure.suptitle(f"The digit {STRIPED} and concepts: each dot a vector from other pictures")
+    figure.suptitle(
+        f"The digit {STRIPED} and concepts: each dot a vector from other pictures"
+    )
     return figure
 
 
@@ -149,13 +179,22 @@ def main(config: Config, run: Run) -> None:
         images = train.images.copy()
         images[striped] = draw_on(images[striped], "stripes", random)
         model = models[network] = build_model()
-        rate = keras.optimizers.schedules.CosineDecay(5e-3, config.epochs * len(images) // 32)
+        rate = keras.optimizers.schedules.CosineDecay(
+            5e-3, config.epochs * len(images) // 32
+        )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-        options = {"epochs": config.epochs, "batch_size": 32, "callbacks": run.callbacks}
+        options = {
+            "epochs": config.epochs,
+            "batch_size": 32,
+            "callbacks": run.callbacks,
+        }
         training.fit(model, images, train.labels, **options)
 
-    threes, others = (test.images[test.labels == STRIPED], test.images[test.labels != STRIPED])
+    threes, others = (
+        test.images[test.labels == STRIPED],
+        test.images[test.labels != STRIPED],
+    )
     with_stripes = draw_on(others, "stripes", random)
     shown = {name: draw_on(grounds[:5], name, random) for name in CONCEPTS}
     scores, worth, right_side, raised = {}, {}, {}, {}
@@ -175,10 +214,17 @@ def main(config: Config, run: Run) -> None:
                     chosen[n:half] = draw_on(chosen[n:half], other, random)
                 activations = eyes(chosen).numpy()
                 vector, way, accuracy = concept_vector(*np.split(activations, 2))
-                found.append((tcav(slopes, vector), way * (slopes @ vector).mean(), accuracy))
+                found.append(
+                    (tcav(slopes, vector), way * (slopes @ vector).mean(), accuracy)
+                )
             of_kind = np.transpose(found)
-            scores[network, kind], worth[network, kind], right_side[network, kind] = of_kind
-        share = [np.mean(np.argmax(model(x), axis=1) == STRIPED) for x in (others, with_stripes)]
+            scores[network, kind], worth[network, kind], right_side[network, kind] = (
+                of_kind
+            )
+        share = [
+            np.mean(np.argmax(model(x), axis=1) == STRIPED)
+            for x in (others, with_stripes)
+        ]
         raised[network] = share[1] - share[0]
 
     tied, free = models
@@ -187,7 +233,9 @@ def main(config: Config, run: Run) -> None:
     run.metric("stripes_worth_untied", worth[free, "stripes"].mean(), unit="logits")
     run.metric("tcav_of_stripes_untied", scores[free, "stripes"].mean())
     run.metric("tcav_of_dots", scores[tied, "dots"].mean())
-    accuracy = {n: m.evaluate(test.images, test.labels, verbose=0)[1] for n, m in models.items()}
+    accuracy = {
+        n: m.evaluate(test.images, test.labels, verbose=0)[1] for n, m in models.items()
+    }
     run.metric("test_accuracy_untied", accuracy[free])
     run.metric("test_accuracy_tied", accuracy[tied])
     measures = {"TCAV score": scores, "Worth of the concept, logits": worth}

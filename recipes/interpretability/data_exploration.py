@@ -1,16 +1,20 @@
-"""Look at the data before training: balance, splits, copies, outliers of each class, wrong labels.
+"""Look at the data before training: balance, splits, copies, outliers, wrong labels.
 
-Faults are planted in a table of digits, so that finding them can be counted: labels changed at
-random, images turned on their side, test images copied into the training set. A copy is nearer
-than any other image can be. An outlier lies in a region of its class that is emptier than its
-neighbours' regions (LOF). A wrong label contradicts the neighbours', or networks that did not see
-it: confident learning takes class j for possible where p(j) exceeds its mean over the images that
+Faults are planted in a table of digits, so that finding them can be counted: labels
+changed at random, images turned on their side, test images copied into the training
+set. A copy is nearer than any other image can be. An outlier lies in a region of its
+class that is emptier than its neighbours' regions (LOF). A wrong label contradicts the
+neighbours', or networks that did not see
+it: confident learning takes class j for possible where p(j) exceeds its mean over the
+    images that
 are labelled j, and suspects a label if the likeliest possible class is another one.
-Look at the pictures of suspects, and at what a random split hides that a split by writer shows.
+Look at the pictures of suspects, and at what a random split hides that a split by
+writer shows.
 
 Lectures: N18 7.2 Interpretability Methods (before training: exploratory data analysis)
-Paper: Northcutt, Jiang and Chuang, Confident learning: estimating uncertainty in dataset labels,
-    2021 (section 3); Breunig et al., LOF: identifying density-based local outliers, 2000
+Paper: Northcutt, Jiang and Chuang, Confident learning: estimating uncertainty in
+    dataset labels, 2021 (section 3); Breunig et al., LOF: identifying density-based
+    local outliers, 2000
 """
 
 from dataclasses import dataclass
@@ -51,11 +55,18 @@ QUICK = Config(epochs=40)
 FULL = Config(folds=20, units=256, epochs=100)
 
 
-def nearest(x: np.ndarray, among: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to the `count` nearest rows of `among`, and their numbers, the nearest first."""
-    squares = (among**2).sum(axis=1) - 2 * x @ among.T  # but for |x|², which changes no order
+def nearest(
+    x: np.ndarray, among: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances to the `count` nearest rows of `among`, and their numbers, the nearest
+    first."""
+    squares = (among**2).sum(
+        axis=1
+    ) - 2 * x @ among.T  # but for |x|², which changes no order
     rows = np.argsort(squares, axis=1)[:, :count]
-    distances = np.linalg.norm(x[:, None] - among[rows], axis=2)  # exact, where they are small
+    distances = np.linalg.norm(
+        x[:, None] - among[rows], axis=2
+    )  # exact, where they are small
     return distances, rows
 
 
@@ -69,10 +80,11 @@ def others(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def local_outlier_factor(x: np.ndarray, count: int) -> np.ndarray:
-    """How much emptier it is around each row than around its neighbours; 1 inside a cluster.
+    """How much emptier it is around each row than around its neighbours; 1 inside a
+    cluster.
 
-    Breunig et al.'s definitions 5 to 7: a row's reach from a neighbour is at least that neighbour's
-    own distance to its last neighbour; density is 1 over the mean reach.
+    Breunig et al.'s definitions 5 to 7: a row's reach from a neighbour is at least that
+    neighbour's own distance to its last neighbour; density is 1 over the mean reach.
     """
     count = min(count, len(x) - 1)
     distances, rows = others(x, count)
@@ -92,13 +104,18 @@ def outliers_of_classes(x: np.ndarray, y: np.ndarray, count: int) -> np.ndarray:
 def build_folds(pixels: int, folds: int, units: int, classes: int = 10) -> keras.Model:
     """A network for each fold, side by side. Output: (batch, folds, classes) logits."""
     x = keras.Input((pixels,), name="pixels")
-    hidden = layers.Reshape((folds, units))(layers.Dense(folds * units, activation="relu")(x))
+    hidden = layers.Reshape((folds, units))(
+        layers.Dense(folds * units, activation="relu")(x)
+    )
     options = {"bias_axes": "fc", "kernel_initializer": "random_normal"}
-    return keras.Model(x, layers.EinsumDense("bfu,fuc->bfc", (folds, classes), **options)(hidden))
+    return keras.Model(
+        x, layers.EinsumDense("bfu,fuc->bfc", (folds, classes), **options)(hidden)
+    )
 
 
 def loss_of_shown(label_and_fold, logits):
-    """Mean cross-entropy of the networks, but for the one whose fold holds the image out."""
+    """Mean cross-entropy of the networks, but for the one whose fold holds the image
+    out."""
     label, fold = ops.unstack(ops.cast(label_and_fold, "int32"), 2, axis=1)
     folds = logits.shape[1]
     labels = ops.repeat(label[:, None], folds, axis=1)
@@ -106,13 +123,19 @@ def loss_of_shown(label_and_fold, logits):
     return ops.sum(losses * (1 - ops.one_hot(fold, folds)), axis=1) / (folds - 1)
 
 
-def confident_learning(probabilities: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Which labels are suspected, and the share of wrong ones by the confident joint's estimate.
+def confident_learning(
+    probabilities: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Which labels are suspected, and the share of wrong ones by the confident joint's
+    estimate.
 
-    probabilities: (rows, classes), of models that did not see the row. y: (rows,) given labels.
+    probabilities: (rows, classes), of models that did not see the row. y: (rows,) given
+        labels.
     """
     classes = probabilities.shape[1]
-    usual = np.array([probabilities[y == label, label].mean() for label in range(classes)])
+    usual = np.array(
+        [probabilities[y == label, label].mean() for label in range(classes)]
+    )
     possible = probabilities >= usual
     likeliest = np.where(possible, probabilities, -1).argmax(axis=1)
     counted = possible.any(axis=1)
@@ -124,8 +147,8 @@ def confident_learning(probabilities: np.ndarray, y: np.ndarray) -> tuple[np.nda
 
 
 def tell_apart(a: np.ndarray, b: np.ndarray, random_state: int) -> float:
-    """How well a forest tells rows of a from rows of b that it has not seen: area under the ROC
-    curve, 0.5 if both are drawn alike."""
+    """How well a forest tells rows of a from rows of b that it has not seen: area under
+    the ROC curve, 0.5 if both are drawn alike."""
     x, source = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
     parts = StratifiedKFold(4, shuffle=True, random_state=random_state)
     forest = RandomForestClassifier(100, random_state=random_state)
@@ -134,7 +157,8 @@ def tell_apart(a: np.ndarray, b: np.ndarray, random_state: int) -> float:
 
 
 def plot_overview(counts, distances, is_copy, limit: float, apart: dict) -> plt.Figure:
-    """Balance of the classes, distances from test to training images, and how splits differ."""
+    """Balance of the classes, distances from test to training images, and how splits
+    differ."""
     figure, (balance, gaps, splits) = plt.subplots(1, 3, figsize=(11, 3.6))
     for shift, (name, each) in zip((-0.2, 0.2), counts.items(), strict=True):
         balance.bar(np.arange(len(each)) + shift, each / each.sum(), 0.4, label=name)
@@ -148,7 +172,9 @@ def plot_overview(counts, distances, is_copy, limit: float, apart: dict) -> plt.
     gaps.set_ylabel("test images")
     splits.bar(list(apart), list(apart.values()), 0.5, color="#009E73")
     splits.axhline(0.5, color="black", linestyle=":")
-    splits.set(title="Test told from training images", ylabel="area under ROC", ylim=(0, 1))
+    splits.set(
+        title="Test told from training images", ylabel="area under ROC", ylim=(0, 1)
+    )
     return figure
 
 
@@ -174,14 +200,20 @@ def main(config: Config, run: Run) -> None:
     is_turned = np.zeros(len(x), bool)
     is_turned[random.choice(len(x), config.turned, replace=False)] = True
     mixed = x.copy()
-    mixed[is_turned] = np.rot90(x[is_turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(-1, 64)
+    mixed[is_turned] = np.rot90(x[is_turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(
+        -1, 64
+    )
     factors = outliers_of_classes(mixed, truth, 2 * config.neighbours)
     at_once = local_outlier_factor(mixed, 2 * config.neighbours)
-    by_class, by_all = (average_precision_score(is_turned, each) for each in (factors, at_once))
+    by_class, by_all = (
+        average_precision_score(is_turned, each) for each in (factors, at_once)
+    )
 
     # Wrong labels.
     wrong = np.zeros(len(x), bool)
-    wrong[random.choice(len(x), round(config.mislabelled * len(x)), replace=False)] = True
+    wrong[random.choice(len(x), round(config.mislabelled * len(x)), replace=False)] = (
+        True
+    )
     y = np.where(wrong, (truth + random.integers(1, 10, len(x))) % 10, truth)
     fold = random.permutation(len(x)) % config.folds
     model = build_folds(64, config.folds, config.units)
@@ -192,7 +224,9 @@ def main(config: Config, run: Run) -> None:
     suspected, estimate = confident_learning(unseen, y)
     given = unseen[np.arange(len(x)), y]
     disagree = (y[others(x, config.neighbours)[1]] != y[:, None]).mean(axis=1)
-    by_networks, by_neighbours = (average_precision_score(wrong, s) for s in (1 - given, disagree))
+    by_networks, by_neighbours = (
+        average_precision_score(wrong, s) for s in (1 - given, disagree)
+    )
     precision, recall = wrong[suspected].mean(), suspected[wrong].mean()
     run.metric("wrong_labels_precision", precision)
     run.metric("wrong_labels_recall", recall)
@@ -202,15 +236,25 @@ def main(config: Config, run: Run) -> None:
     counts = {"training": np.bincount(y), "test": np.bincount(y_test)}
     run.figure("overview", plot_overview(counts, distances, is_copy, limit, apart))
     worst = np.argsort(given)[:30]
-    captions = [f"{y[row]} → {unseen[row].argmax()}{'' if wrong[row] else ' ?'}" for row in worst]
-    options = {"title": "Given → proposed label (?: was not changed)", "captions": captions}
+    captions = [
+        f"{y[row]} → {unseen[row].argmax()}{'' if wrong[row] else ' ?'}"
+        for row in worst
+    ]
+    options = {
+        "title": "Given → proposed label (?: was not changed)",
+        "captions": captions,
+    }
     run.figure("suspects", figures.image_grid(x[worst].reshape(-1, 8, 8, 1), **options))
     rows = {}
     for label in range(10):
         of_label = np.flatnonzero(truth == label)
         ranked = of_label[np.argsort(-factors[of_label])][:9]
-        rows[str(label)] = np.concatenate([mixed[of_label].mean(axis=0)[None], mixed[ranked]])
-    run.figure("outliers", figures.image_rows(rows, title="Each class: its mean, its outliers"))
+        rows[str(label)] = np.concatenate(
+            [mixed[of_label].mean(axis=0)[None], mixed[ranked]]
+        )
+    run.figure(
+        "outliers", figures.image_rows(rows, title="Each class: its mean, its outliers")
+    )
 
     run.claim(
         "Networks that did not see a label find most of the wrong ones, with few false alarms",
@@ -254,7 +298,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "A random split hides what a new writer changes: only by writer the parts differ",
         holds=apart["by writer"] > 0.7 and abs(apart["random"] - 0.5) < 0.08,
-        measured="area under ROC " + ", ".join(f"{n} {each:.2f}" for n, each in apart.items()),
+        measured="area under ROC "
+        + ", ".join(f"{n} {each:.2f}" for n, each in apart.items()),
     )
     logits = ops.mean(model.output, axis=1)
     run.export(serving.classifier(keras.Model(model.input, logits)), example=x_test[:3])

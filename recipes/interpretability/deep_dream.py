@@ -1,11 +1,12 @@
 """Deep dream: a picture in which a layer sees more and more of what it knows.
 
-Show a network a photograph, ask one layer what it has found, and change the picture so that it
-finds more: x ← x + η·g/σ(g), with g the gradient of the layer's mean squared activity. Bare, that
-gives grain as fine as the pixels. Two habits make pictures of it: the picture is moved a few
-pixels at random before each step and back after it (jitter), so that no pixel counts by itself;
-and the climb begins on a small copy and goes on with larger ones (octaves), so that patterns of
-every size appear. Look at what each layer adds, and at a dream without each of the two habits.
+Show a network a photograph, ask one layer what it has found, and change the picture so
+that it finds more: x ← x + η·g/σ(g), with g the gradient of the layer's mean squared
+activity. Bare, that gives grain as fine as the pixels. Two habits make pictures of it:
+the picture is moved a few pixels at random before each step and back after it (jitter),
+so that no pixel counts by itself; and the climb begins on a small copy and goes on with
+larger ones (octaves), so that patterns of every size appear. Look at what each layer
+adds, and at a dream without each of the two habits.
 
 Lectures: CS Visualizing & Understanding (Deep Dream); N18 4.3 Understanding CNNs
 Paper: Mordvintsev et al., Inceptionism: going deeper into neural networks, 2015
@@ -34,7 +35,8 @@ class Config:
     photos: tuple[int, ...] = (1, 7, 3)
     """numbers of the photographs to dream on, from 0 to 8"""
     epochs: int = 5
-    """passes over the 3,600 crops of photographs that the network learns to tell apart"""
+    """passes over the 3,600 crops of photographs that the network learns to tell
+    apart"""
     octaves: int = 4
     """sizes of the picture that are dreamt on, from small to large"""
     octave_scale: float = 1.4
@@ -53,19 +55,25 @@ LAYERS = ("layer_2", "layer_3", "layer_4")
 
 
 def build_model(classes: int = 9) -> keras.Model:
-    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes) logits.
+    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes)
+    logits.
 
-    It sees each pixel's difference from its surroundings alone, so that it must tell photographs
-    by what is drawn in them, and its dreams leave the colours of large areas as they are.
+    It sees each pixel's difference from its surroundings alone, so that it must tell
+    photographs by what is drawn in them, and its dreams leave the colours of large
+    areas as they are.
     """
     images = keras.Input((None, None, 3), name="images")
     surroundings = layers.AveragePooling2D(9, 1, padding="same")(images)
     x = layers.Subtract()([images, surroundings])
-    for depth, (filters, width) in enumerate(((24, 5), (48, 3), (96, 3), (128, 3)), start=1):
+    for depth, (filters, width) in enumerate(
+        ((24, 5), (48, 3), (96, 3), (128, 3)), start=1
+    ):
         if depth > 1:
             x = layers.AveragePooling2D(2)(x)
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
-        x = layers.ReLU(name=f"layer_{depth}")(layers.BatchNormalization(momentum=0.9)(x))
+        x = layers.ReLU(name=f"layer_{depth}")(
+            layers.BatchNormalization(momentum=0.9)(x)
+        )
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="crops")
 
@@ -85,15 +93,18 @@ def activity(features: keras.Model, images):
 
 
 def build_climb(features: keras.Model, step_size: float):
-    """A compiled function of (pictures (n, height, width, channels) in [0, 1], steps, jitter, seed)
-    that raises the layer's activity; traced once for pictures of all sizes."""
+    """A compiled function of (pictures (n, height, width, channels) in [0, 1], steps,
+    jitter, seed) that raises the layer's activity; traced once for pictures of all
+    sizes."""
     number = tf.TensorSpec((), tf.int32)
     images = tf.TensorSpec((None, None, None, features.inputs[0].shape[-1]))
 
     @tf.function(input_signature=[images, number, number, number])
     def climb(images, steps, jitter, seed):
         for step in tf.range(steps):
-            shift = tf.random.stateless_uniform((2,), (seed, step), -jitter, jitter + 1, tf.int32)
+            shift = tf.random.stateless_uniform(
+                (2,), (seed, step), -jitter, jitter + 1, tf.int32
+            )
             moved = tf.roll(images, shift, axis=(1, 2))
             with tf.GradientTape() as tape:
                 tape.watch(moved)
@@ -108,8 +119,9 @@ def build_climb(features: keras.Model, step_size: float):
 
 
 def dream(climb, photos, scales, *, steps: int, jitter: int, seed: int) -> np.ndarray:
-    """Climbs on copies of the photos (n, height, width, channels) of each of the `scales` in turn,
-    and carries what the climb has added over to the next; the last scale is 1."""
+    """Climbs on copies of the photos (n, height, width, channels) of each of the
+    `scales` in turn, and carries what the climb has added over to the next; the last
+    scale is 1."""
     added = tf.zeros_like(photos)
     for octave, scale in enumerate(scales):
         sides = [round(side * scale) for side in photos.shape[1:3]]
@@ -120,8 +132,8 @@ def dream(climb, photos, scales, *, steps: int, jitter: int, seed: int) -> np.nd
 
 
 def wavelength(changes: np.ndarray) -> np.ndarray:
-    """The typical size of the pattern in each of (n, side, side, channels), in pixels: the
-    geometric mean of the wavelengths, weighted by their energy, (n,)."""
+    """The typical size of the pattern in each of (n, side, side, channels), in pixels:
+    the geometric mean of the wavelengths, weighted by their energy, (n,)."""
     energy = np.sum(np.abs(np.fft.fft2(changes, axes=(1, 2))) ** 2, axis=-1)
     rows, columns = (np.fft.fftfreq(side) for side in changes.shape[1:3])
     frequencies = np.hypot(rows[:, None], columns)
@@ -132,7 +144,9 @@ def wavelength(changes: np.ndarray) -> np.ndarray:
 
 def total_variation(images: np.ndarray) -> np.ndarray:
     """The mean absolute difference of neighbouring pixels, (n,)."""
-    down, right = (np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2))
+    down, right = (
+        np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)
+    )
     return (down + right) / 2
 
 
@@ -143,8 +157,11 @@ def choose_layers(model: keras.Model, count: int = 3) -> list[str]:
     return list(dict.fromkeys(names[round(place)] for place in places))
 
 
-def plot_dreams(photos: np.ndarray, dreams: dict[str, np.ndarray], title: str) -> plt.Figure:
-    """A row for each photo (n, side, side, channels): itself, then its dreams by name."""
+def plot_dreams(
+    photos: np.ndarray, dreams: dict[str, np.ndarray], title: str
+) -> plt.Figure:
+    """A row for each photo (n, side, side, channels): itself, then its dreams by
+    name."""
     columns = {"photograph": photos} | dreams
     shape = len(photos), len(columns)
     size = 2.7 * len(columns), 2.75 * len(photos) + 0.6
@@ -159,7 +176,9 @@ def plot_dreams(photos: np.ndarray, dreams: dict[str, np.ndarray], title: str) -
 
 
 def main(config: Config, run: Run) -> None:
-    scales = [config.octave_scale**-octave for octave in reversed(range(config.octaves))]
+    scales = [
+        config.octave_scale**-octave for octave in reversed(range(config.octaves))
+    ]
     # As many steps where there are no octaves.
     ways = {
         "with both": (scales, config.steps, config.jitter),
@@ -169,9 +188,12 @@ def main(config: Config, run: Run) -> None:
     }
 
     def dream_all(model, photos, wanted):
-        """The dreams of each of the (layer, way) wanted, (wanted, n, height, width, channels)."""
+        """The dreams of each of the (layer, way) wanted, (wanted, n, height, width,
+        channels)."""
         dreams = np.zeros((len(wanted), *photos.shape), "float32")
-        for number in run.loop("dreaming", len(wanted), {"dreams": dreams}, unit="dreams"):
+        for number in run.loop(
+            "dreaming", len(wanted), {"dreams": dreams}, unit="dreams"
+        ):
             layer, way = wanted[number]
             climb = build_climb(features_of(model, layer), config.step_size)
             octaves, steps, jitter = ways[way]
@@ -193,7 +215,9 @@ def main(config: Config, run: Run) -> None:
         dreams = dict(zip(names, dreams, strict=True))
         for name, images in dreams.items():
             run.metric(f"total_variation_{name}", total_variation(images).mean())
-        run.figure("dreams", plot_dreams(photos, dreams, f"What {own.model.name} dreams"))
+        run.figure(
+            "dreams", plot_dreams(photos, dreams, f"What {own.model.name} dreams")
+        )
         return
     picture = classifiers.read_image(config.image, size)[None] if config.image else None
 
@@ -207,8 +231,12 @@ def main(config: Config, run: Run) -> None:
     wanted = [*((layer, "with both") for layer in LAYERS), still, flat, bare]
     dreams = dict(zip(wanted, dream_all(model, photos, wanted), strict=True))
     added = {key: images - photos for key, images in dreams.items()}
-    rough = {key: total_variation(each).mean() / each.std() for key, each in added.items()}
-    waves = {key: np.exp(np.log(wavelength(dreams[key] - photos)).mean()) for key in dreams}
+    rough = {
+        key: total_variation(each).mean() / each.std() for key, each in added.items()
+    }
+    waves = {
+        key: np.exp(np.log(wavelength(dreams[key] - photos)).mean()) for key in dreams
+    }
     gains = {}
     for layer in LAYERS:
         features = features_of(model, layer)
@@ -222,13 +250,19 @@ def main(config: Config, run: Run) -> None:
         run.metric(f"activity_gain_{layer}", gains[layer])
     run.metric("network_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1])
     shown = {layer: dreams[layer, "with both"] for layer in LAYERS}
-    run.figure("dreams", plot_dreams(photos, shown, "What each layer sees in photographs"))
+    run.figure(
+        "dreams", plot_dreams(photos, shown, "What each layer sees in photographs")
+    )
     if picture is not None:
         shown = dict(zip(LAYERS, dream_all(model, picture, wanted[:3]), strict=True))
         run.figure("own", plot_dreams(picture, shown, config.image))
     middle = slice(config.size // 4, -(config.size // 4))
-    close = {key[1]: dreams[key][:2, middle, middle] for key in (both, still, flat, bare)}
-    run.figure("ways", plot_dreams(photos[:2, middle, middle], close, "Layer 3 from nearby"))
+    close = {
+        key[1]: dreams[key][:2, middle, middle] for key in (both, still, flat, bare)
+    }
+    run.figure(
+        "ways", plot_dreams(photos[:2, middle, middle], close, "Layer 3 from nearby")
+    )
 
     run.claim(
         "The dream is what the layer looks for: its mean squared activity multiplies",
@@ -237,7 +271,8 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Octaves make a dream smooth; jiggling, said to, hardly shows where averages pool",
-        holds=rough[both] < 0.85 * rough[flat] and abs(rough[flat] / rough[bare] - 1) < 0.15,
+        holds=rough[both] < 0.85 * rough[flat]
+        and abs(rough[flat] / rough[bare] - 1) < 0.15,
         measured=f"total variation over size of what is added {rough[both]:.3f}, without octaves "
         f"{rough[flat]:.3f}, without jitter either {rough[bare]:.3f}",
     )
@@ -247,7 +282,9 @@ def main(config: Config, run: Run) -> None:
         measured=f"typical wavelength of what is added {waves[both]:.1f} pixels, "
         f"{waves[flat]:.1f} without octaves",
     )
-    alike = {k: np.corrcoef(added[both].ravel(), a.ravel())[0, 1] for k, a in added.items()}
+    alike = {
+        k: np.corrcoef(added[both].ravel(), a.ravel())[0, 1] for k, a in added.items()
+    }
     same, other = alike[still], max(alike[wanted[0]], alike[wanted[2]])
     run.claim(
         "Every layer draws its own patterns",

@@ -1,17 +1,20 @@
-"""Do explanations explain? Seven methods and two impostors, checked where the answer is known.
+"""Do explanations explain? Seven methods and two impostors where the truth is known.
 
-A heat map that looks right proves nothing: an edge detector's looks right too. So each method is
-asked what can be measured. Localisation: does it light the digit, whose pixels are known? Deletion:
-does the class's probability fall when the pixels rated highest are blackened first; insertion: does
-it rise when they are the first to come into a blurred picture (mean over the way)? Randomisation: a
-map that stays as it was when random weights replace the layers', from the last one down, cannot
-have told what the network learned. Shortcut: another network learns labels that only a small
-coloured mark in a corner gives away; what explains it has to light the mark.
+A heat map that looks right proves nothing: an edge detector's looks right too. So each
+method is asked what can be measured. Localisation: does it light the digit, whose
+pixels are known? Deletion: does the class's probability fall when the pixels rated
+highest are blackened first; insertion: does it rise when they are the first to come
+into a blurred picture (mean over the way)? Randomisation: a map that stays as it was
+when random weights replace the layers', from the last one down, cannot have told what
+the network learned. Shortcut: another network learns labels that only a small coloured
+mark in a corner gives away; what explains it has to light the mark.
 Look at the table: no check alone unmasks both impostors but deletion and insertion.
 
 Lectures: N18 7.3 Evaluating Methods; CS Visualizing & Understanding
-Paper: Adebayo et al., Sanity checks for saliency maps, 2018; Petsiuk et al., RISE, 2018 (deletion,
-insertion); Sundararajan et al., Axiomatic attribution for deep networks, 2017 (equation 1)
+Paper: Adebayo et al., Sanity checks for saliency maps, 2018; Petsiuk et al., RISE, 2018
+    (deletion,
+insertion); Sundararajan et al., Axiomatic attribution for deep networks, 2017 (equation
+1)
 """
 
 import timeit
@@ -40,19 +43,31 @@ class Config:
 
 
 # 1: the more, the better; -1: the less.
-CHECKS = {"share on digit": 1, "points at digit": 1, "overlap with digit": 1, "deletion": -1}
+CHECKS = {
+    "share on digit": 1,
+    "points at digit": 1,
+    "overlap with digit": 1,
+    "deletion": -1,
+}
 CHECKS |= {"insertion": 1, "alike with 2 random": -1, "alike with all random": -1}
-CHECKS |= {"points at learned mark": 1, "points at unlearned mark": -1, "ms an image": -1}
+CHECKS |= {
+    "points at learned mark": 1,
+    "points at unlearned mark": -1,
+    "ms an image": -1,
+}
 IMPOSTORS = ["edge detector", "random noise"]
 QUICK = Config(train_scenes=1500, epochs=7, explained=32)
 FULL = Config(train_scenes=12_000, epochs=20, explained=256)
 
 
 def build_model(classes=10) -> keras.Model:
-    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes) logits."""
+    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes)
+    logits."""
     x = images = keras.Input((None, None, 3), name="images")
     for number, filters in enumerate((16, 32, 64, 64), 1):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"layer{number}")(x)
+        x = layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, name=f"layer{number}"
+        )(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu", name=f"relu{number}")(x)
         x = layers.MaxPooling2D(2)(x) if number < 3 else x
@@ -61,7 +76,8 @@ def build_model(classes=10) -> keras.Model:
 
 
 def split(model: keras.Model, layer: str) -> keras.Model:
-    """The model with a layer's output beside its logits; of `images`, the picture itself."""
+    """The model with a layer's output beside its logits; of `images`, the picture
+    itself."""
     return keras.Model(model.input, [model.get_layer(layer).output, model.output])
 
 
@@ -75,29 +91,42 @@ def gradients_at(parts: keras.Model, images, classes):
 
 
 def smooth_gradients(parts: keras.Model, images, classes, samples=16, noise=0.15):
-    """The gradients' mean over noisy copies of the pictures (Smilkov et al., SmoothGrad, 2017)."""
+    """The gradients' mean over noisy copies of the pictures (Smilkov et al.,
+    SmoothGrad, 2017)."""
     blurs = tf.random.stateless_normal((samples, *images.shape), (0, 0), stddev=noise)
-    gradients = tf.map_fn(lambda blur: gradients_at(parts, images + blur, classes)[1], blurs)
+    gradients = tf.map_fn(
+        lambda blur: gradients_at(parts, images + blur, classes)[1], blurs
+    )
     return tf.reduce_mean(gradients, axis=0)
 
 
 def integrated_gradients(parts: keras.Model, images, classes, steps=32):
-    """Each number's part, (n, height, width, 3), in the logit less that of a black picture."""
+    """Each number's part, (n, height, width, 3), in the logit less that of a black
+    picture."""
     points = (tf.range(steps, dtype=tf.float32) + 0.5) / steps
-    gradients = tf.map_fn(lambda part: gradients_at(parts, part * images, classes)[1], points)
+    gradients = tf.map_fn(
+        lambda part: gradients_at(parts, part * images, classes)[1], points
+    )
     return images * tf.reduce_mean(gradients, axis=0)
 
 
 @tf.custom_gradient
 def guided_relu(x):
-    return tf.nn.relu(x), lambda upstream: tf.nn.relu(upstream) * tf.cast(x > 0, x.dtype)
+    return tf.nn.relu(
+        x
+    ), lambda upstream: tf.nn.relu(upstream) * tf.cast(x > 0, x.dtype)
 
 
 def guided(model: keras.Model) -> keras.Model:
-    """The same layers and weights around ReLUs that let only positive gradients back."""
+    """The same layers and weights around ReLUs that let only positive gradients
+    back."""
     x = model.input
     for layer in model.layers[1:]:
-        x = layers.Activation(guided_relu)(x) if layer.name.startswith("relu") else layer(x)
+        x = (
+            layers.Activation(guided_relu)(x)
+            if layer.name.startswith("relu")
+            else layer(x)
+        )
     return keras.Model(model.input, x)
 
 
@@ -110,7 +139,8 @@ def grad_cam(parts: keras.Model, images, classes):
 
 
 def occlusion(parts: keras.Model, images, classes, cells=8):
-    """How much of the logit is lost under a soft black patch around each of 8 x 8 places."""
+    """How much of the logit is lost under a soft black patch around each of 8 x 8
+    places."""
     patches = tf.reshape(tf.eye(cells**2), (-1, cells, cells, 1))
 
     def logit(patch):
@@ -118,11 +148,14 @@ def occlusion(parts: keras.Model, images, classes, cells=8):
         return tf.gather(parts(covered, training=False)[1], classes, batch_dims=1)
 
     lost = tf.nn.relu(logit(0 * patches[0]) - tf.map_fn(logit, patches))
-    return tf.image.resize(tf.reshape(tf.transpose(lost), (-1, cells, cells, 1)), images.shape[1:3])
+    return tf.image.resize(
+        tf.reshape(tf.transpose(lost), (-1, cells, cells, 1)), images.shape[1:3]
+    )
 
 
 def compile_methods(model: keras.Model) -> dict:
-    """By name a function of images (n, size, size, 3) and classes (n,): maps (n, size, size)."""
+    """By name a function of images (n, size, size, 3) and classes (n,): maps (n, size,
+    size)."""
     pixels, last = split(model, "images"), split(model, "relu4")
     guided_pixels = split(guided(model), "images")
     methods = {
@@ -138,29 +171,39 @@ def compile_methods(model: keras.Model) -> dict:
     }
 
     def explain(method, images, classes):
-        return tf.reduce_max(tf.abs(method(images, classes)), axis=-1)  # of the three colours
+        return tf.reduce_max(
+            tf.abs(method(images, classes)), axis=-1
+        )  # of the three colours
 
-    return {name: tf.function(partial(explain, method)) for name, method in methods.items()}
+    return {
+        name: tf.function(partial(explain, method)) for name, method in methods.items()
+    }
 
 
 @tf.function
 def mean_probability(model, images, maps, classes, instead, steps=20):
-    """The class's probability (n,), mean while pixels are replaced, those rated highest first."""
+    """The class's probability (n,), mean while pixels are replaced, those rated highest
+    first."""
     n, height, width, _ = images.shape
     order = tf.argsort(tf.reshape(maps, (n, -1)), direction="DESCENDING", stable=True)
     ranks = tf.reshape(tf.argsort(order), (n, height, width, 1))
 
     def probability(step):
         pixels = tf.where(ranks < step * height * width // steps, instead, images)
-        return tf.gather(tf.nn.softmax(model(pixels, training=False)), classes, batch_dims=1)
+        return tf.gather(
+            tf.nn.softmax(model(pixels, training=False)), classes, batch_dims=1
+        )
 
     found = tf.map_fn(probability, tf.range(steps + 1), fn_output_signature=tf.float32)
     return tf.reduce_mean((found[1:] + found[:-1]) / 2, axis=0)
 
 
 def cascade(model: keras.Model):
-    """Yields each layer's name once its weights are random ones, from the last layer down."""
-    for layer, fresh in reversed(list(zip(model.layers, build_model().layers, strict=True))):
+    """Yields each layer's name once its weights are random ones, from the last layer
+    down."""
+    for layer, fresh in reversed(
+        list(zip(model.layers, build_model().layers, strict=True))
+    ):
         layer.set_weights(fresh.get_weights())
         if isinstance(layer, (layers.Dense, layers.Conv2D)):
             yield layer.name
@@ -177,25 +220,42 @@ def mark(images: np.ndarray, labels: np.ndarray, side=5) -> np.ndarray:
 def main(config: Config, run: Run) -> None:
     def fit(images, labels) -> keras.Model:
         model = build_model()
-        rate = keras.optimizers.schedules.CosineDecay(5e-3, config.epochs * len(labels) // 32)
+        rate = keras.optimizers.schedules.CosineDecay(
+            5e-3, config.epochs * len(labels) // 32
+        )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-        options = {"epochs": config.epochs, "batch_size": 32, "callbacks": run.callbacks}
+        options = {
+            "epochs": config.epochs,
+            "batch_size": 32,
+            "callbacks": run.callbacks,
+        }
         training.fit(model, images, labels, **options)
         return model
 
     def explain(images, classes) -> dict[str, np.ndarray]:
-        return {name: np.asarray(method(images, classes)) for name, method in methods.items()}
+        return {
+            name: np.asarray(method(images, classes))
+            for name, method in methods.items()
+        }
 
     rng, n = np.random.default_rng(run.seed), config.explained
     train, test = data.load_scenes(config.train_scenes, 500, size=32, seed=run.seed)
-    told, asked = np.split(rng.integers(0, 10, config.train_scenes + 500), [config.train_scenes])
-    model, of_marks = fit(train.images, train.labels), fit(mark(train.images, told), told)
+    told, asked = np.split(
+        rng.integers(0, 10, config.train_scenes + 500), [config.train_scenes]
+    )
+    model, of_marks = (
+        fit(train.images, train.labels),
+        fit(mark(train.images, told), told),
+    )
     x, y, masks = test.images[:n], test.labels[:n], test.masks[:n]
     marked = mark(x, asked[:n])
     corner, blurred = (marked != x).any(axis=-1), gaussian_filter(x, (0, 4, 4, 0))
     methods, learned, rows = compile_methods(model), model.get_weights(), {}
-    unlearned, random = explain(marked, asked[:n]), {name: explain(x, y) for name in cascade(model)}
+    unlearned, random = (
+        explain(marked, asked[:n]),
+        {name: explain(x, y) for name in cascade(model)},
+    )
     model.set_weights(of_marks.get_weights())
     seeing = explain(marked, asked[:n])
     model.set_weights(learned)
@@ -222,12 +282,25 @@ def main(config: Config, run: Run) -> None:
     for (name, check), value in table.stack().items():
         run.metric(f"{name}, {check}", value, timing=check == "ms an image")
     title = "Seven explanations and two impostors, checked: the brighter, the better"
-    run.figure("table", figures.score_table(table.to_dict("index"), CHECKS, title=title))
-    kinds = {"trained": maps, "2 layers random": random["layer4"], "all random": random["layer1"]}
+    run.figure(
+        "table", figures.score_table(table.to_dict("index"), CHECKS, title=title)
+    )
+    kinds = {
+        "trained": maps,
+        "2 layers random": random["layer4"],
+        "all random": random["layer1"],
+    }
     kinds["learned marks"] = seeing
-    shown = {name: [kind[name][i] for i in (0, 1) for kind in kinds.values()] for name in methods}
+    shown = {
+        name: [kind[name][i] for i in (0, 1) for kind in kinds.values()]
+        for name in methods
+    }
     pictures = np.stack([x[0], x[0], x[0], marked[0], x[1], x[1], x[1], marked[1]])
-    options = {"title": "Two pictures, four networks", "captions": [*kinds] * 2, "overlay": False}
+    options = {
+        "title": "Two pictures, four networks",
+        "captions": [*kinds] * 2,
+        "overlay": False,
+    }
     run.figure("maps", figures.heat_maps(pictures, shown, **options))
     said = {c: ", ".join(f"{n} {v:.2f}" for n, v in table[c].items()) for c in CHECKS}
     gap = impostors["deletion"].min() - honest["deletion"].max()
@@ -247,7 +320,8 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "What multiplies by the picture shows the picture, even with random weights in all layers",
-        holds=leak[["gradient × input", "integrated gradients"]].min() > leak["gradient"] + 0.1,
+        holds=leak[["gradient × input", "integrated gradients"]].min()
+        > leak["gradient"] + 0.1,
         measured=f"rank correlation {said['alike with all random']}",
     )
     gain = table["points at learned mark"] - table["points at unlearned mark"]

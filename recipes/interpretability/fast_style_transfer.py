@@ -1,15 +1,16 @@
-"""Fast style transfer: a network learns once what optimisation does anew for each picture.
+"""Fast style transfer: learn once what optimization does anew for each picture.
 
-A feed-forward network f is trained on photographs x to make the energy of style transfer small,
-E = E_content(f(x), x) + w · E_style(f(x)) + v · total variation, for one style; log E, so that each
-photograph counts alike. Then any picture takes one pass. Down to a quarter of the resolution, a few
-residual blocks, and up again, by resizing and convolving. Instance normalisation takes out each
-picture's own contrast, which the style replaces.
+A feed-forward network f is trained on photographs x to make the energy of style
+transfer small, E = E_content(f(x), x) + w · E_style(f(x)) + v · total variation, for
+one style; log E, so that each photograph counts alike. Then any picture takes one pass.
+Down to a quarter of the resolution, a few residual blocks, and up again, by resizing
+and convolving. Instance normalisation takes out each picture's own contrast, which the
+style replaces.
 Look at how many steps of optimisation a single pass is worth, and what they cost.
 
 Lectures: CS Visualizing & Understanding (Fast style transfer); N18 4.3
-Paper: Johnson et al., Perceptual losses for real-time style transfer and super-resolution, 2016;
-    Ulyanov et al., Instance normalization, 2016
+Paper: Johnson et al., Perceptual losses for real-time style transfer and
+    super-resolution, 2016; Ulyanov et al., Instance normalization, 2016
 """
 
 import time
@@ -21,7 +22,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from deep_learning_recipes import UsageError, classifiers, data, figures, pictures, training
+from deep_learning_recipes import (
+    UsageError,
+    classifiers,
+    data,
+    figures,
+    pictures,
+    training,
+)
 from deep_learning_recipes.lbfgs import LBFGS
 from deep_learning_recipes.run import Run, cli
 
@@ -29,15 +37,18 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     style: str = "painting"
-    """painting, brick, grass, gravel, a photograph's name (such as flower), or a picture file"""
+    """painting, brick, grass, gravel, a photograph's name (such as flower), or a
+    picture file"""
     image: str = ""
     """a picture file of your own, PNG or JPEG, to be painted as well"""
     style_weight: float = 60.0
     """of the style's energy against the content's"""
     smoothness: float = 3.0
-    """weight of the total variation: neighbours' mean difference in brightness, 0 to 1"""
+    """weight of the total variation: neighbours' mean difference in brightness, 0 to
+    1"""
     style_size: int = 128
-    """side of the style in pixels of the photographs: the smaller, the finer the strokes"""
+    """side of the style in pixels of the photographs: the smaller, the finer the
+    strokes"""
     test_size: int = 256
     """side of the photographs, three of which are kept for the test"""
     size: int = 128
@@ -57,12 +68,21 @@ class Config:
     steps: int = 60
     """of optimisation, to compare with"""
     model: str = ""
-    """a .keras file or a network of keras.applications (VGG19) in place of random filters"""
+    """a .keras file or a network of keras.applications (VGG19) in place of random
+    filters"""
 
 
-QUICK = Config(style_size=64, test_size=128, size=64, crops=200, epochs=3, filters=24, steps=20)
+QUICK = Config(
+    style_size=64, test_size=128, size=64, crops=200, epochs=3, filters=24, steps=20
+)
 FULL = Config(
-    style_size=256, test_size=512, size=256, crops=2_000, epochs=20, width=32, filters=128
+    style_size=256,
+    test_size=512,
+    size=256,
+    crops=2_000,
+    epochs=20,
+    width=32,
+    filters=128,
 )
 
 TEST_PHOTOS = "temple", "cat", "coffee"  # the painter never sees them
@@ -70,8 +90,8 @@ CONTENT_LAYER = 2  # the third
 
 
 def build_network(filters: int) -> keras.Model:
-    """Random filters, which do where none are trained (see texture_synthesis). Input: (batch,
-    height, width, 3). Outputs: the maps of each layer."""
+    """Random filters, which do where none are trained (see texture_synthesis). Input:
+    (batch, height, width, 3). Outputs: the maps of each layer."""
     picture = x = keras.Input((None, None, 3), name="picture")
     maps = []
     for kernel_size in (5, 3, 3, 3):
@@ -82,20 +102,27 @@ def build_network(filters: int) -> keras.Model:
     for kernel in network.weights[::2]:
         values = keras.random.normal(kernel.shape)
         values -= ops.mean(values, axis=(0, 1, 2), keepdims=True)
-        kernel.assign(values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True)))
+        kernel.assign(
+            values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True))
+        )
     return network
 
 
 def build_painter(width: int) -> keras.Model:
-    """(batch, height, width, 3) in [0, 1] to the same; height and width are multiples of 4."""
+    """(batch, height, width, 3) in [0, 1] to the same; height and width are multiples
+    of 4."""
 
     def convolve(x, filters, kernel_size=3, strides=1, **options):
         edge = (kernel_size // 2,) * 2
-        x = ops.pad(x, ((0, 0), edge, edge, (0, 0)), mode="reflect")  # zeros would leave a frame
+        x = ops.pad(
+            x, ((0, 0), edge, edge, (0, 0)), mode="reflect"
+        )  # zeros would leave a frame
         return layers.Conv2D(filters, kernel_size, strides, **options)(x)
 
     def normalise(x, activation="relu"):
-        x = layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # of a channel each: by instance
+        x = layers.GroupNormalization(groups=-1, epsilon=1e-5)(
+            x
+        )  # of a channel each: by instance
         return layers.Activation(activation)(x)
 
     picture = keras.Input((None, None, 3), name="picture")
@@ -107,15 +134,20 @@ def build_painter(width: int) -> keras.Model:
         x = layers.Add()([x, normalise(convolve(change, 3 * width), "linear")])
     for filters in (2 * width, width):
         # A transposed convolution would leave a checkerboard (Odena et al., 2016).
-        x = normalise(convolve(layers.UpSampling2D(2, interpolation="bilinear")(x), filters))
+        x = normalise(
+            convolve(layers.UpSampling2D(2, interpolation="bilinear")(x), filters)
+        )
     x = convolve(x, 3, kernel_size=5, activation="sigmoid", dtype="float32")
     return keras.Model(picture, x, name="painter")
 
 
 def gram_matrix(maps):
-    """(batch, height, width, features) -> (batch, features, features), means over the places."""
+    """(batch, height, width, features) -> (batch, features, features), means over the
+    places."""
     _, height, width, _ = ops.shape(maps)
-    return ops.einsum("bhwi,bhwj->bij", maps, maps) / ops.cast(height * width, maps.dtype)
+    return ops.einsum("bhwi,bhwj->bij", maps, maps) / ops.cast(
+        height * width, maps.dtype
+    )
 
 
 def relative(values, targets):
@@ -125,10 +157,12 @@ def relative(values, targets):
 
 
 class Energy:
-    """E_content + w · E_style + v · total variation of pictures (n, height, width, 3), (n,), given
-    the maps of their contents in the `layer`. style: (height, width, 3)."""
+    """E_content + w · E_style + v · total variation of pictures (n, height, width, 3),
+    (n,), given the maps of their contents in the `layer`. style: (height, width, 3)."""
 
-    def __init__(self, network: keras.Model, style: np.ndarray, weight: float, smoothness: float):
+    def __init__(
+        self, network: keras.Model, style: np.ndarray, weight: float, smoothness: float
+    ):
         self.network, self.weight, self.smoothness = network, weight, smoothness
         self.grams = [gram_matrix(maps) for maps in network(style[None])]
         self.layer = min(CONTENT_LAYER, len(self.grams) - 1)
@@ -139,7 +173,9 @@ class Energy:
         all_maps = self.network(pictures)
         content = relative(all_maps[self.layer] - mean, goal - mean)
         pairs = zip(all_maps, self.grams, strict=True)
-        style = ops.mean([relative(gram_matrix(maps), gram) for maps, gram in pairs], axis=0)
+        style = ops.mean(
+            [relative(gram_matrix(maps), gram) for maps, gram in pairs], axis=0
+        )
         pixels = ops.cast(ops.size(pictures[0]), "float32")
         variation = tf.image.total_variation(pictures) / pixels
         return content + self.weight * style + self.smoothness * variation
@@ -155,14 +191,19 @@ class Apprentice(keras.Model):
     def call(self, photographs, training=False):
         return self.painter(photographs, training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
         goal = self.energy.network(x)[self.energy.layer]
         return ops.mean(ops.log(self.energy(y_pred, goal)))
 
 
 def random_crops(photos: np.ndarray, size: int, count: int, random) -> np.ndarray:
-    """(count, size, size, 3): squares of the photographs (n, side, side, 3), half flipped."""
-    squares = np.lib.stride_tricks.sliding_window_view(photos, (size, size), axis=(1, 2))
+    """(count, size, size, 3): squares of the photographs (n, side, side, 3), half
+    flipped."""
+    squares = np.lib.stride_tricks.sliding_window_view(
+        photos, (size, size), axis=(1, 2)
+    )
     places = (random.integers(limit, size=count) for limit in squares.shape[:3])
     crops = np.moveaxis(squares[tuple(places)], 1, -1)
     crops[1::2] = crops[1::2, :, ::-1]
@@ -178,14 +219,20 @@ def main(config: Config, run: Run) -> None:
         network = build_network(config.filters)
     if size % 4 or test_size % 4 or not 40 <= size <= test_size or style_size < 40:
         sizes = f"--size {size} --test-size {test_size} --style-size {style_size}"
-        raise UsageError(f"{sizes}: 40 <= size <= test-size, multiples of 4; 40 <= style-size")
+        raise UsageError(
+            f"{sizes}: 40 <= size <= test-size, multiples of 4; 40 <= style-size"
+        )
     own = config.image and classifiers.read_image(config.image, (test_size, test_size))
     style = data.load_picture(config.style, style_size)
     random = np.random.default_rng(run.seed)
-    photos = dict(zip(data.class_names("photos"), data.load_photos(test_size), strict=True))
+    photos = dict(
+        zip(data.class_names("photos"), data.load_photos(test_size), strict=True)
+    )
     test = np.stack([photos.pop(name) for name in TEST_PHOTOS])
     recolour = pictures.Recolour.like(style)
-    x = np.asarray(recolour(random_crops(np.stack([*photos.values()]), size, config.crops, random)))
+    x = np.asarray(
+        recolour(random_crops(np.stack([*photos.values()]), size, config.crops, random))
+    )
     energy = Energy(network, style, config.style_weight, config.smoothness)
     test_goals = recolour(test)
     goal = network(test_goals)[energy.layer]
@@ -199,18 +246,25 @@ def main(config: Config, run: Run) -> None:
     training.fit(apprentice, x, x, callbacks=run.callbacks, **settings)
 
     photograph = keras.Input((test_size, test_size, 3), name="photograph")
-    service = keras.Model(photograph, {"picture": painter(recolour(photograph))}, name="painter")
+    service = keras.Model(
+        photograph, {"picture": painter(recolour(photograph))}, name="painter"
+    )
     paint = tf.function(lambda batch: service(batch, training=False)["picture"])
     painted = np.asarray(paint(test))
     if config.image:
         rows = {"": [own, paint(own[None])[0]]}
         run.figure("own", figures.picture_table(rows, title=config.image))
-    reached, before = (float(np.mean(energy(each, goal))) for each in (painted, test_goals))
+    reached, before = (
+        float(np.mean(energy(each, goal))) for each in (painted, test_goals)
+    )
     run.export(service, example=test)
     rows = {"photograph": [*test, style], "one pass": painted}
     if config.model:
         run.metric("energy_left", reached / before, unit="of the photographs' own")
-        run.figure("pictures", figures.picture_table(rows, title=f"Painted with {config.model}"))
+        run.figure(
+            "pictures",
+            figures.picture_table(rows, title=f"Painted with {config.model}"),
+        )
         return
 
     solver = LBFGS(lambda batch: energy(batch, goal), test_goals, steps_per_call=1)
@@ -222,8 +276,12 @@ def main(config: Config, run: Run) -> None:
         energies[step] = np.mean(solver.value)
         seconds[step] = time.perf_counter() - started
     passes = timeit.repeat(lambda: np.asarray(paint(test)), number=1, repeat=5)
-    step_seconds, pass_seconds = (np.median(each) / len(test) for each in (seconds, passes))
-    worth = int(np.sum(energies > reached)) + 1  # of all steps and one more, if it never got there
+    step_seconds, pass_seconds = (
+        np.median(each) / len(test) for each in (seconds, passes)
+    )
+    worth = (
+        int(np.sum(energies > reached)) + 1
+    )  # of all steps and one more, if it never got there
     speed_up = worth * step_seconds / pass_seconds
     run.metric("speed_up", speed_up, unit="times", timing=True)
     run.metric("steps_that_a_pass_is_worth", worth)
@@ -253,10 +311,15 @@ def main(config: Config, run: Run) -> None:
 
     rows[f"{config.steps} steps"] = np.clip(solver.x, 0, 1)
     captions = [*TEST_PHOTOS, "style"]
-    run.figure("pictures", figures.picture_table(rows, title="Not seen before", captions=captions))
+    run.figure(
+        "pictures",
+        figures.picture_table(rows, title="Not seen before", captions=captions),
+    )
     lines = {"optimisation": energies, "one pass": np.full(config.steps, reached)}
     title = f"A pass {1000 * pass_seconds:.0f} ms, a step {1000 * step_seconds:.0f} ms"
-    run.figure("work", figures.curves(lines, title=title, ylabel="energy", xlabel="step"))
+    run.figure(
+        "work", figures.curves(lines, title=title, ylabel="energy", xlabel="step")
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Feature inversion: what a layer still knows of a picture, drawn as a picture.
 
-Keep the features Φ(x₀) that a layer gives for a picture x₀, forget the picture, and look for one
-with the same features: x* = argmin ‖Φ(x) − Φ(x₀)‖² / ‖Φ(x₀)‖² + λ·TV(x), from noise, by gradients
-of the pixels. The total variation TV chooses among the many pictures that fit: the smoothest.
-What x* does not share with x₀ the layer has thrown away. Look at the picture fading from layer to
-layer, first the grain, then the colours and places, while the class that the network reads stays;
-and at two inversions of the same features, which differ more the deeper the layer.
+Keep the features Φ(x₀) that a layer gives for a picture x₀, forget the picture, and
+look for one with the same features: x* = argmin ‖Φ(x) − Φ(x₀)‖² / ‖Φ(x₀)‖² + λ·TV(x),
+from noise, by gradients of the pixels. The total variation TV chooses among the many
+pictures that fit: the smoothest. What x* does not share with x₀ the layer has thrown
+away. Look at the picture fading from layer to layer, first the grain, then the colours
+and places, while the class that the network reads stays; and at two inversions of the
+same features, which differ more the deeper the layer.
 
 Lectures: CS Visualizing & Understanding (Feature inversion); N18 4.3 Understanding CNNs
-Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting them, 2015
-    (section 2)
+Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting
+    them, 2015 (section 2)
 """
 
 import itertools
@@ -29,8 +30,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     model: str = ""
-    """a .keras file or a network of keras.applications, to invert in place of the one trained
-    here"""
+    """a .keras file or a network of keras.applications, to invert in place of the one
+    trained here"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
     size: int = 128
@@ -52,9 +53,12 @@ FULL = Config(size=256, epochs=30, steps=1000)
 
 
 def build_model(classes: int = 9) -> keras.Model:
-    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes) logits."""
+    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes)
+    logits."""
     x = images = keras.Input((None, None, 3), name="images")
-    for depth, (filters, width) in enumerate(((16, 5), (32, 3), (64, 3), (128, 3)), start=1):
+    for depth, (filters, width) in enumerate(
+        ((16, 5), (32, 3), (64, 3), (128, 3)), start=1
+    ):
         if depth > 1:
             x = layers.AveragePooling2D(2)(x)
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
@@ -65,8 +69,8 @@ def build_model(classes: int = 9) -> keras.Model:
 
 
 def total_variation(images):
-    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels, (n,). Section 2
-    of the paper, with β = 1."""
+    """The mean length √(Δ²vertical + Δ²horizontal) of the step to the next pixels,
+    (n,). Section 2 of the paper, with β = 1."""
     down = images[:, 1:, :-1] - images[:, :-1, :-1]
     right = images[:, :-1, 1:] - images[:, :-1, :-1]
     # A root has no slope at 0.
@@ -74,15 +78,19 @@ def total_variation(images):
 
 
 def feature_error(found, wanted):
-    """‖Φ(x) − Φ(x₀)‖² / ‖Φ(x₀)‖², (n,): 0 if the features are the same, about 1 if unrelated."""
+    """‖Φ(x) − Φ(x₀)‖² / ‖Φ(x₀)‖², (n,): 0 if the features are the same, about 1 if
+    unrelated."""
     axes = list(range(1, len(found.shape)))
-    return tf.reduce_sum((found - wanted) ** 2, axes) / (tf.reduce_sum(wanted**2, axes) + 1e-8)
+    return tf.reduce_sum((found - wanted) ** 2, axes) / (
+        tf.reduce_sum(wanted**2, axes) + 1e-8
+    )
 
 
 def build_inversion(features, wanted, images, weights, optimizer):
-    """A compiled function that takes so many steps towards the features `wanted` (n, ...), for all
-    pictures at once. features: of (n, height, width, channels). images: their variable, in [0, 1],
-    which the function changes. weights: (n,), of the total variation."""
+    """A compiled function that takes so many steps towards the features `wanted` (n,
+    ...), for all pictures at once. features: of (n, height, width, channels). images:
+    their variable, in [0, 1], which the function changes. weights: (n,), of the total
+    variation."""
     optimizer.build([images])
 
     @tf.function
@@ -98,27 +106,36 @@ def build_inversion(features, wanted, images, weights, optimizer):
 
 
 def compare(images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Mean peak signal-to-noise ratio in decibels and mean structural similarity in [-1, 1]."""
+    """Mean peak signal-to-noise ratio in decibels and mean structural similarity in
+    [-1, 1]."""
     pairs = list(zip(truth, images, strict=True))
     psnr = [peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs]
-    options = {"channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False}
+    options = {
+        "channel_axis": -1,
+        "gaussian_weights": True,
+        "use_sample_covariance": False,
+    }
     ssim = [structural_similarity(*pair, data_range=1, **options) for pair in pairs]
     return np.mean(psnr), np.mean(ssim)
 
 
 def choose_layers(model: keras.Model, count: int = 5) -> list[str]:
-    """The names of at most `count` layers with maps, evenly spaced from the first to the last."""
+    """The names of at most `count` layers with maps, evenly spaced from the first to
+    the last."""
     names = [layer.name for layer in model.layers[1:] if len(layer.output.shape) == 4]
     places = np.linspace(0, len(names) - 1, min(count, len(names)))
     return [names[round(place)] for place in places]
 
 
 def plot_inversions(photos, inversions, title) -> plt.Figure:
-    """A row for each photo (n, height, width, channels): itself, then what {layer: images} give
-    back."""
+    """A row for each photo (n, height, width, channels): itself, then what {layer:
+    images} give back."""
     columns = len(inversions) + 1
     figure, grid = plt.subplots(
-        len(photos), columns, figsize=(1.9 * columns, 1.95 * len(photos) + 0.6), squeeze=False
+        len(photos),
+        columns,
+        figsize=(1.9 * columns, 1.95 * len(photos) + 0.6),
+        squeeze=False,
     )
     for axes in grid.flat:
         axes.axis("off")
@@ -147,18 +164,25 @@ def plot_fading(table: dict[str, dict[str, list[float]]]) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     def invert(model, names, pictures, weights):
-        """{layer: what its features of the pictures (n, height, width, channels) turn into}."""
+        """{layer: what its features of the pictures (n, height, width, channels) turn
+        into}."""
         inversions = {}
         for name in names:
             features = keras.Model(model.input, model.get_layer(name).output)
             random = np.random.default_rng(run.seed)
             start = random.normal(0.5, 0.1, pictures.shape).astype("float32").clip(0, 1)
             images = keras.Variable(start, name="images")
-            rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
+            rate = keras.optimizers.schedules.CosineDecay(
+                config.learning_rate, config.steps
+            )
             adam = keras.optimizers.Adam(rate, beta_2=0.99)
-            step = build_inversion(features, features(pictures), images, tf.constant(weights), adam)
+            step = build_inversion(
+                features, features(pictures), images, tf.constant(weights), adam
+            )
             state = {"images": images, "adam": adam}
-            for _ in run.loop(f"inverting {name}", config.steps // 10, state, unit="tens"):
+            for _ in run.loop(
+                f"inverting {name}", config.steps // 10, state, unit="tens"
+            ):
                 step(tf.constant(10))
             inversions[name] = images.numpy()
         return inversions
@@ -180,7 +204,11 @@ def main(config: Config, run: Run) -> None:
             run.metric(f"psnr_{name}", compare(images, pictures)[0], unit="dB")
         run.figure("inversions", plot_inversions(pictures, inversions, own.model.name))
         return
-    own_picture = classifiers.read_image(config.image, (config.size,) * 2) if config.image else None
+    own_picture = (
+        classifiers.read_image(config.image, (config.size,) * 2)
+        if config.image
+        else None
+    )
 
     (x_train, y_train), (x_test, y_test) = data.load("photos", size=32)
     model = build_model()
@@ -192,15 +220,21 @@ def main(config: Config, run: Run) -> None:
     photos = data.load_photos(config.size)[: config.photos]
     n = len(photos)
     # Each photo three times: with the prior from two starts, and without it.
-    weights = np.repeat([config.total_variation, config.total_variation, 0], n).astype("float32")
+    weights = np.repeat([config.total_variation, config.total_variation, 0], n).astype(
+        "float32"
+    )
     inversions = invert(model, layer_names, np.tile(photos, (3, 1, 1, 1)), weights)
     first, second, bare = (
-        {name: each[i : i + n] for name, each in inversions.items()} for i in (0, n, 2 * n)
+        {name: each[i : i + n] for name, each in inversions.items()}
+        for i in (0, n, 2 * n)
     )
     quality = {name: compare(images, photos) for name, images in first.items()}
     psnr, ssim = ({name: each[i] for name, each in quality.items()} for i in (0, 1))
     bare_psnr = {name: compare(images, photos)[0] for name, images in bare.items()}
-    apart = {name: np.sqrt(np.mean((first[name] - second[name]) ** 2)) for name in layer_names}
+    apart = {
+        name: np.sqrt(np.mean((first[name] - second[name]) ** 2))
+        for name in layer_names
+    }
     missed, unrelated = {}, {}
     for name in layer_names:
         features = keras.Model(model.input, model.get_layer(name).output)
@@ -221,17 +255,23 @@ def main(config: Config, run: Run) -> None:
         "two inversions apart (RMS)": {"with total variation": apart},
     }
     run.figure("fading", plot_fading(fading))
-    run.figure("inversions", plot_inversions(photos, first, "What each layer still knows"))
+    run.figure(
+        "inversions", plot_inversions(photos, first, "What each layer still knows")
+    )
     if own_picture is not None:
         own_inversions = invert(model, layer_names, own_picture[None], weights[:1])
-        run.figure("own", plot_inversions(own_picture[None], own_inversions, config.image))
+        run.figure(
+            "own", plot_inversions(own_picture[None], own_inversions, config.image)
+        )
 
     first_layer, last_layer = layer_names[0], layer_names[-1]
     falls = [a - b for a, b in itertools.pairwise(psnr.values())]
     run.claim(
         "The error grows with depth: every layer gives back less than the one before",
         holds=min(falls) > 0 and ssim[first_layer] > ssim[last_layer] + 0.3,
-        measured="PSNR " + ", ".join(f"{each:.1f}" for each in psnr.values()) + " dB, structural "
+        measured="PSNR "
+        + ", ".join(f"{each:.1f}" for each in psnr.values())
+        + " dB, structural "
         f"similarity {ssim[first_layer]:.2f} to {ssim[last_layer]:.2f}",
     )
     worst = max(missed[name] / unrelated[name] for name in layer_names)

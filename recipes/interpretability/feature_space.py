@@ -1,14 +1,16 @@
-"""Feature space: pictures that a network takes for alike, and those that look alike in pixels.
+"""Feature space: pictures alike to a network, and pictures alike in their pixels.
 
-The last layer but one turns a picture into a vector. The nearest vectors by L2 distance are
-pictures of the same thing; the nearest by pixels are pictures in the same colours. PCA lays the
-vectors flat along the two directions of most variance, t-SNE so that neighbours stay neighbours,
-whatever becomes of the long distances. Look at both planes, and at who stands next to whom, also
-for digits of a kind that the network was never shown.
+The last layer but one turns a picture into a vector. The nearest vectors by L2 distance
+are pictures of the same thing; the nearest by pixels are pictures in the same colours.
+PCA lays the vectors flat along the two directions of most variance, t-SNE so that
+neighbours stay neighbours, whatever becomes of the long distances. Look at both planes,
+and at who stands next to whom, also for digits of a kind that the network was never
+shown.
 
 Lectures: CS Visualizing & Understanding (cluster by L2-nn, PCA, t-SNE)
-Paper: Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012 (section
-    6.1, neighbours); van der Maaten and Hinton, Visualizing data using t-SNE, 2008
+Paper: Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012
+    (section 6.1, neighbours); van der Maaten and Hinton, Visualizing data using t-SNE,
+    2008
 """
 
 import math
@@ -51,16 +53,20 @@ FULL = Config(scenes=10_000, held_out=2000, epochs=20)
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes) logits, of
-    the layer `features`, (batch, 64)."""
+    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes)
+    logits, of the layer `features`, (batch, 64)."""
     x = images = keras.Input(input_shape, name="images")
     for number, filters in enumerate((16, 32, 64, 64), start=1):
-        x = layers.Conv2D(filters, 3 if number > 1 else 5, padding="same", use_bias=False)(x)
+        x = layers.Conv2D(
+            filters, 3 if number > 1 else 5, padding="same", use_bias=False
+        )(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU()(x)
         x = layers.MaxPooling2D()(x) if number <= 2 else x
     features = layers.GlobalMaxPooling2D(name="features")(x)
-    return keras.Model(images, layers.Dense(classes, name="logits")(features), name="reader")
+    return keras.Model(
+        images, layers.Dense(classes, name="logits")(features), name="reader"
+    )
 
 
 def with_features(model: keras.Model) -> keras.Model:
@@ -70,13 +76,15 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a_i − b_j|² = |a_i|² − 2 a_i·b_j + |b_j|², for vectors (n, d) and (m, d): (n, m)."""
+    """|a_i − b_j|² = |a_i|² − 2 a_i·b_j + |b_j|², for vectors (n, d) and (m, d): (n,
+    m)."""
     lengths = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)
     return np.maximum(lengths - 2 * a @ b.T, 0)
 
 
 def nearest(vectors: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of each vector's `count` nearest others, nearest first, (n, count)."""
+    """The numbers of each vector's `count` nearest others, nearest first, (n,
+    count)."""
     distances = squared_distances(vectors, vectors)
     np.fill_diagonal(distances, np.inf)
     return np.argsort(distances, axis=1, kind="stable")[:, :count]
@@ -95,8 +103,8 @@ def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
 
 
 def cluster(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """How well ten k-means clusters are the ten digits: 1 if they are, 0 by chance (adjusted Rand
-    index)."""
+    """How well ten k-means clusters are the ten digits: 1 if they are, 0 by chance
+    (adjusted Rand index)."""
     clusters = KMeans(10, n_init=5, random_state=0).fit_predict(vectors)
     return float(adjusted_rand_score(labels, clusters))
 
@@ -107,7 +115,15 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
     colors = plt.get_cmap("tab10")
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         for (x, y), label in zip(points, labels, strict=True):
-            axes.text(x, y, str(label), color=colors(label), fontsize=8, ha="center", va="center")
+            axes.text(
+                x,
+                y,
+                str(label),
+                color=colors(label),
+                fontsize=8,
+                ha="center",
+                va="center",
+            )
         low, high = points.min(axis=0), points.max(axis=0)
         margin = 0.04 * (high - low)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), xticks=[], yticks=[])
@@ -117,8 +133,8 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
 
 
 def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
-    """Rows of a picture (of `asked`, (n, height, width, 3)) and its neighbours in each space:
-    numbers (n, count) of `images`."""
+    """Rows of a picture (of `asked`, (n, height, width, 3)) and its neighbours in each
+    space: numbers (n, count) of `images`."""
     count = next(iter(found.values())).shape[1]
     widths = [1, *len(found) * [0.25, *count * [1]]]
     size = (sum(widths), len(asked) + 0.8)
@@ -158,17 +174,22 @@ def main(config: Config, run: Run) -> None:
     shown = ~np.isin(train.labels, config.unseen)
     narrow = fit(train.images[shown], train.labels[shown])
     outputs = model.predict(test.images, verbose=0)
-    run.metric("test_accuracy", np.mean(outputs["logits"].argmax(axis=1) == test.labels))
+    run.metric(
+        "test_accuracy", np.mean(outputs["logits"].argmax(axis=1) == test.labels)
+    )
 
     count, labels = config.neighbors, test.labels
     spaces = {
         "features": outputs["features"],
         "pixels": test.images.reshape(len(labels), -1),
-        "untrained features": with_features(build_model()).predict(test.images, verbose=0)[
-            "features"
-        ],
+        "untrained features": with_features(build_model()).predict(
+            test.images, verbose=0
+        )["features"],
     }
-    same = {name: agreement(vectors, labels, count).mean() for name, vectors in spaces.items()}
+    same = {
+        name: agreement(vectors, labels, count).mean()
+        for name, vectors in spaces.items()
+    }
     likeness = {
         name: np.mean(
             np.abs(
@@ -182,7 +203,8 @@ def main(config: Config, run: Run) -> None:
     found = {"pixels": spaces["pixels"]}
     found["features"] = narrow.predict(test.images, verbose=0)["features"]
     unseen = {
-        name: agreement(v[strangers], labels[strangers], count).mean() for name, v in found.items()
+        name: agreement(v[strangers], labels[strangers], count).mean()
+        for name, v in found.items()
     }
     rand = {name: cluster(vectors, labels) for name, vectors in spaces.items()}
 
@@ -193,7 +215,9 @@ def main(config: Config, run: Run) -> None:
             spaces["features"]
         ),
     }
-    flat = {name: agreement(points, labels, count).mean() for name, points in planes.items()}
+    flat = {
+        name: agreement(points, labels, count).mean() for name, points in planes.items()
+    }
     kept = {
         name: trustworthiness(spaces["features"], points, n_neighbors=count)
         for name, points in planes.items()
@@ -247,7 +271,9 @@ def main(config: Config, run: Run) -> None:
         f"trustworthiness {kept[tsne]:.3f}, PCA {kept[pca]:.3f}",
     )
     probabilities = {"probabilities": ops.softmax(model.output["logits"])}
-    served = keras.Model(model.input, {**probabilities, "features": model.output["features"]})
+    served = keras.Model(
+        model.input, {**probabilities, "features": model.output["features"]}
+    )
     run.export(served, example=test.images[:3])
 
 

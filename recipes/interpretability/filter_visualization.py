@@ -1,13 +1,16 @@
 """Filters, activation maps, and the patches that excite a neuron most.
 
-What has a network learned to look for? The first layer's filters are pictures themselves: small
-patches of colour that are laid over the image. Those of later layers weigh other layers' maps, and
-cannot be looked at. But a neuron can be asked for what it likes: go through many pictures, and cut
-out its receptive field, all that it can see, where it answered the loudest. Look at how the patches
-of one neuron are alike, by strokes in the first layers, by the digit in the last ones.
+What has a network learned to look for? The first layer's filters are pictures
+themselves: small patches of colour that are laid over the image. Those of later layers
+weigh other layers' maps, and cannot be looked at. But a neuron can be asked for what it
+likes: go through many pictures, and cut out its receptive field, all that it can see,
+where it answered the loudest. Look at how the patches of one neuron are alike, by
+strokes in the first layers, by the digit in the last ones.
 
-Lectures: CS Visualizing & Understanding (filter weights, maximally activating patches, activations)
-Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (section 4)
+Lectures: CS Visualizing & Understanding (filter weights, maximally activating patches,
+    activations)
+Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
+    (section 4)
 """
 
 import math
@@ -31,7 +34,8 @@ class Config:
     patches: int = 9
     """of each neuron, from as many pictures"""
     model: str = ""
-    """a .keras file or a network of keras.applications, to look into in place of the one trained"""
+    """a .keras file or a network of keras.applications, to look into in place of the
+    one trained"""
     image: str = ""
     """a picture of your own (PNG, JPEG), whose activation maps are drawn"""
 
@@ -43,15 +47,21 @@ LAYERS = ("relu1", "relu2", "relu3", "relu4")
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes) logits.
+    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes)
+    logits.
 
-    The maps of "relu1" to "relu4" have 16, 32, 64 and 64 channels: the neurons to look at.
+    The maps of "relu1" to "relu4" have 16, 32, 64 and 64 channels: the neurons to look
+    at.
     """
     x = images = keras.Input(input_shape, name="images")
-    for number, (filters, size) in enumerate(((16, 7), (32, 3), (64, 3), (64, 3)), start=1):
-        # The first layer starts small, so that what is seen in its filters was learned; batch norm
-        # sets the scale.
-        start = keras.initializers.RandomNormal(stddev=0.01) if number == 1 else "he_normal"
+    for number, (filters, size) in enumerate(
+        ((16, 7), (32, 3), (64, 3), (64, 3)), start=1
+    ):
+        # The first layer starts small, so that what is seen in its filters was learned;
+        # batch norm sets the scale.
+        start = (
+            keras.initializers.RandomNormal(stddev=0.01) if number == 1 else "he_normal"
+        )
         options = {"padding": "same", "use_bias": False, "kernel_initializer": start}
         x = layers.Conv2D(filters, size, name=f"conv{number}", **options)(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
@@ -63,11 +73,13 @@ def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
 
 
 def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
-    """What a neuron of layer `name` can see of the picture, in pixels: (size, stride, start).
+    """What a neuron of layer `name` can see of the picture, in pixels: (size, stride,
+    start).
 
-    Neuron i of a row sees the pixels from start + i·stride on, `size` of them; some may lie outside
-    the picture, where padding is. The layers up to there are one chain of Conv2D, MaxPooling2D and
-    layers that work on each place alone. Raises ValueError for another layer.
+    Neuron i of a row sees the pixels from start + i·stride on, `size` of them; some may
+    lie outside the picture, where padding is. The layers up to there are one chain of
+    Conv2D, MaxPooling2D and layers that work on each place alone. Raises ValueError for
+    another layer.
     """
     size, stride, start = 1, 1, 0
     for layer in model.layers:
@@ -75,28 +87,41 @@ def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
             window = getattr(layer, "kernel_size", None) or layer.pool_size
             reach, step = window[0] - 1, layer.strides[0]
             before = reach // 2 if layer.padding == "same" else 0
-        elif isinstance(layer, (layers.InputLayer, layers.BatchNormalization, layers.ReLU)):
+        elif isinstance(
+            layer, (layers.InputLayer, layers.BatchNormalization, layers.ReLU)
+        ):
             reach, step, before = 0, 1, 0
         else:
-            raise ValueError(f"{layer.name}: the receptive field of such a layer is not known here")
-        size, start, stride = size + reach * stride, start - before * stride, stride * step
+            raise ValueError(
+                f"{layer.name}: the receptive field of such a layer is not known here"
+            )
+        size, start, stride = (
+            size + reach * stride,
+            start - before * stride,
+            stride * step,
+        )
         if layer.name == name:
             return size, stride, start
     raise ValueError(f"{model.name} has no layer {name!r}")
 
 
-def cut(images: np.ndarray, places: np.ndarray, field: tuple[int, int, int]) -> np.ndarray:
-    """The receptive fields of the neurons at `places` (n, 3): picture, row, column of the map.
-    Outside the picture is black. Returns (n, size, size, 3)."""
+def cut(
+    images: np.ndarray, places: np.ndarray, field: tuple[int, int, int]
+) -> np.ndarray:
+    """The receptive fields of the neurons at `places` (n, 3): picture, row, column of
+    the map. Outside the picture is black. Returns (n, size, size, 3)."""
     size, stride, start = field
     padded = np.pad(images[places[:, 0]], ((0, 0), (size, size), (size, size), (0, 0)))
     pairs = zip(padded, size + start + stride * places[:, 1:], strict=True)
-    return np.stack([each[top : top + size, left : left + size] for each, (top, left) in pairs])
+    return np.stack(
+        [each[top : top + size, left : left + size] for each, (top, left) in pairs]
+    )
 
 
 def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
-    """Where the maps (n, height, width, channels) of a channel are highest, one place in each of
-    the `count` pictures that excite it most, (count, 3): picture, row, column."""
+    """Where the maps (n, height, width, channels) of a channel are highest, one place
+    in each of the `count` pictures that excite it most, (count, 3): picture, row,
+    column."""
     flat = maps[..., channel].reshape(len(maps), -1)
     pictures = np.argsort(-flat.max(axis=1), kind="stable")[:count]
     rows, columns = np.divmod(flat[pictures].argmax(axis=1), maps.shape[2])
@@ -104,24 +129,32 @@ def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
 
 
 def alikeness(patches: np.ndarray) -> float:
-    """The mean correlation of all pairs of patches (n, size, size, 3), as grey pictures."""
+    """The mean correlation of all pairs of patches (n, size, size, 3), as grey
+    pictures."""
     grey = patches.mean(axis=-1).reshape(len(patches), -1)
-    correlations = np.corrcoef(grey + 1e-6 * np.arange(grey.shape[1]))  # a flat patch has none
+    correlations = np.corrcoef(
+        grey + 1e-6 * np.arange(grey.shape[1])
+    )  # a flat patch has none
     return float(correlations[np.triu_indices(len(patches), 1)].mean())
 
 
 def roughness(kernel: np.ndarray) -> float:
-    """How much filters (height, width, in, out) change from one pixel to the next, relative to
-    their size: 2 for noise, less for what is smooth."""
-    steps = np.square(np.diff(kernel, axis=0)).mean() + np.square(np.diff(kernel, axis=1)).mean()
+    """How much filters (height, width, in, out) change from one pixel to the next,
+    relative to their size: 2 for noise, less for what is smooth."""
+    steps = (
+        np.square(np.diff(kernel, axis=0)).mean()
+        + np.square(np.diff(kernel, axis=1)).mean()
+    )
     return float(steps / 2 / np.square(kernel - kernel.mean((0, 1))).mean())
 
 
 def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, title: str):
-    """The filters of the convolution `first`, what each finds in an image (height, width, 1 or 3),
-    and the maps of the layer `last` that answer most."""
+    """The filters of the convolution `first`, what each finds in an image (height,
+    width, 1 or 3), and the maps of the layer `last` that answer most."""
     outputs = [model.get_layer(first).output, model.get_layer(last).output]
-    early, late = (np.asarray(maps[0]) for maps in keras.Model(model.input, outputs)(image[None]))
+    early, late = (
+        np.asarray(maps[0]) for maps in keras.Model(model.input, outputs)(image[None])
+    )
     kernel = np.asarray(model.get_layer(first).kernel)
     reach = np.abs(kernel).max((0, 1, 2))
     late = late[..., np.argsort(-late.max((0, 1)))]
@@ -130,36 +163,51 @@ def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, titl
         axes.axis("off")
     grid[0, 0].imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
     grid[0, 0].set_title(title, fontsize=9)
-    for line, text in zip(grid[1:], (f"{first}\nfinds", f"{last},\nstrongest"), strict=True):
+    for line, text in zip(
+        grid[1:], (f"{first}\nfinds", f"{last},\nstrongest"), strict=True
+    ):
         line[0].text(1, 0.5, text, ha="right", va="center", transform=line[0].transAxes)
     for i in range(min(8, kernel.shape[-1], late.shape[-1])):
-        grid[0, i + 1].imshow(np.squeeze(0.5 + kernel[..., i] / (2 * reach[i])), cmap="gray")
+        grid[0, i + 1].imshow(
+            np.squeeze(0.5 + kernel[..., i] / (2 * reach[i])), cmap="gray"
+        )
         grid[0, i + 1].set_title(f"filter {i}", fontsize=9)
         grid[1, i + 1].imshow(np.abs(early[..., i]), vmin=0, vmax=np.abs(early).max())
-        heat = grid[2, i + 1].imshow(np.maximum(late[..., i], 0), vmin=0, vmax=late.max())
+        heat = grid[2, i + 1].imshow(
+            np.maximum(late[..., i], 0), vmin=0, vmax=late.max()
+        )
     figure.colorbar(heat, ax=grid[1:], shrink=0.5, label=f"activation in {last}")
-    figure.suptitle("Filters of the first layer, what they find, and what the last layer finds")
+    figure.suptitle(
+        "Filters of the first layer, what they find, and what the last layer finds"
+    )
     return figure
 
 
 def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[str]]):
-    """For each layer a row of neurons: the patches (n, size, size, 3) of each in one square."""
+    """For each layer a row of neurons: the patches (n, size, size, 3) of each in one
+    square."""
     figure, grid = plt.subplots(len(patches), 6, figsize=(10, 7.4))
     for (name, neurons), line in zip(patches.items(), grid, strict=True):
         for axes, neuron, caption in zip(line, neurons, captions[name], strict=True):
             side = math.isqrt(len(neuron))
             framed = np.pad(neuron, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
             rows = framed[: side**2].reshape(side, side, *framed.shape[1:])
-            axes.imshow(rows.transpose(0, 2, 1, 3, 4).reshape(side * framed.shape[1], -1, 3))
+            axes.imshow(
+                rows.transpose(0, 2, 1, 3, 4).reshape(side * framed.shape[1], -1, 3)
+            )
             axes.set(xticks=[], yticks=[], title=caption)
         line[0].set_ylabel(f"{name}\n{neurons[0].shape[1]} pixels")
-    figure.suptitle("What excites a neuron most, from pictures that were not trained on")
+    figure.suptitle(
+        "What excites a neuron most, from pictures that were not trained on"
+    )
     return figure
 
 
 def main(config: Config, run: Run) -> None:
     def look_into(own: classifiers.Classifier, pictures: np.ndarray) -> None:
-        first = next(each.name for each in own.model.layers if isinstance(each, layers.Conv2D))
+        first = next(
+            each.name for each in own.model.layers if isinstance(each, layers.Conv2D)
+        )
         probabilities = ops.softmax(own.model(pictures, training=False))
         captions = classifiers.record(run, probabilities, own.class_names)
         for i, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -176,7 +224,9 @@ def main(config: Config, run: Run) -> None:
     eyes = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
     maps = {"untrained": eyes.predict(test.images, verbose=0)}
     first_filters = model.get_layer("conv1").kernel.numpy()
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, config.epochs * config.scenes // 64)
+    rate = keras.optimizers.schedules.CosineDecay(
+        5e-3, config.epochs * config.scenes // 64
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     options = {"epochs": config.epochs, "batch_size": 64}
@@ -192,26 +242,40 @@ def main(config: Config, run: Run) -> None:
         field = receptive_field(model, name)
         for state in ("untrained", "trained"):
             of_layer = maps[state][k]
-            living = [each for each in range(of_layer.shape[-1]) if of_layer[..., each].any()]
-            places = [strongest_places(of_layer, each, config.patches) for each in living]
+            living = [
+                each for each in range(of_layer.shape[-1]) if of_layer[..., each].any()
+            ]
+            places = [
+                strongest_places(of_layer, each, config.patches) for each in living
+            ]
             patches = [cut(test.images, each, field) for each in places]
             counts = [np.bincount(test.labels[each[:, 0]]) for each in places]
             alike[state, name] = np.mean([alikeness(each) for each in patches])
-            pure[state, name] = np.mean([each.max() / config.patches for each in counts])
+            pure[state, name] = np.mean(
+                [each.max() / config.patches for each in counts]
+            )
         best = np.argsort([-each.max() for each in counts], kind="stable")[:6]
         shown[name] = [patches[i] for i in best]
         captions[name] = [
             f"{max(counts[i])} of {config.patches}: {counts[i].argmax()}" for i in best
         ]
-        somewhere = rng.integers(of_layer.shape[:3], size=(len(places), config.patches, 3))
-        alike["random", name] = np.mean([alikeness(cut(test.images, s, field)) for s in somewhere])
+        somewhere = rng.integers(
+            of_layer.shape[:3], size=(len(places), config.patches, 3)
+        )
+        alike["random", name] = np.mean(
+            [alikeness(cut(test.images, s, field)) for s in somewhere]
+        )
         run.metric(f"same_digit_{name}", pure["trained", name])
 
-    # The neuron that lights up on the digit is chosen by training pictures, judged by others.
+    # The neuron that lights up on the digit is chosen by training pictures, judged by
+    # others.
     def shares(of_last: np.ndarray, masks: np.ndarray) -> list[float]:
         enlarged = of_last.repeat(4, axis=1).repeat(4, axis=2)
         channels = range(of_last.shape[-1])
-        return [explanations.share_on_object(enlarged[..., c], masks).mean() for c in channels]
+        return [
+            explanations.share_on_object(enlarged[..., c], masks).mean()
+            for c in channels
+        ]
 
     chosen_by = eyes.predict(train.images[:500], verbose=0)[-1]
     neuron = int(np.argmax(shares(chosen_by, train.masks[:500])))
@@ -219,13 +283,16 @@ def main(config: Config, run: Run) -> None:
     run.metric("activation_on_digit", share)
     run.figure("patches", plot_patches(shown, captions))
     example = int(np.argmax(maps["trained"][-1][..., neuron].max((1, 2))))
-    run.figure("maps", plot_maps(model, "conv1", "relu4", test.images[example], "held out"))
+    run.figure(
+        "maps", plot_maps(model, "conv1", "relu4", test.images[example], "held out")
+    )
 
     gain = alike["trained", "relu4"] - alike["untrained", "relu4"]
     run.claim(
         "What excites a neuron most looks alike, in every layer, and in the last more than before "
         "training: a random filter has its favourites too",
-        holds=all(alike["trained", n] > alike["random", n] + 0.3 for n in LAYERS) and gain > 0.04,
+        holds=all(alike["trained", n] > alike["random", n] + 0.3 for n in LAYERS)
+        and gain > 0.04,
         measured="mean correlation of its patches (before training; random ones): "
         + ", ".join(
             f"{n} {alike['trained', n]:.2f} ({alike['untrained', n]:.2f}; {alike['random', n]:.2f})"
@@ -246,7 +313,10 @@ def main(config: Config, run: Run) -> None:
         measured=f"{share:.0%} of neuron {neuron}'s activation is on the digit, which is "
         f"{test.masks.mean():.0%} of the picture",
     )
-    before, after = roughness(first_filters), roughness(model.get_layer("conv1").kernel.numpy())
+    before, after = (
+        roughness(first_filters),
+        roughness(model.get_layer("conv1").kernel.numpy()),
+    )
     run.claim(
         "First-layer filters start as noise and become pictures that can be looked at",
         holds=after < before - 0.4,

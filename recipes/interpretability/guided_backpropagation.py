@@ -1,16 +1,20 @@
 """Guided backpropagation: only what speaks for the class flows back through a ReLU.
 
-A ReLU passes a gradient back where its input was positive. The deconvnet passes it where the
-gradient itself is positive; guided backpropagation where both are, so that the map collects paths
-on which every step raises the score. The pictures come out nicer than the plain gradient's.
-One neuron can be asked in the same way: collect the pictures that excite it most, and run back
-from its activation to find the pixels that did it. But a nice picture need not explain the network:
-look at what is left of each map when the upper layers' weights are drawn anew.
+A ReLU passes a gradient back where its input was positive. The deconvnet passes it
+where the gradient itself is positive; guided backpropagation where both are, so that
+the map collects paths on which every step raises the score. The pictures come out nicer
+than the plain gradient's. One neuron can be asked in the same way: collect the pictures
+that excite it most, and run back from its activation to find the pixels that did it.
+But a nice picture need not explain the network: look at what is left of each map when
+the upper layers' weights are drawn anew.
 
-Lectures: CS Visualizing & Understanding (Guided Backpropagation, Maximally activating patches)
-Paper: Springenberg et al., Striving for simplicity: the all convolutional net, 2015 (section 3.4);
-Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (the deconvnet);
-Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised layers)
+Lectures: CS Visualizing & Understanding (Guided Backpropagation, Maximally activating
+    patches)
+Paper: Springenberg et al., Striving for simplicity: the all convolutional net, 2015
+    (section 3.4);
+Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (the
+deconvnet); Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised
+layers)
 """
 
 import functools
@@ -44,7 +48,10 @@ RULES = {
     "deconvnet": lambda x, above: tf.where(above > 0, above, 0),
     "gradient": lambda x, above: tf.where(x > 0, above, 0),
 }
-REACH, STRIDE = 28, 4  # of a neuron of the last convolution, and to its neighbour, in pixels
+REACH, STRIDE = (
+    28,
+    4,
+)  # of a neuron of the last convolution, and to its neighbour, in pixels
 
 
 @dataclass
@@ -60,7 +67,8 @@ class Config:
     explained: int = 200
     """held-out scenes that are explained and measured"""
     model: str = ""
-    """a .keras file or a network of keras.applications, to explain in place of one trained here"""
+    """a .keras file or a network of keras.applications, to explain in place of one
+    trained here"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
@@ -70,11 +78,14 @@ FULL = Config(size=64, scenes=20_000, epochs=20, explained=500)
 
 
 def build_model(size=48, classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)."""
+    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
+    classes)."""
     x = images = keras.Input((size, size, 3), name="images")
     sizes = (16, 5, True), (32, 3, True), (64, 3, False), (64, 3, False)
     for i, (filters, width, pools) in enumerate(sizes, start=1):
-        x = layers.Conv2D(filters, width, padding="same", use_bias=False, name=f"conv{i}")(x)
+        x = layers.Conv2D(
+            filters, width, padding="same", use_bias=False, name=f"conv{i}"
+        )(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
         x = layers.Activation("relu", name=f"relu{i}")(x)
         if pools:
@@ -111,8 +122,9 @@ def with_rule(model: keras.Model, rule) -> keras.Model:
 
 @tf.function
 def explain(model: keras.Model, images, indices):
-    """max over the channels of |∂S/∂x|, (batch, height, width), of one output S of each image: a
-    class's logit, a neuron's activation. The rule is that of the model's ReLUs."""
+    """max over the channels of |∂S/∂x|, (batch, height, width), of one output S of each
+    image: a class's logit, a neuron's activation. The rule is that of the model's
+    ReLUs."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = tf.gather(model(images, training=False), indices, batch_dims=1)
@@ -120,7 +132,8 @@ def explain(model: keras.Model, images, indices):
 
 
 def tf_keras_vis_guided(model: keras.Model, images, classes) -> np.ndarray:
-    """Guided backpropagation by tf-keras-vis, whose modifier is a rule of the same kind."""
+    """Guided backpropagation by tf-keras-vis, whose modifier is a rule of the same
+    kind."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")
         method = Saliency(model, model_modifier=GuidedBackpropagation())
@@ -128,8 +141,9 @@ def tf_keras_vis_guided(model: keras.Model, images, classes) -> np.ndarray:
 
 
 def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
-    """Yields the maps after one layer more, from the logits down, has got the weights of `fresh`
-    (the cascading randomisation of Adebayo et al.). Leaves the model without what it had learnt."""
+    """Yields the maps after one layer more, from the logits down, has got the weights
+    of `fresh` (the cascading randomisation of Adebayo et al.). Leaves the model without
+    what it had learnt."""
     for names in [("logits",)] + [(f"conv{i}", f"norm{i}") for i in (4, 3, 2, 1)]:
         for name in names:
             model.get_layer(name).set_weights(fresh.get_layer(name).get_weights())
@@ -137,20 +151,27 @@ def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
 
 
 def kept_without(model: keras.Model, images, indices, maps, part=0.02) -> float:
-    """The share of the outputs' sum that is left when the highest `part` of each map's pixels is
-    painted over with the picture's mean colour."""
+    """The share of the outputs' sum that is left when the highest `part` of each map's
+    pixels is painted over with the picture's mean colour."""
     limits = np.quantile(maps, 1 - part, axis=(1, 2), keepdims=True)
-    painted = np.where((maps >= limits)[..., None], images.mean((1, 2), keepdims=True), images)
+    painted = np.where(
+        (maps >= limits)[..., None], images.mean((1, 2), keepdims=True), images
+    )
     outputs = np.stack([model.predict(each, verbose=0) for each in (images, painted)])
     before, after = outputs[:, np.arange(len(images)), indices].sum(axis=1)
     return after / before
 
 
 def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """What neurons at these places of the last map see, (n, REACH, REACH, channels); 0 outside."""
+    """What neurons at these places of the last map see, (n, REACH, REACH, channels); 0
+    outside."""
     padded = np.pad(pictures, ((0, 0), (REACH // 2,) * 2, (REACH // 2,) * 2, (0, 0)))
-    corners = zip(padded, STRIDE * rows + STRIDE // 2, STRIDE * columns + STRIDE // 2, strict=True)
-    return np.stack([each[row : row + REACH, left : left + REACH] for each, row, left in corners])
+    corners = zip(
+        padded, STRIDE * rows + STRIDE // 2, STRIDE * columns + STRIDE // 2, strict=True
+    )
+    return np.stack(
+        [each[row : row + REACH, left : left + REACH] for each, row, left in corners]
+    )
 
 
 def main(config: Config, run: Run) -> None:
@@ -159,9 +180,14 @@ def main(config: Config, run: Run) -> None:
             name: functools.partial(explain, with_rule(own.model, rule))
             for name, rule in RULES.items()
         }
-        one = [methods[name](images[:1], np.zeros(1, int)) for name in ("guided", "gradient")]
+        one = [
+            methods[name](images[:1], np.zeros(1, int))
+            for name in ("guided", "gradient")
+        ]
         if np.array_equal(*one):
-            raise UsageError(f"--model {config.model}: there is no ReLU in it that could be guided")
+            raise UsageError(
+                f"--model {config.model}: there is no ReLU in it that could be guided"
+            )
         explanations.explain_own(run, own, images, methods, overlay=False)
 
     if config.model:
@@ -169,7 +195,9 @@ def main(config: Config, run: Run) -> None:
         explain_own(own, own.pictures(config.image))
         return
     size = config.size
-    picture = classifiers.read_image(config.image, (size, size)) if config.image else None
+    picture = (
+        classifiers.read_image(config.image, (size, size)) if config.image else None
+    )
 
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model, fresh = build_model(size), build_model(size)
@@ -199,10 +227,13 @@ def main(config: Config, run: Run) -> None:
         heat = maps[name] = explain(net, images, seen).numpy()
         parts[name] = explain(with_rule(neurons, rule), *asked).numpy()
         drawn_anew = randomise_from_top(net, fresh, images, seen)
-        kept[name] = [explanations.rank_correlation(heat, each).mean() for each in drawn_anew]
+        kept[name] = [
+            explanations.rank_correlation(heat, each).mean() for each in drawn_anew
+        ]
         measures = {
             "share_on_digit": np.mean((heat * masks).sum((1, 2)) / heat.sum((1, 2))),
-            "spread": np.exp(entropy(heat.reshape(len(heat), -1), axis=1)).mean() / heat[0].size,
+            "spread": np.exp(entropy(heat.reshape(len(heat), -1), axis=1)).mean()
+            / heat[0].size,
             "correlation_upper_layers_anew": kept[name][1],
             "neurons_keep_when_erased": kept_without(neurons, *asked, parts[name]),
         }
@@ -217,7 +248,9 @@ def main(config: Config, run: Run) -> None:
     difference = np.abs(maps["guided"][:32] - library).max() / library.max()
 
     def said(measure):
-        return ", ".join(f"{name} {value:.3f}" for name, value in found[measure].items())
+        return ", ".join(
+            f"{name} {value:.3f}" for name, value in found[measure].items()
+        )
 
     guided, deconvnet, plain = found["share_on_digit"].values()
     run.claim(
@@ -245,18 +278,35 @@ def main(config: Config, run: Run) -> None:
         measured=f"largest difference {difference:.1e} of the highest value over 32 scenes",
     )
 
-    drawn = {"title": "One gradient, three rules", "captions": [f"read as {k}" for k in seen[:5]]}
+    drawn = {
+        "title": "One gradient, three rules",
+        "captions": [f"read as {k}" for k in seen[:5]],
+    }
     run.figure("rules", figures.heat_maps(images[:5], maps, overlay=False, **drawn))
-    rows, columns = np.divmod(activations.reshape(500, -1, 64).argmax(axis=1), size // STRIDE)
+    rows, columns = np.divmod(
+        activations.reshape(500, -1, 64).argmax(axis=1), size // STRIDE
+    )
     patches = {}
     for neuron in np.argsort(-activations.max((0, 1, 2)))[:4]:
-        scenes, heat = best[neuron], parts["guided"][9 * neuron : 9 * neuron + 9, ..., None]
+        scenes, heat = (
+            best[neuron],
+            parts["guided"][9 * neuron : 9 * neuron + 9, ..., None],
+        )
         places = rows[scenes, neuron], columns[scenes, neuron]
         patches[f"excite neuron {neuron}"] = crop(test.images[scenes], *places)
-        patches[f"guided {neuron}"] = crop(heat / heat.max((1, 2), keepdims=True), *places)
-    run.figure("patches", figures.image_rows(patches, title="What excites a neuron", columns=9))
-    axes = {"xlabel": "layers drawn anew, from the logits down", "ylabel": "rank correlation"}
-    run.figure("randomised", figures.curves(kept, title="What a map keeps of itself", **axes))
+        patches[f"guided {neuron}"] = crop(
+            heat / heat.max((1, 2), keepdims=True), *places
+        )
+    run.figure(
+        "patches", figures.image_rows(patches, title="What excites a neuron", columns=9)
+    )
+    axes = {
+        "xlabel": "layers drawn anew, from the logits down",
+        "ylabel": "rank correlation",
+    }
+    run.figure(
+        "randomised", figures.curves(kept, title="What a map keeps of itself", **axes)
+    )
     run.export(serving.classifier(model), example=images[:3])
 
 

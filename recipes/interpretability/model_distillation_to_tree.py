@@ -1,16 +1,20 @@
-"""Distil a network into a decision tree: twelve questions in place of thousands of weights.
+"""Distill a network into a decision tree: twelve questions for thousands of weights.
 
-A tree that is grown on a network's answers, not on the labels, says in rules what the network does.
-Its fidelity is the share of held-out rows on which both say the same. Far down a branch few rows
-are left to choose a question by; but a network, unlike the world, answers as many rows as one likes
-to make up. So rows are drawn around the real ones, and the tree learns the network's probabilities
-for them, by squared error (for labels, as 0 and 1, that is the Gini impurity).
-Look at fidelity by depth, at what the made-up rows add and how much of it their origin's labels
-would add too, at the tree, and at how the first question changes with the rows that a tree grew on.
+A tree that is grown on a network's answers, not on the labels, says in rules what the
+network does. Its fidelity is the share of held-out rows on which both say the same. Far
+down a branch few rows are left to choose a question by; but a network, unlike the
+world, answers as many rows as one likes to make up. So rows are drawn around the real
+ones, and the tree learns the network's probabilities for them, by squared error (for
+labels, as 0 and 1, that is the Gini impurity).
+Look at fidelity by depth, at what the made-up rows add and how much of it their
+origin's labels would add too, at the tree, and at how the first question changes with
+the rows that a tree grew on.
 
-Lectures: N18 7.2 Interpretability Methods (distill your model), 7.1 Why Interpretability (trees)
-Paper: Craven and Shavlik, Extracting tree-structured representations of trained networks, 1996;
-    Frosst and Hinton, Distilling a neural network into a soft decision tree, 2017
+Lectures: N18 7.2 Interpretability Methods (distill your model), 7.1 Why
+    Interpretability (trees)
+Paper: Craven and Shavlik, Extracting tree-structured representations of trained
+    networks, 1996; Frosst and Hinton, Distilling a neural network into a soft decision
+    tree, 2017
 """
 
 import itertools
@@ -69,7 +73,8 @@ def build_network(x: np.ndarray, units: int, classes: int) -> keras.Model:
 
 
 def draw_around(x: np.ndarray, count: int, spread: float, random: np.random.Generator):
-    """`count` rows near those of x (rows, columns), and which row each was drawn around."""
+    """`count` rows near those of x (rows, columns), and which row each was drawn
+    around."""
     origins = random.integers(0, len(x), count)
     noise = random.normal(size=(count, x.shape[1]))
     return (x[origins] + spread * x.std(axis=0) * noise).astype("float32"), origins
@@ -93,35 +98,50 @@ def children_of(tree: DecisionTreeRegressor) -> np.ndarray:
     return np.stack([tree.tree_.children_left, tree.tree_.children_right], axis=1)
 
 
-def classes_by_depth(tree: DecisionTreeRegressor, x: np.ndarray, depth: int) -> np.ndarray:
-    """What the tree says if it may ask 1, 2, ... `depth` questions: (depth, rows) classes."""
+def classes_by_depth(
+    tree: DecisionTreeRegressor, x: np.ndarray, depth: int
+) -> np.ndarray:
+    """What the tree says if it may ask 1, 2, ... `depth` questions: (depth, rows)
+    classes."""
     path = tree.decision_path(x).toarray().astype(bool)
     classes = tree.tree_.value[:, :, 0].argmax(axis=1)
     levels = depths_of(tree)
-    # A child has a higher number than its parent, so the last node of a path is the largest.
+    # A child has a higher number than its parent, so the last node of a path is the
+    # largest.
     nodes = np.arange(len(levels))
-    last = [np.where(path & (levels <= d), nodes, 0).max(axis=1) for d in range(1, depth + 1)]
+    last = [
+        np.where(path & (levels <= d), nodes, 0).max(axis=1)
+        for d in range(1, depth + 1)
+    ]
     return classes[np.array(last)]
 
 
 def as_network(tree: DecisionTreeRegressor) -> keras.Model:
-    """The same tree as a network: all questions at once, then the leaf whose path they agree with.
-    Outputs: `probabilities` (batch, classes) and `leaf` (batch,), its number in the tree."""
+    """The same tree as a network: all questions at once, then the leaf whose path they
+    agree with. Outputs: `probabilities` (batch, classes) and `leaf` (batch,), its
+    number in the tree."""
     nodes = tree.tree_
-    inner, leaves = np.flatnonzero(nodes.feature >= 0), np.flatnonzero(nodes.feature < 0)
-    # +1 where a leaf wants a yes, −1 where it wants a no, 0 where the question is not on its path.
+    inner, leaves = (
+        np.flatnonzero(nodes.feature >= 0),
+        np.flatnonzero(nodes.feature < 0),
+    )
+    # +1 where a leaf wants a yes, −1 where it wants a no, 0 where the question is not
+    # on its path.
     wanted = np.zeros((nodes.node_count, nodes.node_count), "float32")
     for node in inner:
         for child, answer in zip(children_of(tree)[node], (1, -1), strict=True):
             wanted[:, child] = wanted[:, node]
             wanted[node, child] = answer
     wanted = wanted[np.ix_(inner, leaves)]
-    # scikit-learn compares 32-bit numbers with a 64-bit threshold: round it down, not to nearest.
+    # scikit-learn compares 32-bit numbers with a 64-bit threshold: round it down, not
+    # to nearest.
     rounded = nodes.threshold[inner].astype("float32")
     above = rounded > nodes.threshold[inner]
     thresholds = np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
     columns = keras.Input((tree.n_features_in_,), name="columns")
-    yes = ops.cast(ops.take(columns, nodes.feature[inner], axis=1) <= thresholds, "float32")
+    yes = ops.cast(
+        ops.take(columns, nodes.feature[inner], axis=1) <= thresholds, "float32"
+    )
     agreements = ops.matmul(2 * yes - 1, wanted) - np.abs(wanted).sum(axis=0)
     reached = ops.cast(agreements > -0.5, "float32")
     probabilities = ops.matmul(reached, nodes.value[leaves, :, 0].astype("float32"))
@@ -129,8 +149,11 @@ def as_network(tree: DecisionTreeRegressor) -> keras.Model:
     return keras.Model(columns, {"probabilities": probabilities, "leaf": leaf})
 
 
-def draw_tree(tree: DecisionTreeRegressor, names: list[str], classes: list[str]) -> plt.Figure:
-    """Questions in the columns' units; yes goes left. Leaves say a class and how sure it is."""
+def draw_tree(
+    tree: DecisionTreeRegressor, names: list[str], classes: list[str]
+) -> plt.Figure:
+    """Questions in the columns' units; yes goes left. Leaves say a class and how sure
+    it is."""
     nodes, levels, children = tree.tree_, depths_of(tree), children_of(tree)
     is_leaf = nodes.feature < 0
     places = np.cumsum(is_leaf) - 1.0  # of the leaves; the others are set below
@@ -146,28 +169,47 @@ def draw_tree(tree: DecisionTreeRegressor, names: list[str], classes: list[str])
             for child, answer in zip(children[node], ("yes", "no"), strict=True):
                 line = [places[node], places[child]], [-levels[node], -levels[child]]
                 axes.plot(*line, color="#999999", zorder=0)
-                axes.text(*np.mean(line, axis=1), answer, ha="center", backgroundcolor="white")
-        color = ("#F5C76A", "#A6D8F2")[values.argmax() % 2] if is_leaf[node] else "white"
+                axes.text(
+                    *np.mean(line, axis=1), answer, ha="center", backgroundcolor="white"
+                )
+        color = (
+            ("#F5C76A", "#A6D8F2")[values.argmax() % 2] if is_leaf[node] else "white"
+        )
         box = {"boxstyle": "round", "facecolor": color, "edgecolor": "#666666"}
         style = {"ha": "center", "va": "center", "fontsize": 9, "bbox": box}
         axes.text(places[node], -levels[node], text, **style)
     axes.set_axis_off()
-    axes.set_title("What the network does, in few questions (shares of the made-up rows)")
+    axes.set_title(
+        "What the network does, in few questions (shares of the made-up rows)"
+    )
     return figure
 
 
-def plot_by_depth(found: dict[str, np.ndarray], of_network: dict[str, float]) -> plt.Figure:
-    """found: of each table the fidelity and accuracy of its trees, (2, sources, depths)."""
-    figure, panels = plt.subplots(len(found), 2, figsize=(10, 3.5 * len(found)), squeeze=False)
+def plot_by_depth(
+    found: dict[str, np.ndarray], of_network: dict[str, float]
+) -> plt.Figure:
+    """found: of each table the fidelity and accuracy of its trees, (2, sources,
+    depths)."""
+    figure, panels = plt.subplots(
+        len(found), 2, figsize=(10, 3.5 * len(found)), squeeze=False
+    )
     for row, (table, scores) in zip(panels, found.items(), strict=True):
-        for axes, what, curves in zip(row, ("fidelity", "accuracy"), scores, strict=True):
+        for axes, what, curves in zip(
+            row, ("fidelity", "accuracy"), scores, strict=True
+        ):
             for name, curve in zip(SOURCES, curves, strict=True):
-                style = ".--" if "origin" in name else ".-"  # it often lies under another
+                style = (
+                    ".--" if "origin" in name else ".-"
+                )  # it often lies under another
                 axes.plot(range(1, len(curve) + 1), 100 * curve, style, label=name)
             axes.set(xlabel="questions at most", title=f"{table}: {what}")
         row[0].set_ylabel("% of held-out rows")
-        row[1].axhline(100 * of_network[table], color="black", linestyle=":", label="the network")
-    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        row[1].axhline(
+            100 * of_network[table], color="black", linestyle=":", label="the network"
+        )
+    figure.legend(
+        *panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return figure
 
 
@@ -184,23 +226,39 @@ def main(config: Config, run: Run) -> None:
 
     scores, of_network = {}, {}
     first, apart = [], []
-    tables = {"digits": data.load("digits"), "breast cancer": data.load_table("breast_cancer")}
+    tables = {
+        "digits": data.load("digits"),
+        "breast cancer": data.load_table("breast_cancer"),
+    }
     for table, loaded in tables.items():
         x, y = (np.concatenate(part) for part in zip(*loaded, strict=True))
         x, one_hot = x.reshape(len(x), -1), np.eye(y.max() + 1)
-        parts = StratifiedKFold(config.folds, shuffle=True, random_state=run.seed).split(x, y)
+        parts = StratifiedKFold(
+            config.folds, shuffle=True, random_state=run.seed
+        ).split(x, y)
         scores[table], of_network[table] = [], []
         for shown, held_out in parts:
-            x_train, y_train, x_test, y_test = x[shown], y[shown], x[held_out], y[held_out]
+            x_train, y_train, x_test, y_test = (
+                x[shown],
+                y[shown],
+                x[held_out],
+                y[held_out],
+            )
             network = train(x_train, y_train)
             drawn, origins = draw_around(x_train, config.made_up, config.spread, random)
             rows, labels = np.concatenate([x_train, drawn]), one_hot[y_train]
             by_origin = np.concatenate([labels, labels[origins]])
             pairs = (x_train, labels), (x_train, network(x_train)), (rows, by_origin)
-            trees = [grow(*pair, config.depth) for pair in (*pairs, (rows, network(rows)))]
-            said = np.array([classes_by_depth(tree, x_test, config.depth) for tree in trees])
+            trees = [
+                grow(*pair, config.depth) for pair in (*pairs, (rows, network(rows)))
+            ]
+            said = np.array(
+                [classes_by_depth(tree, x_test, config.depth) for tree in trees]
+            )
             answers = network(x_test).argmax(axis=1)
-            scores[table].append([np.mean(said == each, axis=2) for each in (answers, y_test)])
+            scores[table].append(
+                [np.mean(said == each, axis=2) for each in (answers, y_test)]
+            )
             of_network[table].append(np.mean(answers == y_test))
             if table == "breast cancer":
                 small = grow(rows, network(rows), config.drawn_depth)
@@ -220,7 +278,10 @@ def main(config: Config, run: Run) -> None:
     run.metric("digits_accuracy_of_a_tree_of_labels", accuracy[0, -1])
     drawn_fidelity = cancer_fidelity[3, config.drawn_depth - 1]
     run.figure("by_depth", plot_by_depth(mean, right))
-    columns, classes = data.feature_names("breast_cancer"), data.class_names("breast_cancer")
+    columns, classes = (
+        data.feature_names("breast_cancer"),
+        data.class_names("breast_cancer"),
+    )
     run.figure("tree", draw_tree(small, columns, classes))
 
     run.claim(

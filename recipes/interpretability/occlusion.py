@@ -1,14 +1,16 @@
 """Occlusion: cover a part of the picture, and see what the network makes of the rest.
 
-A grey square slides over the picture; wherever the class's score falls, something was covered that
-the network needs. No gradient, no look inside: the network is asked, and the answer is its own.
-Each pixel's heat is the mean fall over all squares that cover it. All covered copies of a picture
-go through the network in one batch, where a loop of `predict` would take one call for each.
-Look at where the heat lies, beside a gradient's map, which looks an infinitely small step ahead,
-and at how it depends on the square's size and on what fills it.
+A grey square slides over the picture; wherever the class's score falls, something was
+covered that the network needs. No gradient, no look inside: the network is asked, and
+the answer is its own. Each pixel's heat is the mean fall over all squares that cover
+it. All covered copies of a picture go through the network in one batch, where a loop of
+`predict` would take one call for each.
+Look at where the heat lies, beside a gradient's map, which looks an infinitely small
+step ahead, and at how it depends on the square's size and on what fills it.
 
 Lectures: CS Visualizing & Understanding (Occlusion Experiments)
-Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (section 4.2)
+Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
+    (section 4.2)
 """
 
 import functools
@@ -51,19 +53,28 @@ class Config:
     explained: int = 50
     """held-out scenes that are explained and measured"""
     model: str = ""
-    """a .keras file or a network of keras.applications, to explain in place of one trained here"""
+    """a .keras file or a network of keras.applications, to explain in place of one
+    trained here"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
 
 QUICK = Config(size=32, scenes=2000, epochs=6, explained=30)
-FULL = Config(size=64, scenes=20_000, epochs=20, sides=(4, 8, 12, 16, 24), explained=500)
+FULL = Config(
+    size=64, scenes=20_000, epochs=20, sides=(4, 8, 12, 16, 24), explained=500
+)
 
 
 def build_model(size=48, classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)."""
+    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
+    classes)."""
     x = images = keras.Input((size, size, 3), name="images")
-    for filters, width, pools in ((16, 5, True), (32, 3, True), (64, 3, False), (64, 3, False)):
+    for filters, width, pools in (
+        (16, 5, True),
+        (32, 3, True),
+        (64, 3, False),
+        (64, 3, False),
+    ):
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu")(x)
@@ -74,19 +85,23 @@ def build_model(size=48, classes=10) -> keras.Model:
 
 
 def windows(height: int, width: int, side: int, stride: int) -> np.ndarray:
-    """Where the square is put, (positions, height, width) bool: the first row and column of
-    positions begin at the border, the last ones end there, so that every pixel is covered."""
+    """Where the square is put, (positions, height, width) bool: the first row and
+    column of positions begin at the border, the last ones end there, so that every
+    pixel is covered."""
     spans = []
     for length in (height, width):
         starts = np.minimum(np.arange(0, length - side + stride, stride), length - side)
         within = np.arange(length) - starts[:, None]
         spans.append((within >= 0) & (within < side))
-    return (spans[0][:, None, :, None] & spans[1][:, None, :]).reshape(-1, height, width)
+    return (spans[0][:, None, :, None] & spans[1][:, None, :]).reshape(
+        -1, height, width
+    )
 
 
 def fillings(images: np.ndarray, side: int) -> dict[str, np.ndarray]:
-    """What can stand in the square's place, each of the shape of the images: middle grey as in the
-    paper, the picture's mean colour, or the picture without what is finer than the square."""
+    """What can stand in the square's place, each of the shape of the images: middle
+    grey as in the paper, the picture's mean colour, or the picture without what is
+    finer than the square."""
     mean = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
     blur = gaussian_filter(images, (0, side / 2, side / 2, 0))
     return {"grey": np.full_like(images, 0.5), "mean": mean, "blur": blur}
@@ -96,7 +111,8 @@ def fillings(images: np.ndarray, side: int) -> dict[str, np.ndarray]:
 def falls(model: keras.Model, images, filling, classes, covers):
     """How far the class's logit falls with each of the squares, (batch, positions).
 
-    images, filling: (batch, height, width, channels). classes: (batch,). covers: (positions,
+    images, filling: (batch, height, width, channels). classes: (batch,). covers:
+        (positions,
     height, width) bool. All covered copies of an image are one batch of the network.
     """
 
@@ -116,18 +132,23 @@ def heat_of(fallen: np.ndarray, covers: np.ndarray) -> np.ndarray:
     return np.einsum("np,phw->nhw", fallen, covers, optimize=True) / covers.sum(axis=0)
 
 
-def occlusion(model: keras.Model, images, classes, side: int, fill="grey", batch=256) -> np.ndarray:
+def occlusion(
+    model: keras.Model, images, classes, side: int, fill="grey", batch=256
+) -> np.ndarray:
     """The heat map, (batch, height, width), of a square that moves by half its side."""
     covers = windows(*images.shape[1:3], side, max(side // 2, 1))
     filling = fillings(images, side)[fill]
-    parts = np.array_split(covers, math.ceil(len(covers) / batch))  # what fits in memory
+    parts = np.array_split(
+        covers, math.ceil(len(covers) / batch)
+    )  # what fits in memory
     fallen = [falls(model, images, filling, classes, part).numpy() for part in parts]
     return heat_of(np.concatenate(fallen, axis=1), covers)
 
 
 @tf.function
 def saliency(model: keras.Model, images, classes):
-    """The rival: max over the channels of |∂S_c/∂x| of the logit, (batch, height, width)."""
+    """The rival: max over the channels of |∂S_c/∂x| of the logit, (batch, height,
+    width)."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = tf.gather(model(images, training=False), classes, batch_dims=1)
@@ -135,18 +156,29 @@ def saliency(model: keras.Model, images, classes):
 
 
 def by_predict(model: keras.Model, image, number: int, covers) -> np.ndarray:
-    """The falls of one image under grey squares, (1, positions), as one would write it first."""
+    """The falls of one image under grey squares, (1, positions), as one would write it
+    first."""
     covered = [np.where(cover[..., None], np.float32(0.5), image) for cover in covers]
-    scores = [model.predict(each[None], verbose=0)[0, number] for each in [image, *covered]]
+    scores = [
+        model.predict(each[None], verbose=0)[0, number] for each in [image, *covered]
+    ]
     return scores[0] - np.array([scores[1:]])
 
 
 def plot_measures(found: dict, sides: tuple[int, ...]) -> plt.Figure:
-    """Each measure by the square's side, a line for each filling; the gradient's dashed."""
+    """Each measure by the square's side, a line for each filling; the gradient's
+    dashed."""
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
-    for axes, (measure, of_gradient) in zip(panels, found["gradient"].items(), strict=True):
+    for axes, (measure, of_gradient) in zip(
+        panels, found["gradient"].items(), strict=True
+    ):
         for fill in FILLS:
-            axes.plot(sides, [found[f"{fill}_{side}"][measure] for side in sides], "o-", label=fill)
+            axes.plot(
+                sides,
+                [found[f"{fill}_{side}"][measure] for side in sides],
+                "o-",
+                label=fill,
+            )
         axes.axhline(of_gradient, color="black", linestyle="--", label="gradient")
         axes.set(title=measure.replace("_", " "), xlabel="side in pixels", xticks=sides)
     figure.suptitle("Where the heat is, by the square's side and by what fills it")
@@ -167,9 +199,13 @@ def main(config: Config, run: Run) -> None:
         explain_own(own, own.pictures(config.image))
         return
     size, sides = config.size, config.sides
-    picture = classifiers.read_image(config.image, (size, size)) if config.image else None
+    picture = (
+        classifiers.read_image(config.image, (size, size)) if config.image else None
+    )
     if not 2 <= min(sides) <= max(sides) <= size:
-        raise UsageError(f"--sides {sides}: from 2 to the scene's {size} pixels are possible")
+        raise UsageError(
+            f"--sides {sides}: from 2 to the scene's {size} pixels are possible"
+        )
 
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model = build_model(size)
@@ -204,8 +240,12 @@ def main(config: Config, run: Run) -> None:
     covers = windows(size, size, side, side // 2)
     hidden = np.einsum("nhw,phw->np", masks, covers, dtype="float32")
     places = hidden.argmax(axis=1), hidden.argmin(axis=1)
-    pictures = [np.where(covers[each][..., None], np.float32(0.5), images) for each in places]
-    on, off = (np.mean(np.asarray(model(each)).argmax(axis=1) == labels) for each in pictures)
+    pictures = [
+        np.where(covers[each][..., None], np.float32(0.5), images) for each in places
+    ]
+    on, off = (
+        np.mean(np.asarray(model(each)).argmax(axis=1) == labels) for each in pictures
+    )
     one = images[:1], np.full_like(images[:1], 0.5), seen[:1], covers
     batched = functools.partial(falls, model, *one)
     looped = functools.partial(by_predict, model, images[0], seen[0], covers)
@@ -226,17 +266,22 @@ def main(config: Config, run: Run) -> None:
     share, overlap = best["share_on_digit"], best["overlap"]
     run.claim(
         "The heat agrees with the object's mask, and better than the gradient's map does",
-        holds=share > plain["share_on_digit"] + 0.15 and overlap > plain["overlap"] + 0.05,
+        holds=share > plain["share_on_digit"] + 0.15
+        and overlap > plain["overlap"] + 0.05,
         measured=f"share on the digit {share:.3f} against {plain['share_on_digit']:.3f}, "
         f"intersection over union {overlap:.3f} against {plain['overlap']:.3f}",
     )
-    shares = [round(float(found[f"mean_{side}"]["share_on_digit"]), 3) for side in sides]
+    shares = [
+        round(float(found[f"mean_{side}"]["share_on_digit"]), 3) for side in sides
+    ]
     run.claim(
         "The larger the square, the vaguer the map: less and less of the heat is on the digit",
         holds=all(small > large + 0.05 for small, large in itertools.pairwise(shares)),
         measured=f"share on the digit {shares} at {sides} pixels, picture {masks.mean():.3f}",
     )
-    grey, blur = (found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("grey", "blur"))
+    grey, blur = (
+        found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("grey", "blur")
+    )
     run.claim(
         "What fills the square is part of the question: middle grey, lighter than these grounds, "
         "is itself something to see, and leaves less of the heat on the digit than the mean colour",
@@ -251,7 +296,10 @@ def main(config: Config, run: Run) -> None:
 
     shown = {f"{side} pixels": maps[f"mean_{side}"] for side in sides}
     shown["gradient"] = maps["gradient"]
-    drawn = {"title": "Where the score falls", "captions": [f"read as {k}" for k in seen[:5]]}
+    drawn = {
+        "title": "Where the score falls",
+        "captions": [f"read as {k}" for k in seen[:5]],
+    }
     run.figure("maps", figures.heat_maps(images[:5], shown, **drawn))
     run.figure("measures", plot_measures(found, sides))
     run.export(serving.classifier(model), example=images[:3])

@@ -1,16 +1,19 @@
 """Saliency: which pixels would change the score, asked of the gradient.
 
-The gradient of a class's logit with respect to the picture, ∂S_c/∂x, says for every pixel how much
-the score would move if the pixel did. Its absolute value, and of that the largest of the colour
-channels, is a map of where the network looks: one backward pass, no labels of places needed.
-The raw map is speckled; SmoothGrad averages the maps of noisy copies of the picture. The few
-pixels that it is surest of tell the object's colour, and that cuts the object out.
+The gradient of a class's logit with respect to the picture, ∂S_c/∂x, says for every
+pixel how much the score would move if the pixel did. Its absolute value, and of that
+the largest of the colour channels, is a map of where the network looks: one backward
+pass, no labels of places needed. The raw map is speckled; SmoothGrad averages the maps
+of noisy copies of the picture. The few pixels that it is surest of tell the object's
+colour, and that cuts the object out.
 Look at how much of each map lies on the digit, and at what an untrained network draws.
 
-Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature importance)
-Paper: Simonyan et al., Deep inside convolutional networks: visualising image classification models
-and saliency maps, 2014 (section 3); Smilkov et al., SmoothGrad: removing noise by adding noise,
-2017
+Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature
+    importance)
+Paper: Simonyan et al., Deep inside convolutional networks: visualising image
+    classification models
+and saliency maps, 2014 (section 3); Smilkov et al., SmoothGrad: removing noise by
+adding noise, 2017
 """
 
 import functools
@@ -50,7 +53,8 @@ class Config:
     explained: int = 200
     """held-out scenes that are explained and measured"""
     model: str = ""
-    """a .keras file or a network of keras.applications, to explain in place of one trained here"""
+    """a .keras file or a network of keras.applications, to explain in place of one
+    trained here"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
@@ -60,9 +64,15 @@ FULL = Config(size=64, scenes=20_000, epochs=20, samples=50, explained=500)
 
 
 def build_model(size=48, classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)."""
+    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
+    classes)."""
     x = images = keras.Input((size, size, 3), name="images")
-    for filters, width, pools in ((16, 5, True), (32, 3, True), (64, 3, False), (64, 3, False)):
+    for filters, width, pools in (
+        (16, 5, True),
+        (32, 3, True),
+        (64, 3, False),
+        (64, 3, False),
+    ):
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu")(x)
@@ -74,8 +84,9 @@ def build_model(size=48, classes=10) -> keras.Model:
 
 @tf.function
 def gradient(model: keras.Model, images, classes):
-    """∂S_c/∂x of one class for each image, the shape of the images. S_c is the logit: a probability
-    near 1 hardly moves. An image's score depends on no other image, so one call serves them all."""
+    """∂S_c/∂x of one class for each image, the shape of the images. S_c is the logit: a
+    probability near 1 hardly moves. An image's score depends on no other image, so one
+    call serves them all."""
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = tf.gather(model(images, training=False), classes, batch_dims=1)
@@ -83,22 +94,28 @@ def gradient(model: keras.Model, images, classes):
 
 
 def saliency(model: keras.Model, images, classes):
-    """max over the channels of |∂S_c/∂x|, (batch, height, width): section 3.1 of Simonyan et al."""
+    """max over the channels of |∂S_c/∂x|, (batch, height, width): section 3.1 of
+    Simonyan et al."""
     return tf.reduce_max(tf.abs(gradient(model, images, classes)), axis=-1)
 
 
 @tf.function
 def smooth_gradient(model: keras.Model, images, classes, samples: int, noise: float):
-    """SmoothGrad, (batch, height, width): max over the channels of |∂S_c/∂x| averaged over noisy
-    copies of the images.
+    """SmoothGrad, (batch, height, width): max over the channels of |∂S_c/∂x| averaged
+    over noisy copies of the images.
 
-    noise: its standard deviation as a share of each image's range. The paper averages the gradients
+    noise: its standard deviation as a share of each image's range. The paper averages
+        the gradients
     with their signs; like tf-keras-vis we average magnitudes, which cannot cancel.
     """
-    span = tf.reduce_max(images, (1, 2, 3), True) - tf.reduce_min(images, (1, 2, 3), True)
+    span = tf.reduce_max(images, (1, 2, 3), True) - tf.reduce_min(
+        images, (1, 2, 3), True
+    )
     total = tf.zeros_like(images)
     for i in tf.range(samples):
-        drawn = tf.random.stateless_normal(tf.shape(images), seed=[0, i], dtype=images.dtype)
+        drawn = tf.random.stateless_normal(
+            tf.shape(images), seed=[0, i], dtype=images.dtype
+        )
         total += tf.abs(gradient(model, images + noise * span * drawn, classes))
     return tf.reduce_max(total, axis=-1) / float(samples)
 
@@ -108,15 +125,19 @@ def tf_keras_vis_saliency(model: keras.Model, images, classes, **options) -> np.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The structure of `inputs`")
         score = CategoricalScore(np.asarray(classes).tolist())
-        return Saliency(model, clone=False)(score, images, normalize_map=False, **options)
+        return Saliency(model, clone=False)(
+            score, images, normalize_map=False, **options
+        )
 
 
 def segment(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """The object's pixels, (n, height, width) bool, from nothing but a map of what matters.
+    """The object's pixels, (n, height, width) bool, from nothing but a map of what
+    matters.
 
-    After Simonyan et al., section 3.2, who learn the object's colours from the pixels above the
-    map's 95 % quantile and cut the picture by GraphCut: here the median of those colours stands for
-    the object, and Otsu's threshold cuts the colours into near and far.
+    After Simonyan et al., section 3.2, who learn the object's colours from the pixels
+    above the map's 95 % quantile and cut the picture by GraphCut: here the median of
+    those colours stands for the object, and Otsu's threshold cuts the colours into near
+    and far.
     """
     found = np.empty(maps.shape, bool)
     for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
@@ -131,8 +152,8 @@ def intersection_over_union(found: np.ndarray, masks: np.ndarray) -> float:
 
 
 class Explain(layers.Layer):
-    """A classifier's probabilities, and the saliency map of its most probable class, as a layer: so
-    that the gradient goes into the exported graph."""
+    """A classifier's probabilities, and the saliency map of its most probable class, as
+    a layer: so that the gradient goes into the exported graph."""
 
     def __init__(self, model: keras.Model, **kwargs):
         super().__init__(**kwargs)
@@ -150,7 +171,10 @@ class Explain(layers.Layer):
 def main(config: Config, run: Run) -> None:
     def both_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray):
         smooth = smooth_gradient(model, images, classes, config.samples, config.noise)
-        return {"gradient": saliency(model, images, classes).numpy(), "SmoothGrad": smooth.numpy()}
+        return {
+            "gradient": saliency(model, images, classes).numpy(),
+            "SmoothGrad": smooth.numpy(),
+        }
 
     def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
         noisy = {"samples": config.samples, "noise": config.noise}
@@ -165,7 +189,9 @@ def main(config: Config, run: Run) -> None:
         explain_own(own, own.pictures(config.image))
         return
     size = config.size
-    picture = classifiers.read_image(config.image, (size, size)) if config.image else None
+    picture = (
+        classifiers.read_image(config.image, (size, size)) if config.image else None
+    )
 
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model, untrained = build_model(size), build_model(size)
@@ -187,8 +213,13 @@ def main(config: Config, run: Run) -> None:
     maps["other class"] = saliency(model, images, other).numpy()
     for name, each in both_maps(untrained, images, seen).items():
         maps[f"untrained {name}"] = each
-    shares = {name: explanations.share_on_object(each, masks).mean() for name, each in maps.items()}
-    overlaps = {name: explanations.overlap(each, masks).mean() for name, each in maps.items()}
+    shares = {
+        name: explanations.share_on_object(each, masks).mean()
+        for name, each in maps.items()
+    }
+    overlaps = {
+        name: explanations.overlap(each, masks).mean() for name, each in maps.items()
+    }
     found = {name: segment(images, each) for name, each in maps.items()}
     cut = {name: intersection_over_union(each, masks) for name, each in found.items()}
     bright = np.stack([each > threshold_otsu(each) for each in images.mean(axis=-1)])
@@ -210,7 +241,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "The gradient finds the object without having been told of places: three times the digit's "
         "share of the picture, and half as much again as an untrained network's map, lies on it",
-        holds=shares["gradient"] > max(3 * masks.mean(), 1.5 * shares["untrained gradient"]),
+        holds=shares["gradient"]
+        > max(3 * masks.mean(), 1.5 * shares["untrained gradient"]),
         measured=f"{shares['gradient']:.3f} of the map on the digit, which is {masks.mean():.3f} "
         f"of the picture; untrained {shares['untrained gradient']:.3f}",
     )
@@ -246,15 +278,28 @@ def main(config: Config, run: Run) -> None:
     )
 
     sure = np.asarray(tf.nn.softmax(logits)).max(axis=1)
-    captions = [f"{digit}: {score:.2f}" for digit, score in zip(seen, sure, strict=True)]
-    shown = {name: maps[name] for name in ("gradient", "SmoothGrad", "untrained gradient")}
+    captions = [
+        f"{digit}: {score:.2f}" for digit, score in zip(seen, sure, strict=True)
+    ]
+    shown = {
+        name: maps[name] for name in ("gradient", "SmoothGrad", "untrained gradient")
+    }
     drawn = {"title": "Where a digit's logit comes from", "captions": captions}
     run.figure("maps", figures.heat_maps(images[:6], shown, **drawn))
     heat = maps["SmoothGrad"] / maps["SmoothGrad"].max((1, 2), keepdims=True)
-    rows = {"scene": images, "SmoothGrad": heat, "cut out": found["SmoothGrad"], "truth": masks}
-    run.figure("segments", figures.image_rows(rows, title="Cut out by the most salient colour"))
+    rows = {
+        "scene": images,
+        "SmoothGrad": heat,
+        "cut out": found["SmoothGrad"],
+        "truth": masks,
+    }
+    run.figure(
+        "segments", figures.image_rows(rows, title="Cut out by the most salient colour")
+    )
     scene = keras.Input((size, size, 3), name="images")
-    run.export(keras.Model(scene, Explain(model, dtype="float32")(scene)), example=images[:3])
+    run.export(
+        keras.Model(scene, Explain(model, dtype="float32")(scene)), example=images[:3]
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Style transfer: the content of one picture in the texture of another.
 
-Feature inversion and texture synthesis at once. The content is in the maps of a deeper layer, each
-feature at its place, E_content = ‖F − F̂‖² / ‖F̂ − mean‖²; the style is in the Gram matrices of all
-layers, E_style = mean of ‖G − Ĝ‖² / ‖Ĝ‖². A picture is changed until E_content + w · E_style is
-small. Speckles are the cheapest way to a Gram matrix: a little total variation forbids them. First
-the picture is small, and the layers see wide strokes in it; then larger ones start from that. The
-content's colours are moved to the style's beforehand, so that the two do not fight over them.
+Feature inversion and texture synthesis at once. The content is in the maps of a deeper
+layer, each feature at its place, E_content = ‖F − F̂‖² / ‖F̂ − mean‖²; the style is in
+the Gram matrices of all layers, E_style = mean of ‖G − Ĝ‖² / ‖Ĝ‖². A picture is changed
+until E_content + w · E_style is small. Speckles are the cheapest way to a Gram matrix:
+a little total variation forbids them. First the picture is small, and the layers see
+wide strokes in it; then larger ones start from that. The content's colours are moved to
+the style's beforehand, so that the two do not fight over them.
 Look at the curve of what one term costs the other as their weight changes.
 
 Lectures: CS Visualizing & Understanding (Neural Style Transfer); N18 4.3
-Paper: Gatys et al., Image style transfer using convolutional neural networks, 2016 (equations 1, 4,
-    5 and 7); Gatys et al., Controlling perceptual factors in neural style transfer, 2017 (colours,
-    coarse to fine); Johnson et al., Perceptual losses for real-time style transfer and
-    super-resolution, 2016 (total variation)
+Paper: Gatys et al., Image style transfer using convolutional neural networks, 2016
+    (equations 1, 4, 5 and 7); Gatys et al., Controlling perceptual factors in neural
+    style transfer, 2017 (colours, coarse to fine); Johnson et al., Perceptual losses
+    for real-time style transfer and super-resolution, 2016 (total variation)
 """
 
 from dataclasses import dataclass
@@ -32,15 +33,19 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     content: str = "cat"
-    """a photograph's name (cat, temple, astronaut, coffee, flower, ...) or a picture file"""
+    """a photograph's name (cat, temple, astronaut, coffee, flower, ...) or a picture
+    file"""
     styles: str = "painting, flower, brick"
-    """with commas between: painting, brick, grass, gravel, a photograph's name, or picture files"""
+    """with commas between: painting, brick, grass, gravel, a photograph's name, or
+    picture files"""
     style_weight: float = 60.0
     """of the style's energy against the content's"""
     smoothness: float = 3.0
-    """weight of the total variation: neighbours' mean difference in brightness, 0 to 1"""
+    """weight of the total variation: neighbours' mean difference in brightness, 0 to
+    1"""
     size: int = 256
-    """side of the last pictures in pixels; weights and starts are compared at half of it"""
+    """side of the last pictures in pixels; weights and starts are compared at half of
+    it"""
     filters: int = 48
     """in each layer"""
     steps: int = 80
@@ -48,7 +53,8 @@ class Config:
     last_steps: int = 60
     """on those of the whole size"""
     model: str = ""
-    """a .keras file or a network of keras.applications (VGG19) in place of random filters"""
+    """a .keras file or a network of keras.applications (VGG19) in place of random
+    filters"""
 
 
 QUICK = Config(styles="painting, brick", size=160, filters=32, steps=40, last_steps=20)
@@ -56,14 +62,15 @@ FULL = Config(size=512, filters=128, steps=300, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
 CONTENT_LAYER = 2  # the third
-MARGIN = 8  # pixels around a picture that less windows cover than the others: cut off at the end
+# pixels around a picture that less windows cover than the others: cut off at the end
+MARGIN = 8
 INNER = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 PADDING = (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)
 
 
 def build_network(filters: int) -> keras.Model:
-    """Random filters. Input: (batch, height, width, 3). Outputs: the maps of each layer. Pixels of
-    the four see 5, 10, 20 and 40 of the picture's."""
+    """Random filters. Input: (batch, height, width, 3). Outputs: the maps of each
+    layer. Pixels of the four see 5, 10, 20 and 40 of the picture's."""
     picture = x = keras.Input((None, None, 3), name="picture")
     maps = []
     for kernel_size in KERNELS:
@@ -73,15 +80,19 @@ def build_network(filters: int) -> keras.Model:
         maps.append(x)
     network = keras.Model(picture, maps, name="random_filters")
     for kernel in network.weights[::2]:
-        # Without a mean they answer to contrast, not to brightness, which would drown all else.
+        # Without a mean they answer to contrast, not to brightness, which would drown
+        # all else.
         values = keras.random.normal(kernel.shape)
         values -= ops.mean(values, axis=(0, 1, 2), keepdims=True)
-        kernel.assign(values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True)))
+        kernel.assign(
+            values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True))
+        )
     return network
 
 
 def gram_matrix(maps):
-    """(batch, height, width, features) -> (batch, features, features), means over the places."""
+    """(batch, height, width, features) -> (batch, features, features), means over the
+    places."""
     _, height, width, _ = maps.shape
     return ops.einsum("bhwi,bhwj->bij", maps, maps) / (height * width)
 
@@ -93,8 +104,8 @@ def relative(values, targets):
 
 
 def energies_by(network: keras.Model, contents: np.ndarray, styles: np.ndarray):
-    """The function from pictures like contents (n, height, width, 3) to E_content and E_style, each
-    (n,). styles: (n, any height, any width, 3)."""
+    """The function from pictures like contents (n, height, width, 3) to E_content and
+    E_style, each (n,). styles: (n, any height, any width, 3)."""
     layer = min(CONTENT_LAYER, len(network.outputs) - 1)
     content_maps = network(contents)[layer]
     mean = ops.mean(content_maps, axis=(1, 2), keepdims=True)
@@ -111,14 +122,21 @@ def energies_by(network: keras.Model, contents: np.ndarray, styles: np.ndarray):
 
 
 def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the strength of the edges, wider than a hundredth of the picture, at each pixel."""
-    edges = [gaussian_gradient_magnitude(each.mean(axis=-1), len(each) / 64) for each in (a, b)]
+    """Of the strength of the edges, wider than a hundredth of the picture, at each
+    pixel."""
+    edges = [
+        gaussian_gradient_magnitude(each.mean(axis=-1), len(each) / 64)
+        for each in (a, b)
+    ]
     return float(np.corrcoef(edges[0].ravel(), edges[1].ravel())[0, 1])
 
 
 def plot_trade_off(pictures, content, style, captions) -> plt.Figure:
-    """The two energies as their weight changes, and the pictures, of which there may be more."""
-    figure, grid = plt.subplots(1, len(pictures) + 1, figsize=(3 * len(pictures) + 3.6, 3.6))
+    """The two energies as their weight changes, and the pictures, of which there may be
+    more."""
+    figure, grid = plt.subplots(
+        1, len(pictures) + 1, figsize=(3 * len(pictures) + 3.6, 3.6)
+    )
     grid[0].plot(content, style, "o-")
     labels = {"xlabel": "content energy", "ylabel": "style energy"}
     grid[0].set(title="What one costs the other", yscale="log", **labels)
@@ -133,33 +151,46 @@ def main(config: Config, run: Run) -> None:
     n = len(names)
 
     def load(size, rows):
-        """Contents in the styles' colours, and the styles, whose numbers are in rows."""
+        """Contents in the styles' colours, and the styles, whose numbers are in
+        rows."""
         styles = np.stack([data.load_picture(name, size) for name in names])
         content = data.load_picture(config.content, size)[None]
         contents = [pictures.Recolour.like(style)(content) for style in styles]
         return np.concatenate(contents)[rows], styles[rows]
 
-    # Each style at the weight asked for; the first with less, with more, and unsmoothed.
+    # Each style at the weight asked for; the first with less, with more, and
+    # unsmoothed.
     rows = [*range(n), 0, 0, 0]
     all_weights = config.style_weight * np.array([1] * n + [0.1, 10, 1], "float32")
     all_smoothness = config.smoothness * np.array([1] * n + [1, 1, 0], "float32")
 
     def transfer(title, network, contents, styles, steps, start=None):
-        """The pictures of the first rows, and their energies. start: if not contents, any size."""
+        """The pictures of the first rows, and their energies. start: if not contents,
+        any size."""
         energies = energies_by(network, contents, styles)
-        weights, smoothness = all_weights[: len(contents)], all_smoothness[: len(contents)]
+        weights, smoothness = (
+            all_weights[: len(contents)],
+            all_smoothness[: len(contents)],
+        )
 
         def energy(painted):
             content, style = energies(painted)
-            variation = tf.image.total_variation(painted) / painted[0].shape.num_elements()
+            variation = (
+                tf.image.total_variation(painted) / painted[0].shape.num_elements()
+            )
             beyond = ops.mean((painted - ops.clip(painted, 0, 1)) ** 2, axis=(1, 2, 3))
             return content + weights * (style + 10 * beyond) + smoothness * variation
 
         start = contents if start is None else start
         solver = LBFGS(energy, tf.image.resize(start, contents.shape[1:3], "bicubic"))
         show = lambda: {"energy": float(np.mean(solver.value))}  # noqa: E731
-        calls, unit = -(-steps // solver.steps_per_call), f"times {solver.steps_per_call} steps"
-        solver.minimize(run.loop(title, calls, {"solver": solver.state}, unit=unit, show=show))
+        calls, unit = (
+            -(-steps // solver.steps_per_call),
+            f"times {solver.steps_per_call} steps",
+        )
+        solver.minimize(
+            run.loop(title, calls, {"solver": solver.state}, unit=unit, show=show)
+        )
         painted = np.clip(solver.x, 0, 1)
         return painted, *(np.asarray(each) for each in energies(painted))
 
@@ -167,34 +198,50 @@ def main(config: Config, run: Run) -> None:
         network = classifiers.load(config.model).convolutions
         contents, styles = load(network.input.shape[1], rows[:n])
         steps = 2 * config.steps
-        painted, content, style = transfer(config.model, network, contents, styles, steps)
+        painted, content, style = transfer(
+            config.model, network, contents, styles, steps
+        )
         run.metric("content_energy", content.mean())
         run.metric("style_energy", style.mean())
         table = {"style": styles, "content": contents, "painted": painted}
-        run.figure("pictures", figures.picture_table(table, title=config.model, captions=names))
+        run.figure(
+            "pictures", figures.picture_table(table, title=config.model, captions=names)
+        )
         return
 
     if config.size < 160:
-        raise UsageError(f"--size {config.size}: at least 160, as the last layer sees a quarter")
+        raise UsageError(
+            f"--size {config.size}: at least 160, as the last layer sees a quarter"
+        )
     network = build_network(config.filters)
     painted = None
     for size in (config.size // 4, config.size // 2):
         contents, styles = load(size, rows)
         settings = network, np.pad(contents, PADDING, "reflect"), styles
-        painted, content, style = transfer(f"{size} pixels", *settings, config.steps, painted)
+        painted, content, style = transfer(
+            f"{size} pixels", *settings, config.steps, painted
+        )
     _, style_before = energies_by(*settings)(settings[1])
     style_left = style[:n] / style_before[:n]
     cut = painted[INNER]
 
     whole_contents, whole_styles = load(config.size, rows[:n])
     settings = network, np.pad(whole_contents, PADDING, "reflect"), whole_styles
-    last, _, _ = transfer(f"{config.size} pixels", *settings, config.last_steps, painted[:n])
-    # With the steps on the smaller pictures exchanged for as much work on the whole ones.
+    last, _, _ = transfer(
+        f"{config.size} pixels", *settings, config.last_steps, painted[:n]
+    )
+    # With the steps on the smaller pictures exchanged for as much work on the whole
+    # ones.
     steps = config.last_steps + config.steps * 5 // 16
     one_scale, _, _ = transfer("one scale", *settings, steps)
 
     far_before, far = (
-        np.mean([pictures.texture_distance(*pair) for pair in zip(each[:n], styles, strict=False)])
+        np.mean(
+            [
+                pictures.texture_distance(*pair)
+                for pair in zip(each[:n], styles, strict=False)
+            ]
+        )
         for each in (contents, cut)
     )
     kept = [edge_correlation(*pair) for pair in zip(cut[:n], contents, strict=False)]
@@ -211,7 +258,9 @@ def main(config: Config, run: Run) -> None:
         "The content stays: edges are where they were",
         holds=min(kept) > by_chance + 0.2,
         measured="correlation of edges with the content's "
-        + ", ".join(f"{value:.2f} ({name})" for name, value in zip(names, kept, strict=True))
+        + ", ".join(
+            f"{value:.2f} ({name})" for name, value in zip(names, kept, strict=True)
+        )
         + f"; {by_chance:.2f} with the content mirrored",
     )
     curve = [n, 0, n + 1]
@@ -219,12 +268,16 @@ def main(config: Config, run: Run) -> None:
         "Content and style pull against each other: a heavier style costs content",
         holds=np.all(np.diff(content[curve]) > 0) and np.all(np.diff(style[curve]) < 0),
         measured="energies of content and style "
-        + ", ".join(f"{content[k]:.3f} and {style[k]:.4f} (w = {all_weights[k]:g})" for k in curve),
+        + ", ".join(
+            f"{content[k]:.3f} and {style[k]:.4f} (w = {all_weights[k]:g})"
+            for k in curve
+        ),
     )
 
     four = cut[-1], cut[0], styles[0], contents[0]
     rough, smooth, of_style, of_content = (
-        np.abs(np.diff(each, axis=0)).mean() + np.abs(np.diff(each, axis=1)).mean() for each in four
+        np.abs(np.diff(each, axis=0)).mean() + np.abs(np.diff(each, axis=1)).mean()
+        for each in four
     )
     run.claim(
         "The Gram matrices of a style do not forbid speckles that it has not; total variation does",
@@ -245,10 +298,16 @@ def main(config: Config, run: Run) -> None:
         "Several scales carry over wider strokes than as much work on the whole picture",
         holds=np.exp(np.mean(np.log(pyramid / single))) < 0.9,
         measured="style energy of the pictures shrunk to a quarter by three scales and by one: "
-        + ", ".join(f"{several:.2f} and {one:.2f} ({name})" for name, several, one in each_style),
+        + ", ".join(
+            f"{several:.2f} and {one:.2f} ({name})" for name, several, one in each_style
+        ),
     )
 
-    table = {"style": whole_styles, "recoloured": whole_contents, "painted": last[INNER]}
+    table = {
+        "style": whole_styles,
+        "recoloured": whole_contents,
+        "painted": last[INNER],
+    }
     drawn = {"title": "A content in the texture of others", "captions": names}
     run.figure("pictures", figures.picture_table(table, **drawn))
     captions = [*(f"w = {w:g}" for w in all_weights[curve]), "no total variation"]
@@ -258,7 +317,9 @@ def main(config: Config, run: Run) -> None:
     # A service that measures how near a picture is to this content and style.
     picture = keras.Input((config.size, config.size, 3), name="picture")
     content, style = energies_by(network, whole_contents[:1], whole_styles[:1])(picture)
-    scorer = keras.Model(picture, {"content": content, "style": style}, name="style_scorer")
+    scorer = keras.Model(
+        picture, {"content": content, "style": style}, name="style_scorer"
+    )
     run.export(scorer, example=whole_contents)
 
 

@@ -1,16 +1,17 @@
-"""Texture synthesis: a picture is painted anew from which features occur together, not where.
+"""Texture synthesis: a picture painted anew from which features occur together.
 
-The maps F of a layer, features i at places k, make the Gram matrix G_ij = (1/N) Σ_k F_ik F_jk. The
-sum over all places forgets where anything was: what is left is the texture. Gradient descent on the
-pixels of a picture of noise makes its Gram matrices those of the texture, E = Σ ‖G − Ĝ‖² / ‖Ĝ‖²
-over the layers used, first for small pictures, then for larger ones that start from these.
-The filters need not be trained: random ones do, where the network pools between several layers.
+The maps F of a layer, features i at places k, make the Gram matrix G_ij = (1/N) Σ_k
+F_ik F_jk. The sum over all places forgets where anything was: what is left is the
+texture. Gradient descent on the pixels of a picture of noise makes its Gram matrices
+those of the texture, E = Σ ‖G − Ĝ‖² / ‖Ĝ‖² over the layers used, first for small
+pictures, then for larger ones that start from these. The filters need not be trained:
+random ones do, where the network pools between several layers.
 Look at how much larger a structure is kept with each further layer.
 
 Lectures: CS Visualizing & Understanding (Neural Texture Synthesis)
-Paper: Gatys et al., Texture synthesis using convolutional neural networks, 2015 (equations 2 to 4);
-    Ustyuzhaninov et al., Texture synthesis using shallow convolutional networks with random
-    filters, 2016
+Paper: Gatys et al., Texture synthesis using convolutional neural networks, 2015
+    (equations 2 to 4); Ustyuzhaninov et al., Texture synthesis using shallow
+    convolutional networks with random filters, 2016
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     textures: str = "brick, flower"
-    """with commas between: brick, grass, gravel, painting, a photograph's name (such as retina), or
-    picture files"""
+    """with commas between: brick, grass, gravel, painting, a photograph's name (such as
+    retina), or picture files"""
     size: int = 256
-    """side of the last pictures in pixels: 64 (at which the layers are compared), 128, 256, ..."""
+    """side of the last pictures in pixels: 64 (at which the layers are compared), 128,
+    256, ..."""
     filters: int = 48
     """in each layer"""
     steps: int = 100
@@ -40,7 +42,8 @@ class Config:
     last_steps: int = 40
     """on those of each larger size"""
     model: str = ""
-    """a .keras file or a network of keras.applications (VGG19) in place of random filters"""
+    """a .keras file or a network of keras.applications (VGG19) in place of random
+    filters"""
 
 
 QUICK = Config(size=128, last_steps=20)
@@ -48,12 +51,13 @@ FULL = Config(size=512, filters=128, steps=400, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
 SMALLEST = 64  # the last layer's pixels see 40
-MARGIN = 8  # pixels around a picture that less windows cover than the others: cut off at the end
+# pixels around a picture that less windows cover than the others: cut off at the end
+MARGIN = 8
 
 
 def build_network(filters: int) -> keras.Model:
-    """Random filters. Input: (batch, height, width, 3). Outputs: the maps of each layer. Pixels of
-    the four see 5, 10, 20 and 40 of the picture's."""
+    """Random filters. Input: (batch, height, width, 3). Outputs: the maps of each
+    layer. Pixels of the four see 5, 10, 20 and 40 of the picture's."""
     picture = x = keras.Input((None, None, 3), name="picture")
     maps = []
     for kernel_size in KERNELS:
@@ -63,15 +67,19 @@ def build_network(filters: int) -> keras.Model:
         maps.append(x)
     network = keras.Model(picture, maps, name="random_filters")
     for kernel in network.weights[::2]:
-        # Without a mean they answer to contrast, not to brightness, which would drown all else.
+        # Without a mean they answer to contrast, not to brightness, which would drown
+        # all else.
         values = keras.random.normal(kernel.shape)
         values -= ops.mean(values, axis=(0, 1, 2), keepdims=True)
-        kernel.assign(values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True)))
+        kernel.assign(
+            values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True))
+        )
     return network
 
 
 def gram_matrix(maps):
-    """(batch, height, width, features) -> (batch, features, features), means over the places."""
+    """(batch, height, width, features) -> (batch, features, features), means over the
+    places."""
     _, height, width, _ = maps.shape
     return ops.einsum("bhwi,bhwj->bij", maps, maps) / (height * width)
 
@@ -86,8 +94,9 @@ def distances(grams, targets):
 
 
 def energy_by(network: keras.Model, textures: np.ndarray, weights: np.ndarray):
-    """The function from pictures (n, height, width, 3) to E (n,): how far they are from textures
-    (n, height, width, 3) in the layers with a weight above 0 in weights (n, layers)."""
+    """The function from pictures (n, height, width, 3) to E (n,): how far they are from
+    textures (n, height, width, 3) in the layers with a weight above 0 in weights (n,
+    layers)."""
     targets = [gram_matrix(maps) for maps in network(textures)]
 
     def energy(pictures):
@@ -100,7 +109,8 @@ def energy_by(network: keras.Model, textures: np.ndarray, weights: np.ndarray):
 
 
 def random_phase(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Noise with the picture's power spectrum (Galerne et al., Random phase textures, 2011)."""
+    """Noise with the picture's power spectrum (Galerne et al., Random phase textures,
+    2011)."""
     turned = np.angle(np.fft.rfft2(random.normal(size=picture.shape[:2])))[..., None]
     mean = picture.mean(axis=(0, 1))
     spectrum = np.fft.rfft2(picture - mean, axes=(0, 1)) * np.exp(1j * turned)
@@ -109,17 +119,20 @@ def random_phase(picture: np.ndarray, random: np.random.Generator) -> np.ndarray
 
 
 def highest_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the two pictures' brightness, over all shifts of one against the other: 1 for a copy."""
+    """Of the two pictures' brightness, over all shifts of one against the other: 1 for
+    a copy."""
     a, b = (each.mean(axis=-1) - each.mean() for each in (a, b))
     products = np.fft.irfft2(np.fft.rfft2(a) * np.conj(np.fft.rfft2(b)), a.shape)
     return float(products.max() / (a.size * a.std() * b.std()))
 
 
 def peakedness(picture: np.ndarray) -> float:
-    """Excess kurtosis of the differences of neighbours' brightness: 0 for Gaussian noise, high
-    where there are few, strong edges on even ground."""
+    """Excess kurtosis of the differences of neighbours' brightness: 0 for Gaussian
+    noise, high where there are few, strong edges on even ground."""
     grey = picture.mean(axis=-1)
-    return float(np.mean([kurtosis(np.diff(grey, axis=axis), axis=None) for axis in (0, 1)]))
+    return float(
+        np.mean([kurtosis(np.diff(grey, axis=axis), axis=None) for axis in (0, 1)])
+    )
 
 
 def main(config: Config, run: Run) -> None:
@@ -130,16 +143,21 @@ def main(config: Config, run: Run) -> None:
         return np.stack([data.load_picture(name, size) for name in names])
 
     def synthesise(title, network, targets, weights, start, steps, margin=MARGIN):
-        """Pictures like targets, from smaller ones, or where start is None from noise."""
+        """Pictures like targets, from smaller ones, or where start is None from
+        noise."""
         shape = len(targets), *(side + 2 * margin for side in targets.shape[1:3]), 3
         if start is None:
-            start = targets.mean(axis=(1, 2), keepdims=True) + 0.02 * random.normal(size=shape)
+            start = targets.mean(axis=(1, 2), keepdims=True) + 0.02 * random.normal(
+                size=shape
+            )
         start = tf.image.resize(start, shape[1:3], "bicubic")
         solver = LBFGS(energy_by(network, targets, weights), start)
         calls = -(-steps // solver.steps_per_call)
         show = lambda: {"energy": float(np.mean(solver.value))}  # noqa: E731
         unit = f"times {solver.steps_per_call} steps"
-        solver.minimize(run.loop(title, calls, {"solver": solver.state}, unit=unit, show=show))
+        solver.minimize(
+            run.loop(title, calls, {"solver": solver.state}, unit=unit, show=show)
+        )
         return np.clip(solver.x, 0, 1)
 
     def cut(pictures):
@@ -153,7 +171,9 @@ def main(config: Config, run: Run) -> None:
             config.model, network, targets, weights, None, 2 * config.steps, margin=0
         )
         for name, picture, target in zip(names, painted, targets, strict=True):
-            run.metric(f"texture_distance {name}", pictures.texture_distance(picture, target))
+            run.metric(
+                f"texture_distance {name}", pictures.texture_distance(picture, target)
+            )
         rows = {"texture": targets, "painted": painted}
         title = f"Painted from the Gram matrices of {config.model}"
         run.figure("textures", figures.picture_table(rows, title=title, captions=names))
@@ -164,7 +184,9 @@ def main(config: Config, run: Run) -> None:
     # The first row of each texture uses one layer, the last all of them.
     weights = np.tile(np.tri(depths, dtype="float32"), (len(names), 1))
     targets = np.repeat(textures(SMALLEST), depths, axis=0)
-    painted = synthesise(f"{SMALLEST} pixels", network, targets, weights, None, config.steps)
+    painted = synthesise(
+        f"{SMALLEST} pixels", network, targets, weights, None, config.steps
+    )
     targets = targets[::depths]
     by_depth = cut(painted).reshape(len(names), depths, *targets.shape[1:])
 
@@ -180,13 +202,18 @@ def main(config: Config, run: Run) -> None:
 
     order = random.permutation(targets[0, ..., 0].size)
     rivals = {
-        "pixels shuffled": targets.reshape(len(names), -1, 3)[:, order].reshape(targets.shape),
+        "pixels shuffled": targets.reshape(len(names), -1, 3)[:, order].reshape(
+            targets.shape
+        ),
         "random phase": np.stack([random_phase(each, random) for each in targets]),
     }
     rivals |= {f"{n + 1} layer{'s' * (n > 0)}": by_depth[:, n] for n in range(depths)}
     found = {
         name: np.array(
-            [pictures.texture_distance(*pair) for pair in zip(each, targets, strict=True)]
+            [
+                pictures.texture_distance(*pair)
+                for pair in zip(each, targets, strict=True)
+            ]
         )
         for name, each in rivals.items()
     }
@@ -223,7 +250,9 @@ def main(config: Config, run: Run) -> None:
 
     maps = network(targets[:1])[0]
     places = random.permutation(maps.shape[1] * maps.shape[2])
-    moved = ops.reshape(ops.take(ops.reshape(maps, (1, -1, maps.shape[-1])), places, 1), maps.shape)
+    moved = ops.reshape(
+        ops.take(ops.reshape(maps, (1, -1, maps.shape[-1])), places, 1), maps.shape
+    )
     same = float(distances([gram_matrix(moved)], [gram_matrix(maps)])[0, 0])
     change = float(ops.sum((moved - maps) ** 2) / ops.sum(maps**2))
     run.claim(
@@ -237,21 +266,33 @@ def main(config: Config, run: Run) -> None:
         "The picture is a new one, not a copy: no shift brings it to cover the texture",
         holds=max(copies) < 0.7,
         measured="correlation of brightness at the best shift "
-        + ", ".join(f"{copy:.2f} ({name})" for name, copy in zip(names, copies, strict=True)),
+        + ", ".join(
+            f"{copy:.2f} ({name})" for name, copy in zip(names, copies, strict=True)
+        ),
     )
 
     title = f"Painted from the Gram matrices of {depths} layers of random filters"
     rows = {"texture": whole, "painted": last}
     run.figure("whole", figures.picture_table(rows, title=title, captions=names))
     columns = {"texture": targets} | rivals
-    rows = {name: [column[n] for column in columns.values()] for n, name in enumerate(names)}
+    rows = {
+        name: [column[n] for column in columns.values()] for n, name in enumerate(names)
+    }
     title = "What each statistic keeps"
-    run.figure("layers", figures.picture_table(rows, title=title, captions=list(columns), width=14))
+    run.figure(
+        "layers",
+        figures.picture_table(rows, title=title, captions=list(columns), width=14),
+    )
 
     # A service that describes textures.
     picture = keras.Input(whole.shape[1:], name="picture")
-    outputs = {f"gram_{n}": gram_matrix(maps) for n, maps in enumerate(network(picture), start=1)}
-    run.export(keras.Model(picture, outputs, name="texture_descriptor"), example=whole[:2])
+    outputs = {
+        f"gram_{n}": gram_matrix(maps)
+        for n, maps in enumerate(network(picture), start=1)
+    }
+    run.export(
+        keras.Model(picture, outputs, name="texture_descriptor"), example=whole[:2]
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Automatic differentiation: exact derivatives of programs, forwards and backwards.
 
-A program is a chain of primitives with known derivatives, so its Jacobian is a product of theirs.
-Forward mode multiplies from the input's side, as the program runs: J v (a jvp), a column of the
-Jacobian for each pass. Reverse mode runs the program first and multiplies from the output's side:
-uᵀ J (a vjp), a row for each pass. A loss has one output and many inputs, so it gets its whole
-gradient for the price of a few function calls. Look at the two cost curves, and at what nesting
-gives for free: Hessian-vector products, n-th derivatives, and forward mode out of reverse mode.
+A program is a chain of primitives with known derivatives, so its Jacobian is a product
+of theirs. Forward mode multiplies from the input's side, as the program runs: J v (a
+jvp), a column of the Jacobian for each pass. Reverse mode runs the program first and
+multiplies from the output's side: uᵀ J (a vjp), a row for each pass. A loss has one
+output and many inputs, so it gets its whole gradient for the price of a few function
+calls. Look at the two cost curves, and at what nesting gives for free: Hessian-vector
+products, n-th derivatives, and forward mode out of reverse mode.
 
 Lectures: N18 2.1 Basic Autodiff, 2.2.1 Higher Order Ops; CS Autodifferentiation
 Paper: Baydin et al., Automatic differentiation in machine learning: a survey, 2018
@@ -45,7 +46,10 @@ class Dual:
 
     def __mul__(self, other):
         other = other if isinstance(other, Dual) else Dual(other)
-        return Dual(self.value * other.value, self.slope * other.value + self.value * other.slope)
+        return Dual(
+            self.value * other.value,
+            self.slope * other.value + self.value * other.slope,
+        )
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -78,7 +82,9 @@ def jvp_by_two_vjps(f, x: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
 def jacobian_forwards(f, x: tf.Tensor, push=jvp) -> tf.Tensor:
     """(outputs, inputs), column by column: a pass for each input."""
-    return tf.stack([push(f, x, v) for v in tf.unstack(tf.eye(x.shape[0], dtype=x.dtype))], axis=1)
+    return tf.stack(
+        [push(f, x, v) for v in tf.unstack(tf.eye(x.shape[0], dtype=x.dtype))], axis=1
+    )
 
 
 def jacobian_backwards(f, x: tf.Tensor, outputs: int) -> tf.Tensor:
@@ -92,7 +98,8 @@ def gradient(f, x: tf.Tensor) -> tf.Tensor:
 
 
 def hessian_vector(f, x: tf.Tensor, v: tf.Tensor, push=jvp) -> tf.Tensor:
-    """H v, forward over reverse: how the gradient changes along v. No Hessian is made."""
+    """H v, forward over reverse: how the gradient changes along v. No Hessian is
+    made."""
     return push(lambda x: gradient(f, x), x, v)
 
 
@@ -102,7 +109,8 @@ def nth_derivative(f, n: int):
 
 
 def tanh_derivatives(x: np.ndarray, n: int) -> np.ndarray:
-    """The n-th derivative of t = tanh(x) on paper: t′ = 1 − t², so each is a polynomial in t."""
+    """The n-th derivative of t = tanh(x) on paper: t′ = 1 − t², so each is a polynomial
+    in t."""
     polynomial = np.polynomial.Polynomial([0, 1])
     for _ in range(n):
         polynomial = polynomial.deriv() * np.polynomial.Polynomial([1, 0, -1])
@@ -118,9 +126,19 @@ def square_root(x: tf.Tensor) -> tf.Tensor:
 
 
 def count_operations(function, *tensors: tf.Tensor) -> int:
-    """Operations on numbers in the traced graph, as far as its results need them: products and
-    sums in matrix products, elsewhere 1 for each number that comes out; moving numbers is free."""
-    free = {"Const", "Placeholder", "Identity", "Reshape", "ExpandDims", "Squeeze", "Pack", "Fill"}
+    """Operations on numbers in the traced graph, as far as its results need them:
+    products and sums in matrix products, elsewhere 1 for each number that comes out;
+    moving numbers is free."""
+    free = {
+        "Const",
+        "Placeholder",
+        "Identity",
+        "Reshape",
+        "ExpandDims",
+        "Squeeze",
+        "Pack",
+        "Fill",
+    }
     graph = tf.function(function, autograph=False).get_concrete_function(*tensors).graph
     count, seen, waiting = 0, set(), [tensor.op for tensor in graph.outputs]
     while waiting:
@@ -147,7 +165,8 @@ def network(inputs: int, hidden: int, outputs: int, seed: int):
 
 
 def jacobian_costs(inputs: int, outputs: int) -> tuple[float, float]:
-    """Operations for a whole Jacobian by forward and by reverse mode, in calls of the function."""
+    """Operations for a whole Jacobian by forward and by reverse mode, in calls of the
+    function."""
     f, x = network(inputs, 64, outputs, seed=0)[0], tf.ones(inputs, tf.float64)
     forwards = count_operations(lambda x: jacobian_forwards(f, x, jvp_by_two_vjps), x)
     backwards = count_operations(lambda x: jacobian_backwards(f, x, outputs), x)
@@ -155,7 +174,8 @@ def jacobian_costs(inputs: int, outputs: int) -> tuple[float, float]:
 
 
 def gradient_costs(inputs: int) -> tuple[float, float]:
-    """Operations for a gradient, and for a Hessian-vector product, in calls of the function."""
+    """Operations for a gradient, and for a Hessian-vector product, in calls of the
+    function."""
     f, x = network(inputs, 64, 1, seed=0)[0], tf.ones(inputs, tf.float64)
     loss = lambda x: f(x)[0]  # noqa: E731
     slopes = count_operations(lambda x: gradient(loss, x), x)
@@ -163,7 +183,9 @@ def gradient_costs(inputs: int) -> tuple[float, float]:
     return slopes / count_operations(loss, x), product / count_operations(loss, x)
 
 
-def network_of_duals(w1: np.ndarray, w2: np.ndarray, x: np.ndarray, v: np.ndarray) -> list[Dual]:
+def network_of_duals(
+    w1: np.ndarray, w2: np.ndarray, x: np.ndarray, v: np.ndarray
+) -> list[Dual]:
     """The same function in plain Python, of the numbers x + v δ."""
     numbers = [Dual(*each) for each in zip(x.tolist(), v.tolist(), strict=True)]
     dot = lambda row, values: sum(w * each for w, each in zip(row, values, strict=True))  # noqa: E731
@@ -181,8 +203,13 @@ class TanhAndDerivatives(keras.layers.Layer):
 def plot_costs(sizes, costs: dict[str, np.ndarray]) -> plt.Figure:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
     for axes, (varied, by_mode) in zip(panels, costs.items(), strict=True):
-        axes.loglog(sizes, by_mode, "o-", base=2, label=["forward mode", "reverse mode"])
-        axes.set(xlabel=f"number of {varied} (the other: 16)", title=f"Jacobian, more {varied}")
+        axes.loglog(
+            sizes, by_mode, "o-", base=2, label=["forward mode", "reverse mode"]
+        )
+        axes.set(
+            xlabel=f"number of {varied} (the other: 16)",
+            title=f"Jacobian, more {varied}",
+        )
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("operations, in calls of the function")
@@ -193,7 +220,10 @@ def plot_costs(sizes, costs: dict[str, np.ndarray]) -> plt.Figure:
 def main(config: Config, run: Run) -> None:
     # One Jacobian-vector product in four ways, and on paper.
     f, w1, w2 = network(12, 64, 8, run.seed)
-    x, v = (tf.constant(each) for each in np.random.default_rng(run.seed).normal(size=(2, 12)))
+    x, v = (
+        tf.constant(each)
+        for each in np.random.default_rng(run.seed).normal(size=(2, 12))
+    )
     on_paper = (w2 * (1 - tf.tanh(tf.linalg.matvec(w1, x)) ** 2)) @ w1
     exact = tf.linalg.matvec(on_paper, v)
     duals = network_of_duals(w1.numpy(), w2.numpy(), x.numpy(), v.numpy())
@@ -207,7 +237,8 @@ def main(config: Config, run: Run) -> None:
     both = jacobian_forwards(f, x), jacobian_backwards(f, x, 8)
     apart = max(float(tf.reduce_max(abs(each - on_paper))) for each in both)
     near = off.pop("differences")
-    # What whole Jacobians cost, and what one vjp and Hessian-vector product of a single output.
+    # What whole Jacobians cost, and what one vjp and Hessian-vector product of a single
+    # output.
     costs = {
         "inputs": np.array([jacobian_costs(n, 16) for n in config.sizes]),
         "outputs": np.array([jacobian_costs(16, m) for m in config.sizes]),
@@ -226,7 +257,8 @@ def main(config: Config, run: Run) -> None:
     by_inputs, by_outputs = (each[-1] / each[0] for each in costs.values())
     run.claim(
         "A Jacobian by forward mode costs a pass for each input, by reverse mode for each output",
-        holds=min(by_inputs[0], by_outputs[1]) > more / 2 and max(by_inputs[1], by_outputs[0]) < 2,
+        holds=min(by_inputs[0], by_outputs[1]) > more / 2
+        and max(by_inputs[1], by_outputs[0]) < 2,
         measured=f"{more:.0f} times the inputs cost forward {by_inputs[0]:.1f}, reverse "
         f"{by_inputs[1]:.1f} times the calls, the outputs {by_outputs[0]:.1f}, {by_outputs[1]:.1f}",
     )
@@ -237,16 +269,24 @@ def main(config: Config, run: Run) -> None:
         f"{vjps.max():.2f}, and {products.min():.2f} to {products.max():.2f}",
     )
     points = np.linspace(-3, 3, 61)
-    nested = [nth_derivative(tf.tanh, n)(tf.constant(points)) for n in range(config.order + 1)]
-    error = max(np.abs(d - tanh_derivatives(points, n)).max() for n, d in enumerate(nested))
+    nested = [
+        nth_derivative(tf.tanh, n)(tf.constant(points)) for n in range(config.order + 1)
+    ]
+    error = max(
+        np.abs(d - tanh_derivatives(points, n)).max() for n, d in enumerate(nested)
+    )
     run.claim(
         "Nested tapes differentiate the derivative: higher orders come for free",
         holds=error < 1e-8,
         measured=f"derivatives of tanh up to the {config.order}th within {error:.0e}",
     )
-    written = tf.function(square_root)  # reads the source and writes a graph with a loop
+    written = tf.function(
+        square_root
+    )  # reads the source and writes a graph with a loop
     x = points[31:]
-    slopes = [[gradient(f, tf.constant(each)) for each in x] for f in (square_root, written)]
+    slopes = [
+        [gradient(f, tf.constant(each)) for each in x] for f in (square_root, written)
+    ]
     off_by = np.abs(np.array(slopes) * 2 * np.sqrt(x) - 1).max(axis=1)
     run.claim(
         "Traced as it runs, or rewritten from its source: a loop is differentiated either way",

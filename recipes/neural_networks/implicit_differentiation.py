@@ -1,10 +1,11 @@
-"""Implicit differentiation: the gradient of a solution, without going through the solver.
+"""Implicit differentiation: the gradient of a solution without the solver's steps.
 
-Where z solves g(z, θ) = 0, it moves with θ so that g stays zero: ∂g/∂z · dz/dθ = −∂g/∂θ. So its
-gradient takes one linear system, whatever found the solution and however long that took. Here z is
-a network's equilibrium, z = tanh(z W + x U + b), a layer of any depth, or the optimum of ridge
-regression, w = (XᵀX + λI)⁻¹ Xᵀy, which gives the validation error a gradient by λ. Look at what the
-unrolled iteration has to keep for its backward pass, and the implicit one does not.
+Where z solves g(z, θ) = 0, it moves with θ so that g stays zero: ∂g/∂z · dz/dθ =
+−∂g/∂θ. So its gradient takes one linear system, whatever found the solution and however
+long that took. Here z is a network's equilibrium, z = tanh(z W + x U + b), a layer of
+any depth, or the optimum of ridge regression, w = (XᵀX + λI)⁻¹ Xᵀy, which gives the
+validation error a gradient by λ. Look at what the unrolled iteration has to keep for
+its backward pass, and the implicit one does not.
 
 Lectures: N18 2.2.3 Implicit Function Theorem
 Paper: Bai, Kolter and Koltun, Deep equilibrium models, 2019 (theorem 1)
@@ -39,8 +40,8 @@ FULL = Config(width=256, epochs=40)
 
 
 class Contraction(keras.constraints.Constraint):
-    """Keeps ‖W‖₂ ≤ 0.8. As |tanh′| ≤ 1, z ↦ tanh(z W + ...) then brings any two z nearer to each
-    other, and iterating it ends at the one fixed point."""
+    """Keeps ‖W‖₂ ≤ 0.8. As |tanh′| ≤ 1, z ↦ tanh(z W + ...) then brings any two z
+    nearer to each other, and iterating it ends at the one fixed point."""
 
     def __call__(self, w):
         return w / keras.ops.maximum(1.0, keras.ops.norm(w, ord=2) / 0.8)
@@ -50,9 +51,12 @@ class Contraction(keras.constraints.Constraint):
 class Equilibrium(layers.Layer):
     """(batch, features) to the fixed point z (batch, units) of z = tanh(z W + x U + b).
 
-    implicit: by the implicit function theorem; otherwise through all iterations, which are kept."""
+    implicit: by the implicit function theorem; otherwise through all iterations, which
+        are kept."""
 
-    def __init__(self, units: int, iterations: int = 40, implicit: bool = True, **options):
+    def __init__(
+        self, units: int, iterations: int = 40, implicit: bool = True, **options
+    ):
         super().__init__(**options)
         self.units, self.iterations, self.implicit = units, iterations, implicit
 
@@ -75,26 +79,34 @@ class Equilibrium(layers.Layer):
                 z = self.step(z, injected)
             return z
         # Nothing of the search is kept.
-        fixed = tf.stop_gradient(repeat(lambda z: self.step(z, injected), z, self.iterations))
+        fixed = tf.stop_gradient(
+            repeat(lambda z: self.step(z, injected), z, self.iterations)
+        )
         # One more step from there has ∂f/∂θ, and no part of dz/dθ: this puts it in.
         return self.solved(self.step(fixed, injected))
 
     def solved(self, stepped):
-        """The value of the step; its gradient g becomes (I − J)⁻ᵀ g with J = ∂f/∂z at the fixed
-        point, the solution of h = g + Jᵀ h, which is iterated as z was."""
+        """The value of the step; its gradient g becomes (I − J)⁻ᵀ g with J = ∂f/∂z at
+        the fixed point, the solution of h = g + Jᵀ h, which is iterated as z was."""
         w, slope = tf.convert_to_tensor(self.w), 1 - tf.stop_gradient(stepped) ** 2
 
         @tf.custom_gradient
         def identity(stepped):
             def backward(g):
-                return repeat(lambda h: g + (h * slope) @ tf.transpose(w), g, self.iterations)
+                return repeat(
+                    lambda h: g + (h * slope) @ tf.transpose(w), g, self.iterations
+                )
 
             return tf.identity(stepped), backward
 
         return identity(stepped)
 
     def get_config(self):
-        own = {"units": self.units, "iterations": self.iterations, "implicit": self.implicit}
+        own = {
+            "units": self.units,
+            "iterations": self.iterations,
+            "implicit": self.implicit,
+        }
         return {**super().get_config(), **own}
 
 
@@ -105,8 +117,11 @@ def repeat(function, start: tf.Tensor, times: int) -> tf.Tensor:
     )[0]
 
 
-def build_classifier(width: int, iterations: int, implicit: bool, dtype="float32") -> keras.Model:
-    """Input: (batch, 64) pixels. Output: (batch, 10) logits, linear in the equilibrium."""
+def build_classifier(
+    width: int, iterations: int, implicit: bool, dtype="float32"
+) -> keras.Model:
+    """Input: (batch, 64) pixels. Output: (batch, 10) logits, linear in the
+    equilibrium."""
     x = keras.Input((64,), name="x", dtype=dtype)
     z = Equilibrium(width, iterations, implicit, dtype=dtype, name="equilibrium")(x)
     logits = layers.Dense(10, dtype=dtype, name="logits")(z)
@@ -114,14 +129,17 @@ def build_classifier(width: int, iterations: int, implicit: bool, dtype="float32
 
 
 def gradients_and_memory(model: keras.Model, x, y) -> tuple[np.ndarray, int]:
-    """The gradient by all weights, flat, and the bytes kept for it: of those tensors of the forward
-    pass that the backward pass reads, weights and tensors by another name only not counted."""
+    """The gradient by all weights, flat, and the bytes kept for it: of those tensors of
+    the forward pass that the backward pass reads, weights and tensors by another name
+    only not counted."""
     before = {}
 
     @tf.function(autograph=False)
     def traced():
         with tf.GradientTape() as tape:
-            losses = keras.losses.sparse_categorical_crossentropy(y, model(x), from_logits=True)
+            losses = keras.losses.sparse_categorical_crossentropy(
+                y, model(x), from_logits=True
+            )
             loss = tf.reduce_mean(losses)
         before.update({each.name: each.type for each in loss.graph.get_operations()})
         return tape.gradient(loss, model.trainable_variables)
@@ -134,7 +152,9 @@ def gradients_and_memory(model: keras.Model, x, y) -> tuple[np.ndarray, int]:
         for tensor in operation.inputs
         if before.get(tensor.op.name, "Const") not in free
     }
-    return np.concatenate([part.numpy().ravel() for part in traced()]), sum(read.values())
+    return np.concatenate([part.numpy().ravel() for part in traced()]), sum(
+        read.values()
+    )
 
 
 def ridge(x, y, penalty):
@@ -148,13 +168,17 @@ def validation_error(w, x, y) -> float:
 
 
 def slope_by_theorem(w, matrix, x, y) -> float:
-    """d(validation error)/dλ. The optimum has (XᵀX + λI) w − Xᵀy = 0, so dw/dλ = −matrix⁻¹ w."""
+    """d(validation error)/dλ. The optimum has (XᵀX + λI) w − Xᵀy = 0, so dw/dλ =
+    −matrix⁻¹ w."""
     return float(-2 * np.mean((x @ w - y) * (x @ np.linalg.solve(matrix, w))))
 
 
 def slope_through_descent(penalty: float, x, y, x_new, y_new, steps: int) -> float:
     """The same by differentiating gradient descent on the ridge loss, step by step."""
-    w, rate = tf.zeros(x.shape[1], tf.float64), 1 / (np.linalg.norm(x, 2) ** 2 + penalty)
+    w, rate = (
+        tf.zeros(x.shape[1], tf.float64),
+        1 / (np.linalg.norm(x, 2) ** 2 + penalty),
+    )
     with tf.GradientTape() as tape:
         variable = tf.Variable(penalty, dtype=tf.float64)
         for _ in range(steps):
@@ -170,9 +194,13 @@ def plot(counts, memory, errors, penalties, curve, path) -> plt.Figure:
         left.plot(counts, np.array(memory[mode]) / 1024, "o-", label=mode)
         middle.semilogy(counts, errors[mode], "o-", label=mode)
     left.set(title="Kept for the backward pass", xlabel="iterations", ylabel="kB")
-    middle.set(title="Error of the gradient", xlabel="iterations", ylabel="relative error")
+    middle.set(
+        title="Error of the gradient", xlabel="iterations", ylabel="relative error"
+    )
     right.semilogx(penalties, curve, color="#999999", label="grid")
-    right.semilogx(*path, "o-", color="#D55E00", markersize=3, label="down the gradient")
+    right.semilogx(
+        *path, "o-", color="#D55E00", markersize=3, label="down the gradient"
+    )
     right.set(title="Ridge regression", xlabel="penalty λ", ylabel="validation error")
     for axes in (left, middle, right):
         axes.legend()
@@ -182,7 +210,11 @@ def plot(counts, memory, errors, penalties, curve, path) -> plt.Figure:
 def main(config: Config, run: Run) -> None:
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
-    modes, first, last = {"unrolled": False, "implicit": True}, config.counts[0], config.counts[-1]
+    modes, first, last = (
+        {"unrolled": False, "implicit": True},
+        config.counts[0],
+        config.counts[-1],
+    )
     # One batch's gradient and what it keeps, by the number of iterations.
     start = build_classifier(config.width, 1, True, "float64").get_weights()
 
@@ -196,7 +228,9 @@ def main(config: Config, run: Run) -> None:
     for mode, implicit in modes.items():
         pairs = [batch_gradient(count, implicit) for count in config.counts]
         found, memory[mode] = zip(*pairs, strict=True)
-        errors[mode] = [np.linalg.norm(each - exact) / np.linalg.norm(exact) for each in found]
+        errors[mode] = [
+            np.linalg.norm(each - exact) / np.linalg.norm(exact) for each in found
+        ]
     # The same training with either gradient.
     for mode, implicit in modes.items():
         keras.utils.set_random_seed(run.seed)
@@ -209,11 +243,16 @@ def main(config: Config, run: Run) -> None:
     # Ridge regression: 30 patients to fit, the others choose the penalty.
     (table, target), _ = data.load_table("diabetes")
     order = np.random.default_rng(run.seed).permutation(len(table))
-    table, target = (((a - a.mean(0)) / a.std(0)).astype("float64")[order] for a in (table, target))
+    table, target = (
+        ((a - a.mean(0)) / a.std(0)).astype("float64")[order] for a in (table, target)
+    )
     fit, held_out = (table[:30], target[:30]), (table[30:], target[30:])
     by_theorem = slope_by_theorem(*ridge(*fit, 1.0), *held_out)
     by_descent = slope_through_descent(1.0, *fit, *held_out, steps=2000)
-    low, high = (validation_error(ridge(*fit, 1.0 + each)[0], *held_out) for each in (-1e-5, 1e-5))
+    low, high = (
+        validation_error(ridge(*fit, 1.0 + each)[0], *held_out)
+        for each in (-1e-5, 1e-5)
+    )
     penalties, penalty, path = np.logspace(-2, 3, 200), 1.0, []
     curve = [validation_error(ridge(*fit, each)[0], *held_out) for each in penalties]
     for _ in range(200):
@@ -240,11 +279,14 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "An equilibrium layer trains by it as by unrolling",
         holds=abs(np.diff(list(accuracies.values()))[0]) < 0.015,
-        measured="test accuracy " + ", ".join(f"{k} {v:.4f}" for k, v in accuracies.items()),
+        measured="test accuracy "
+        + ", ".join(f"{k} {v:.4f}" for k, v in accuracies.items()),
     )
     run.claim(
         "By the optimum's own equation a hyper-parameter has a gradient, with no solver in it",
-        holds=max(abs(by_descent / by_theorem - 1), abs((high - low) / 2e-5 / by_theorem - 1))
+        holds=max(
+            abs(by_descent / by_theorem - 1), abs((high - low) / 2e-5 / by_theorem - 1)
+        )
         < 1e-5,
         measured=f"of the validation error by λ: {by_theorem:.8f} by theorem, {by_descent:.8f} "
         f"through 2,000 steps of descent, {(high - low) / 2e-5:.8f} by differences",

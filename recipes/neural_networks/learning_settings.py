@@ -1,16 +1,19 @@
 """Settings of learning: which labels a network gets to see.
 
-One data set, one small network, the same number of steps; what differs is what is known in
-training. Supervised: the label y of each image x. Unsupervised: x alone. Semi-supervised: x of all
-and y of some. Multi-task: several labels of an image, y₁, y₂, y₃. Transfer: such labels, but only
-one of them is asked for at the end. Structured: labels that depend on one another, here digits in
-rows, where each is 1, 2 or 3 more than the one before, so that a row y is read as a whole,
-argmax_y Σₜ log p(yₜ|xₜ) + log p(yₜ|yₜ₋₁), by Viterbi's algorithm.
-Look at the table: what each setting sees, and what it reads of the same held-out digits.
+One data set, one small network, the same number of steps; what differs is what is known
+in training. Supervised: the label y of each image x. Unsupervised: x alone.
+Semi-supervised: x of all and y of some. Multi-task: several labels of an image, y₁, y₂,
+y₃. Transfer: such labels, but only one of them is asked for at the end. Structured:
+labels that depend on one another, here digits in rows, where each is 1, 2 or 3 more
+than the one before, so that a row y is read as a whole, argmax_y Σₜ log p(yₜ|xₜ) + log
+p(yₜ|yₜ₋₁), by Viterbi's algorithm.
+Look at the table: what each setting sees, and what it reads of the same held-out
+digits.
 
 Lectures: N18 3.1 Types (supervised to structured)
-Paper: Lee, Pseudo-label: the simple and efficient semi-supervised learning method, 2013;
-    Caruana, Multitask learning, 1997; Viterbi, Error bounds for convolutional codes, 1967
+Paper: Lee, Pseudo-label: the simple and efficient semi-supervised learning method,
+    2013; Caruana, Multitask learning, 1997; Viterbi, Error bounds for convolutional
+    codes, 1967
 """
 
 import re
@@ -32,13 +35,15 @@ class Config:
     data: str = "digits"
     """digits (embedded), or mnist where Keras can download or has cached it"""
     labels: int = 60
-    """labelled images where labels are few, as many of each digit; rows hold six of them"""
+    """labelled images where labels are few, as many of each digit; rows hold six of
+    them"""
     units: int = 128
     """width of the body's first layer; its second is half as wide"""
     restarts: int = 3
     """random starts and choices of the labelled images; accuracies are their means"""
     epochs: int = 90
-    """passes over as many images as the training set has, shared among a setting's stages"""
+    """passes over as many images as the training set has, shared among a setting's
+    stages"""
     batch_size: int = 64
     """images a gradient is averaged over"""
     learning_rate: float = 1e-3
@@ -51,14 +56,20 @@ FULL = Config(data="mnist", units=512, restarts=5)
 WITHHELD = -1
 CLASSES = {"digit": 10, "odd": 2, "high": 2}
 STEPS, LENGTH = (1, 2, 3), 6  # the rule of rows, and how many digits stand in one
-FEW, ALL, NONE, SOME = "supervised", "supervised, all labels", "unsupervised", "semi-supervised"
+FEW, ALL, NONE, SOME = (
+    "supervised",
+    "supervised, all labels",
+    "unsupervised",
+    "semi-supervised",
+)
 MULTI, TRANSFER, STRUCTURED = "multi-task", "transfer", "structured"
 ORDER = (FEW, NONE, SOME, MULTI, TRANSFER, STRUCTURED, ALL)
 
 
 def withhold(x: np.ndarray, y: np.ndarray, **seen: np.ndarray) -> dict[str, np.ndarray]:
-    """What can be told of each image: its digit, whether that is odd, whether it is 5 or more, and
-    its own pixels. Only that of the images `seen` (indices, by name) is; all else is −1."""
+    """What can be told of each image: its digit, whether that is odd, whether it is 5
+    or more, and its own pixels. Only that of the images `seen` (indices, by name) is;
+    all else is −1."""
     found = {}
     for name, known in {"digit": y, "odd": y % 2, "high": y // 5, "pixels": x}.items():
         found[name] = np.full_like(known, WITHHELD)
@@ -68,12 +79,14 @@ def withhold(x: np.ndarray, y: np.ndarray, **seen: np.ndarray) -> dict[str, np.n
 
 
 def sights(x: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, list[dict]]:
-    """What each setting is told, stage after stage. few: indices of the labelled images."""
+    """What each setting is told, stage after stage. few: indices of the labelled
+    images."""
     every = np.arange(len(y))
     return {
         FEW: [withhold(x, y, digit=few)],
         NONE: [withhold(x, y, pixels=every)],
-        SOME: 3 * [withhold(x, y, digit=few)],  # from the second on with answers of its own
+        SOME: 3
+        * [withhold(x, y, digit=few)],  # from the second on with answers of its own
         MULTI: [withhold(x, y, digit=few, odd=few, high=few)],
         TRANSFER: [withhold(x, y, odd=every, high=every), withhold(x, y, digit=few)],
         ALL: [withhold(x, y, digit=every)],
@@ -81,7 +94,8 @@ def sights(x: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, list[dict
 
 
 def trust(told: dict[str, np.ndarray], logits) -> dict[str, np.ndarray]:
-    """The digits told, and where none is, the network's answers of which it is 90 % sure."""
+    """The digits told, and where none is, the network's answers of which it is 90 %
+    sure."""
     p = ops.convert_to_numpy(ops.softmax(logits))
     own = np.where(p.max(axis=1) > 0.9, p.argmax(axis=1), WITHHELD)
     return {**told, "digit": np.where(told["digit"] == WITHHELD, own, told["digit"])}
@@ -93,20 +107,26 @@ def is_told(labels: np.ndarray) -> np.ndarray:
 
 def squared_error(pixels, decoded):
     """(batch,), 0 where the pixels are withheld."""
-    return ops.sum(ops.where(pixels == WITHHELD, 0.0, ops.square(pixels - decoded)), axis=-1)
+    return ops.sum(
+        ops.where(pixels == WITHHELD, 0.0, ops.square(pixels - decoded)), axis=-1
+    )
 
 
 def build_network(pixels: int, units: int, learning_rate: float) -> keras.Model:
-    """A body of two layers, and on its code a head for each label and a decoder. Input: (batch,
-    pixels) in [0, 1]. Outputs: logits of digit, odd and high; pixels."""
+    """A body of two layers, and on its code a head for each label and a decoder. Input:
+    (batch, pixels) in [0, 1]. Outputs: logits of digit, odd and high; pixels."""
     x = keras.Input((pixels,), name="x")
     hidden = layers.Dense(units, activation="relu")(x)
     code = layers.Dense(units // 2, activation="relu", name="code")(hidden)
-    outputs = {name: layers.Dense(n, dtype="float32")(code) for name, n in CLASSES.items()}
+    outputs = {
+        name: layers.Dense(n, dtype="float32")(code) for name, n in CLASSES.items()
+    }
     decoded = layers.Dense(units, activation="relu")(code)
     outputs["pixels"] = layers.Dense(pixels, dtype="float32")(decoded)
     network = keras.Model(x, outputs, name="network")
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=WITHHELD)
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=WITHHELD
+    )
     losses = {**dict.fromkeys(CLASSES, loss), "pixels": squared_error}
     network.compile(keras.optimizers.Adam(learning_rate), losses)
     network.optimizer.build(network.trainable_variables)
@@ -114,8 +134,9 @@ def build_network(pixels: int, units: int, learning_rate: float) -> keras.Model:
 
 
 def clusters_named(codes, codes_test, y_test: np.ndarray) -> np.ndarray:
-    """Ten clusters of the codes, and for each held-out image the digit of its cluster: names go one
-    to one, so that as many as can be are right, the usual score of a clustering."""
+    """Ten clusters of the codes, and for each held-out image the digit of its cluster:
+    names go one to one, so that as many as can be are right, the usual score of a
+    clustering."""
     codes, codes_test = (np.asarray(each, "float64") for each in (codes, codes_test))
     clusters = KMeans(10, n_init=10, random_state=0).fit(codes).predict(codes_test)
     counts = np.zeros((10, 10), int)
@@ -128,18 +149,22 @@ def draw_rows(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
     steps = random.choice(STEPS, (count, LENGTH))
     steps[:, 0] = random.integers(10, size=count)
     digits = np.cumsum(steps, axis=1) % 10
-    return np.array([[random.choice(np.flatnonzero(y == d)) for d in row] for row in digits])
+    return np.array(
+        [[random.choice(np.flatnonzero(y == d)) for d in row] for row in digits]
+    )
 
 
 def learn_transitions(rows: np.ndarray) -> np.ndarray:
-    """log p(next digit | digit), (10, 10), by how often rows (n, length) step by each, plus 1."""
+    """log p(next digit | digit), (10, 10), by how often rows (n, length) step by each,
+    plus 1."""
     counts = 1 + np.bincount((np.diff(rows, axis=1) % 10).ravel(), minlength=10)
     differences = (np.arange(10)[None] - np.arange(10)[:, None]) % 10
     return np.log(counts / counts.sum())[differences]
 
 
 def viterbi(log_p: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """The row of digits (length,) with the highest Σ log_p[t, yₜ] + transitions[yₜ₋₁, yₜ]."""
+    """The row of digits (length,) with the highest Σ log_p[t, yₜ] + transitions[yₜ₋₁,
+    yₜ]."""
     best, came_from = log_p[0], []
     for each in log_p[1:]:
         scores = best[:, None] + transitions
@@ -151,11 +176,17 @@ def viterbi(log_p: np.ndarray, transitions: np.ndarray) -> np.ndarray:
     return np.array(row[::-1])
 
 
-def plot_settings(counts: dict[str, list[int]], accuracies: dict[str, list[float]]) -> plt.Figure:
+def plot_settings(
+    counts: dict[str, list[int]], accuracies: dict[str, list[float]]
+) -> plt.Figure:
     """What each setting sees (images, digits, other labels), and what it scores."""
-    figure, (seen, scores) = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, width_ratios=(2, 3))
+    figure, (seen, scores) = plt.subplots(
+        1, 2, figsize=(11, 4.6), sharey=True, width_ratios=(2, 3)
+    )
     table = np.array([counts[name] for name in accuracies])
-    seen.imshow(np.log1p(table), cmap="Blues", vmax=2 * np.log1p(table.max()), aspect="auto")
+    seen.imshow(
+        np.log1p(table), cmap="Blues", vmax=2 * np.log1p(table.max()), aspect="auto"
+    )
     for (row, column), count in np.ndenumerate(table):
         seen.text(column, row, f"{count:,}" if count else "–", ha="center", va="center")
     seen.set_xticks(range(3), ["images", "digits", "other labels"])
@@ -165,7 +196,10 @@ def plot_settings(counts: dict[str, list[int]], accuracies: dict[str, list[float
         scores.barh(row, np.mean(values), color="C0")
         scores.plot(values, [row] * len(values), "k.")
         scores.text(1.01, row, f"{np.mean(values):.1%}", va="center")
-    scores.set(xlim=(0.5, 1), xlabel="share of held-out digits (bars start at 0.5; dots: restarts)")
+    scores.set(
+        xlim=(0.5, 1),
+        xlabel="share of held-out digits (bars start at 0.5; dots: restarts)",
+    )
     scores.set_title("what it reads")
     seen.grid(visible=False)
     return figure
@@ -195,17 +229,30 @@ def main(config: Config, run: Run) -> None:
     counts, accuracies, alone_in_rows = {}, {name: [] for name in ORDER}, []
     for _ in range(config.restarts):
         fresh = build_network(x_train.shape[1], config.units, config.learning_rate)
-        start = [ops.convert_to_numpy(v) for v in (*fresh.weights, *fresh.optimizer.variables)]
+        start = [
+            ops.convert_to_numpy(v)
+            for v in (*fresh.weights, *fresh.optimizer.variables)
+        ]
         of_each = [random.permutation(np.flatnonzero(y_train == d)) for d in range(10)]
         few = np.concatenate([indices[: config.labels // 10] for indices in of_each])
         for name, stages in sights(x_train, y_train, few).items():
             for variable, value in zip(variables, start, strict=True):
                 variable.assign(value)
             for number, told in enumerate(stages):
-                own = trust(told, network(x_train)["digit"]) if name == SOME and number else told
+                own = (
+                    trust(told, network(x_train)["digit"])
+                    if name == SOME and number
+                    else told
+                )
                 fit(own, config.epochs // len(stages))
-            digits, odd, high = (max(sum(is_told(t[k])) for t in stages) for k in CLASSES)
-            counts[name] = [digits if name in (FEW, MULTI) else len(x_train), digits, odd + high]
+            digits, odd, high = (
+                max(sum(is_told(t[k])) for t in stages) for k in CLASSES
+            )
+            counts[name] = [
+                digits if name in (FEW, MULTI) else len(x_train),
+                digits,
+                odd + high,
+            ]
             logits = network(x_test)["digit"]
             answers = np.argmax(logits, axis=1)
             if name == NONE:
@@ -214,7 +261,10 @@ def main(config: Config, run: Run) -> None:
             if name == FEW:
                 rows = draw_rows(y_train[few], config.labels // LENGTH, random)
                 transitions = learn_transitions(y_train[few][rows])
-                rows, log_p = draw_rows(y_test, 200, random), np.array(ops.log_softmax(logits))
+                rows, log_p = (
+                    draw_rows(y_test, 200, random),
+                    np.array(ops.log_softmax(logits)),
+                )
                 jointly = np.array([viterbi(log_p[row], transitions) for row in rows])
                 alone, right = answers[rows], y_test[rows]
                 accuracies[STRUCTURED].append(float(np.mean(jointly == right)))
@@ -231,17 +281,36 @@ def main(config: Config, run: Run) -> None:
     captions = [f"{first} → {second}" for first, second in pairs]
     images = x_test[rows[shown].ravel()].reshape(-1, *shape)
     title = "Held-out rows; each digit as it is read alone → jointly"
-    run.figure("rows", figures.image_grid(images, title=title, captions=captions, columns=LENGTH))
+    run.figure(
+        "rows",
+        figures.image_grid(images, title=title, captions=captions, columns=LENGTH),
+    )
 
     mean = {name: float(np.mean(each)) for name, each in accuracies.items()}
     for name in (SOME, *ORDER):
         run.metric(f"test_accuracy_{re.sub('[^a-z]+', '_', name)}", mean[name])
-    claims = {  # text, and how much more is read than by supervised learning from few labels
-        ALL: ("Supervised learning lacks labels: all of them read more than few", (0.05, 1)),
-        NONE: ("Unsupervised: most digits fall into clusters, labels do better", (-0.5, 0)),
-        SOME: ("Semi-supervised: sure answers on images without labels help", (0.005, 1)),
-        MULTI: ("Multi-task: labels that follow from the digit add nothing to it", (-0.06, 0.02)),
-        TRANSFER: ("Transfer: who learned other labels of all images needs few digits", (0.01, 1)),
+    # text, and how much more is read than by supervised learning from few labels
+    claims = {
+        ALL: (
+            "Supervised learning lacks labels: all of them read more than few",
+            (0.05, 1),
+        ),
+        NONE: (
+            "Unsupervised: most digits fall into clusters, labels do better",
+            (-0.5, 0),
+        ),
+        SOME: (
+            "Semi-supervised: sure answers on images without labels help",
+            (0.005, 1),
+        ),
+        MULTI: (
+            "Multi-task: labels that follow from the digit add nothing to it",
+            (-0.06, 0.02),
+        ),
+        TRANSFER: (
+            "Transfer: who learned other labels of all images needs few digits",
+            (0.01, 1),
+        ),
     }
     for name, (text, (low, high)) in claims.items():
         run.claim(
@@ -255,7 +324,9 @@ def main(config: Config, run: Run) -> None:
         measured=f"{mean[STRUCTURED]:.3f} jointly, {np.mean(alone_in_rows):.3f} one by one, of the "
         "same network on the same rows",
     )
-    digits = keras.Model(network.input, network.output["digit"])  # trained last, on all labels
+    digits = keras.Model(
+        network.input, network.output["digit"]
+    )  # trained last, on all labels
     run.export(serving.classifier(digits), example=x_test[:3])
 
 

@@ -1,15 +1,18 @@
 """The loss landscape: where training ends, what lies between, how wide the valleys are.
 
-A loss over thousands of weights is not convex, yet gradient descent finds its way. Three looks at
-it: many restarts, to see whether they end in bad local optima; straight lines, (1 − t)·w + t·w′, to
-a solution from its own start and from another solution; curvature, the largest eigenvalue of the
-Hessian H, by power iteration v ← Hv / |Hv|, where Hv is the gradient of the gradient's product with
-v and H itself is never written down. Look at how alike the restarts end, at the hills between
-solutions, and at the surfaces around two minima that are equally low.
+A loss over thousands of weights is not convex, yet gradient descent finds its way.
+Three looks at
+it: many restarts, to see whether they end in bad local optima; straight lines, (1 −
+    t)·w + t·w′, to
+a solution from its own start and from another solution; curvature, the largest
+eigenvalue of the Hessian H, by power iteration v ← Hv / |Hv|, where Hv is the gradient
+of the gradient's product with v and H itself is never written down. Look at how alike
+the restarts end, at the hills between solutions, and at the surfaces around two minima
+that are equally low.
 
-All networks train at once, and all points of a line or a surface are networks too: a network is a
-point, the vector of its weights, and the model is mapped over points (networks, weights) by
-`tf.vectorized_map` in one compiled call.
+All networks train at once, and all points of a line or a surface are networks too: a
+network is a point, the vector of its weights, and the model is mapped over points
+(networks, weights) by `tf.vectorized_map` in one compiled call.
 
 Lectures: N18 3.2 Intriguing Properties; CS Optimization
 Paper: Li et al., Visualizing the loss landscape of neural nets, 2018 (section 4: filter
@@ -48,24 +51,32 @@ class Config:
 QUICK = Config(restarts=12, steps=1500, solutions=8, resolution=31)
 FULL = Config(neurons=128, restarts=100, steps=20_000, solutions=64, resolution=61)
 EXAMPLES, NARROW, BATCH, LEARNING_RATE = 300, 3, 20, 0.3
-TARGET, CALL = 0.05, 20  # nats at which small and whole batches stop; steps in a compiled call
+TARGET, CALL = (
+    0.05,
+    20,
+)  # nats at which small and whole batches stop; steps in a compiled call
 
 
 def build_model(neurons: int, dtype: str = "float32") -> keras.Model:
     """One network. Input: (batch, 64) pixels in [0, 1]. Output: (batch, 10) logits."""
     x = keras.Input((64,), dtype=dtype, name="x")
     hidden = keras.layers.Dense(neurons, "silu", dtype=dtype, name="hidden")(x)
-    return keras.Model(x, keras.layers.Dense(10, dtype=dtype, name="logits")(hidden), name="mlp")
+    return keras.Model(
+        x, keras.layers.Dense(10, dtype=dtype, name="logits")(hidden), name="mlp"
+    )
 
 
 def weights_at(model: keras.Model, points) -> list[tf.Tensor]:
     """Points (networks, weights) as the model's weights, (networks, *shape) each."""
     parts = tf.split(points, [np.prod(each.shape) for each in model.weights], axis=1)
-    return [tf.reshape(p, (-1, *w.shape)) for p, w in zip(parts, model.weights, strict=True)]
+    return [
+        tf.reshape(p, (-1, *w.shape)) for p, w in zip(parts, model.weights, strict=True)
+    ]
 
 
 def draw_starts(neurons: int, widths) -> tf.Variable:
-    """A start for each network. Neurons beyond its width have zero weights, which stay zero."""
+    """A start for each network. Neurons beyond its width have zero weights, which stay
+    zero."""
     starts = [build_model(neurons).get_weights() for _ in widths]
     for (kernel, _, kernel_out, _), width in zip(starts, widths, strict=True):
         kernel[:, width:], kernel_out[width:] = 0, 0
@@ -74,20 +85,28 @@ def draw_starts(neurons: int, widths) -> tf.Variable:
 
 def logits_of(model: keras.Model, points, x):
     """Every network on the same images (batch, 64). Returns (networks, batch, 10)."""
-    copies = tf.tile(x[tf.newaxis], (points.shape[0], 1, 1))  # multiplied as a stack: far faster
+    copies = tf.tile(
+        x[tf.newaxis], (points.shape[0], 1, 1)
+    )  # multiplied as a stack: far faster
     weights = weights_at(model, points)
-    return tf.vectorized_map(lambda e: model.stateless_call(*e)[0], (weights, [], copies))
+    return tf.vectorized_map(
+        lambda e: model.stateless_call(*e)[0], (weights, [], copies)
+    )
 
 
 def losses_of(model: keras.Model, points, x, y):
-    """Cross-entropy of each network in nats, (networks,). x: (images, 64); y: (images,)."""
+    """Cross-entropy of each network in nats, (networks,). x: (images, 64); y:
+    (images,)."""
     labels = tf.tile(y[tf.newaxis], (points.shape[0], 1))
     logits = logits_of(model, points, x)
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), axis=1)
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), axis=1
+    )
 
 
 def gradients_of(model: keras.Model, points, x, y):
-    """Each network's gradient. No loss depends on another's weights, so it is that of their sum."""
+    """Each network's gradient. No loss depends on another's weights, so it is that of
+    their sum."""
     with tf.GradientTape() as tape:
         tape.watch(points)
         loss = tf.reduce_sum(losses_of(model, points, x, y))
@@ -96,7 +115,8 @@ def gradients_of(model: keras.Model, points, x, y):
 
 @tf.function(jit_compile=True)
 def descend(model: keras.Model, points: tf.Variable, x, y, batches, target):
-    """A step of each network on each batch, unless its loss is down at the target already.
+    """A step of each network on each batch, unless its loss is down at the target
+    already.
     batches: (steps, batch size) rows of x and y. Returns the losses, (networks,)."""
     rates = LEARNING_RATE * tf.cast(losses_of(model, points, x, y) > target, x.dtype)
     for rows in batches:
@@ -125,7 +145,8 @@ def sharpness(model: keras.Model, points, directions, x, y, steps):
 
 
 def draw_direction(random: np.random.Generator, weights) -> np.ndarray:
-    """A random direction (weights,) in which each neuron's are as long as its own; 0 for biases."""
+    """A random direction (weights,) in which each neuron's are as long as its own; 0
+    for biases."""
     parts = []
     for weight in weights:
         drawn = random.normal(size=weight.shape)
@@ -135,36 +156,64 @@ def draw_direction(random: np.random.Generator, weights) -> np.ndarray:
 
 
 def plot_surfaces(span: np.ndarray, surfaces: dict[str, np.ndarray]) -> plt.Figure:
-    """Losses (points, points) around minima, from the side and from above, on one scale."""
+    """Losses (points, points) around minima, from the side and from above, on one
+    scale."""
     low, top = np.min(list(surfaces.values())), np.max(list(surfaces.values()))
-    colors = {"cmap": "cividis", "norm": LogNorm(low, top)}  # the valley's floor is of interest
-    marks, ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5], {"xticks": [-1, 0, 1], "yticks": [-1, 0, 1]}
+    colors = {
+        "cmap": "cividis",
+        "norm": LogNorm(low, top),
+    }  # the valley's floor is of interest
+    marks, ticks = (
+        [0.05, 0.1, 0.2, 0.5, 1, 2, 5],
+        {"xticks": [-1, 0, 1], "yticks": [-1, 0, 1]},
+    )
     figure = plt.figure(figsize=(10, 8))
     for column, (title, losses) in enumerate(surfaces.items(), start=1):
         hill = figure.add_subplot(2, 2, column, projection="3d", title=title)
-        hill.plot_surface(*np.meshgrid(span, span), losses, rcount=41, ccount=41, **colors)
+        hill.plot_surface(
+            *np.meshgrid(span, span), losses, rcount=41, ccount=41, **colors
+        )
         hill.set(zlim=(0, top), zlabel="loss (nats)", **ticks)
         axes = figure.add_subplot(2, 2, 2 + column, aspect="equal", **ticks)
         filled = axes.contourf(span, span, losses, np.geomspace(low, top, 25), **colors)
-        axes.clabel(axes.contour(span, span, losses, marks[1:-1], colors="white"), fmt="%g")
+        axes.clabel(
+            axes.contour(span, span, losses, marks[1:-1], colors="white"), fmt="%g"
+        )
         axes.set(xlabel="first random direction", ylabel="second random direction")
-    figure.colorbar(filled, ax=figure.axes, ticks=marks, format="%g", label="training loss (nats)")
+    figure.colorbar(
+        filled, ax=figure.axes, ticks=marks, format="%g", label="training loss (nats)"
+    )
     return figure
 
 
 def plot_valleys(t, lines: dict, ends: dict, minima: dict) -> plt.Figure:
-    """lines: losses (lines, points); ends: losses (restarts,); minima: sharpness, test accuracy."""
+    """lines: losses (lines, points); ends: losses (restarts,); minima: sharpness, test
+    accuracy."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2))
     for name, losses in lines.items():
         (line,) = left.plot(t, losses.mean(axis=0), label=name)
-        left.fill_between(t, losses.min(0), losses.max(0), color=line.get_color(), alpha=0.2)
-    left.set(title="Straight lines to solutions", xlabel="t", ylabel="training loss (nats)")
+        left.fill_between(
+            t, losses.min(0), losses.max(0), color=line.get_color(), alpha=0.2
+        )
+    left.set(
+        title="Straight lines to solutions", xlabel="t", ylabel="training loss (nats)"
+    )
     bins = np.linspace(0, max(map(np.max, ends.values())), 31)
-    middle.hist(list(ends.values()), bins, label=list(ends), histtype="stepfilled", alpha=0.8)
-    middle.set(title="Where restarts end", xlabel="final training loss (nats)", ylabel="networks")
+    middle.hist(
+        list(ends.values()), bins, label=list(ends), histtype="stepfilled", alpha=0.8
+    )
+    middle.set(
+        title="Where restarts end",
+        xlabel="final training loss (nats)",
+        ylabel="networks",
+    )
     for (name, values), marker in zip(minima.items(), "os", strict=True):
         right.plot(*values, marker, label=name)
-    right.set(title="Minima equally low", ylabel="test accuracy", xlabel="largest eigenvalue of H")
+    right.set(
+        title="Minima equally low",
+        ylabel="test accuracy",
+        xlabel="largest eigenvalue of H",
+    )
     for axes in figure.axes:
         axes.legend(loc="center" if axes is right else "upper right")
     return figure
@@ -176,9 +225,14 @@ def main(config: Config, run: Run) -> None:
     rows = random.permutation(len(x) + len(x_test))
     x, y = np.concatenate([x, x_test]).reshape(-1, 64)[rows], np.append(y, y_test)[rows]
     pairs = tf.constant(x[:n]), tf.constant(y[:n])
-    model, compiled = build_model(config.neurons), tf.function(losses_of, jit_compile=True)
+    model, compiled = (
+        build_model(config.neurons),
+        tf.function(losses_of, jit_compile=True),
+    )
 
-    def train(name: str, points: tf.Variable, size: int, calls: int, target: float) -> np.ndarray:
+    def train(
+        name: str, points: tf.Variable, size: int, calls: int, target: float
+    ) -> np.ndarray:
         losses = np.full(points.shape[0], np.inf)
         for _ in run.loop(name, calls, {"all": [points, losses, random]}, unit="calls"):
             if losses.max() > target:
@@ -188,14 +242,20 @@ def main(config: Config, run: Run) -> None:
 
     # Many restarts of a narrow and of a wide network, all at once.
     started = time.perf_counter()
-    points = draw_starts(config.neurons, np.repeat([NARROW, config.neurons], config.restarts))
-    ends = train(f"{points.shape[0]} restarts", points, BATCH, config.steps // CALL, 0.0)
+    points = draw_starts(
+        config.neurons, np.repeat([NARROW, config.neurons], config.restarts)
+    )
+    ends = train(
+        f"{points.shape[0]} restarts", points, BATCH, config.steps // CALL, 0.0
+    )
     seconds = (time.perf_counter() - started) / len(ends)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x[:n], y[:n], batch_size=BATCH, verbose=0)
     started = time.perf_counter()
     model.fit(x[:n], y[:n], batch_size=BATCH, epochs=10, verbose=0)
-    speedup = (time.perf_counter() - started) * config.steps * BATCH / (10 * n) / seconds
+    speedup = (
+        (time.perf_counter() - started) * config.steps * BATCH / (10 * n) / seconds
+    )
     narrow, wide = np.split(ends, 2)
 
     # The same starts to the same loss, by small batches and by the whole one.
@@ -207,17 +267,28 @@ def main(config: Config, run: Run) -> None:
         solutions[name] = points = tf.convert_to_tensor(points)
         directions = tf.constant(random.normal(size=points.shape), tf.float32)
         right = np.argmax(logits_of(model, points, x[n:]), axis=-1) == y[n:]
-        minima[name] = sharpness(model, points, directions, *pairs, 60).numpy(), right.mean(axis=-1)
+        minima[name] = (
+            sharpness(model, points, directions, *pairs, 60).numpy(),
+            right.mean(axis=-1),
+        )
     (flat, flat_test), (sharp, sharp_test) = np.mean(list(minima.values()), axis=2)
 
     # Straight lines to each solution; every point is a network, (lines, points).
-    found, t = solutions["small batches"], np.linspace(0, 1, config.resolution, dtype="float32")
+    found, t = (
+        solutions["small batches"],
+        np.linspace(0, 1, config.resolution, dtype="float32"),
+    )
     lines, at = {}, t[:, np.newaxis]
-    for name, origin in {"its start": starts, "another solution": tf.roll(found, 1, 0)}.items():
+    for name, origin in {
+        "its start": starts,
+        "another solution": tf.roll(found, 1, 0),
+    }.items():
         points = (1 - at) * origin[:, tf.newaxis] + at * found[:, tf.newaxis]
         values = compiled(model, tf.reshape(points, (-1, points.shape[-1])), *pairs)
         lines[f"from {name}"] = np.reshape(values, (-1, len(t)))
-    down, over = (np.max(v - np.minimum.accumulate(v, axis=1), axis=1) for v in lines.values())
+    down, over = (
+        np.max(v - np.minimum.accumulate(v, axis=1), axis=1) for v in lines.values()
+    )
     both = {f"{config.neurons} neurons": wide, f"{NARROW} neurons": narrow}
     run.figure("valleys", plot_valleys(t, lines, both, minima))
 
@@ -225,8 +296,13 @@ def main(config: Config, run: Run) -> None:
     span, surfaces = np.linspace(-1, 1, config.resolution), {}
     steps = np.stack(np.meshgrid(span, span), axis=-1).reshape(-1, 2)
     for name, points in solutions.items():
-        draws, weights = np.random.default_rng(run.seed), [w[0] for w in weights_at(model, points)]
-        plane = np.array(points[0]) + steps @ [draw_direction(draws, weights) for _ in range(2)]
+        draws, weights = (
+            np.random.default_rng(run.seed),
+            [w[0] for w in weights_at(model, points)],
+        )
+        plane = np.array(points[0]) + steps @ [
+            draw_direction(draws, weights) for _ in range(2)
+        ]
         values = compiled(model, tf.cast(plane, tf.float32), *pairs)
         title = f"Found by {name}, sharpness {minima[name][0][0]:.1f}"
         surfaces[title] = np.reshape(values, (len(span), -1))
@@ -250,7 +326,9 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Small batches find flatter minima, but these do not test better here than the sharp ones",
-        holds=np.max(losses) <= TARGET and sharp > 2 * flat and flat_test < sharp_test + 0.01,
+        holds=np.max(losses) <= TARGET
+        and sharp > 2 * flat
+        and flat_test < sharp_test + 0.01,
         measured=f"largest eigenvalue {flat:.2f}, whole batch {sharp:.2f}; test accuracy "
         f"{flat_test:.4f}, {sharp_test:.4f}; loss {losses[0].mean():.3f}, {losses[1].mean():.3f}",
     )

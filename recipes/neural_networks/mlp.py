@@ -1,14 +1,17 @@
 """A multilayer perceptron: from one neuron to a network that reads digits.
 
-A neuron weighs its inputs and squashes the sum, h(x) = g(w·x + b), so alone it can only split its
-inputs by a straight line. A layer is many neurons side by side, and layers stack,
-hˡ = g(Wˡ hˡ⁻¹ + bˡ), so the network bends that line. The last layer's softmax turns scores into
-probabilities; mini-batch gradient descent lowers the cross-entropy −log p(right class).
-Look at how far one hidden layer gets, how little more depth adds on a small data set, and which of
-the simpler methods does just as well: try those first.
+A neuron weighs its inputs and squashes the sum, h(x) = g(w·x + b), so alone it can only
+split its inputs by a straight line. A layer is many neurons side by side, and layers
+stack, hˡ = g(Wˡ hˡ⁻¹ + bˡ), so the network bends that line. The last layer's softmax
+turns scores into probabilities; mini-batch gradient descent lowers the cross-entropy
+−log p(right class).
+Look at how far one hidden layer gets, how little more depth adds on a small data set,
+and which of the simpler methods does just as well: try those first.
 
-Lectures: N18 1.1 Basics, 1.2 Training; SEL DL basics; ICME Network depth and width; CS Classifiers
-Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating errors, 1986
+Lectures: N18 1.1 Basics, 1.2 Training; SEL DL basics; ICME Network depth and width; CS
+    Classifiers
+Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating
+    errors, 1986
 """
 
 from dataclasses import dataclass
@@ -31,7 +34,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has cached them"""
+    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
+    cached them"""
     shapes: tuple[str, ...] = ("linear", "4", "16", "128", "128-128", "128-128-128")
     """networks to compare, each by the widths of its hidden layers; linear has none"""
     restarts: int = 3
@@ -47,24 +51,32 @@ class Config:
 
 
 QUICK = Config(shapes=("linear", "4", "128", "128-128"), restarts=2, epochs=40)
-FULL = Config(data="mnist", shapes=("linear", "4", "128", "128-128", "512-512"), epochs=30)
+FULL = Config(
+    data="mnist", shapes=("linear", "4", "128", "128-128", "512-512"), epochs=30
+)
 
 
-def build_mlp(inputs: int, widths: tuple[int, ...] = (128,), classes: int = 10) -> keras.Model:
-    """A multilayer perceptron. Input: (batch, inputs) floats. Output: (batch, classes) logits."""
+def build_mlp(
+    inputs: int, widths: tuple[int, ...] = (128,), classes: int = 10
+) -> keras.Model:
+    """A multilayer perceptron. Input: (batch, inputs) floats. Output: (batch, classes)
+    logits."""
     x = hidden = keras.Input((inputs,), name="x")
     for index, width in enumerate(widths, start=1):
         # He's initialisation keeps the variance of ReLU layers from layer to layer.
         hidden = layers.Dense(
-            width, activation="relu", kernel_initializer="he_normal", name=f"hidden_{index}"
+            width,
+            activation="relu",
+            kernel_initializer="he_normal",
+            name=f"hidden_{index}",
         )(hidden)
     logits = layers.Dense(classes, name="logits")(hidden)
     return keras.Model(x, logits, name="-".join(map(str, widths)) or "linear")
 
 
 def forward(weights: list[np.ndarray], x: np.ndarray) -> np.ndarray:
-    """The same network in NumPy. weights: W¹, b¹, W², b², ...; x: (batch, inputs). Returns
-    probabilities (batch, classes)."""
+    """The same network in NumPy. weights: W¹, b¹, W², b², ...; x: (batch, inputs).
+    Returns probabilities (batch, classes)."""
     hidden = x
     for index in range(0, len(weights) - 2, 2):
         hidden = np.maximum(0, hidden @ weights[index] + weights[index + 1])
@@ -79,7 +91,9 @@ def cross_entropy(probabilities: np.ndarray, y: np.ndarray) -> float:
     return float(-np.log(probabilities[np.arange(len(y)), y]).mean())
 
 
-def compile_for_sgd(model: keras.Model, learning_rate: float, momentum: float) -> keras.Model:
+def compile_for_sgd(
+    model: keras.Model, learning_rate: float, momentum: float
+) -> keras.Model:
     model.compile(
         optimizer=keras.optimizers.SGD(learning_rate, momentum=momentum),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -97,12 +111,20 @@ def simpler_methods(x_train, y_train, x_test, y_test) -> dict[str, float]:
         "random forest": RandomForestClassifier(300, random_state=0),
         "3 nearest neighbours": KNeighborsClassifier(3),
     }
-    return {name: m.fit(x_train, y_train).score(x_test, y_test) for name, m in methods.items()}
+    return {
+        name: m.fit(x_train, y_train).score(x_test, y_test)
+        for name, m in methods.items()
+    }
 
 
-def plot_regions(models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray) -> plt.Figure:
-    """Where each two-class network says which class, under the points it is asked about."""
-    horizontal, vertical = np.meshgrid(np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200))
+def plot_regions(
+    models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray
+) -> plt.Figure:
+    """Where each two-class network says which class, under the points it is asked
+    about."""
+    horizontal, vertical = np.meshgrid(
+        np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200)
+    )
     grid = np.stack([horizontal.ravel(), vertical.ravel()], axis=1).astype("float32")
     figure, panels = plt.subplots(1, len(models), figsize=(9, 3.6), sharey=True)
     for axes, (title, model) in zip(panels, models.items(), strict=True):
@@ -111,16 +133,23 @@ def plot_regions(models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray) -
             horizontal, vertical, share, 20, cmap="PuOr", vmin=0, vmax=1, alpha=0.7
         )
         axes.contour(horizontal, vertical, share, [0.5], colors="black")
-        axes.scatter(*x[y == 0].T, s=12, c="#E69F00", edgecolors="black", linewidths=0.4)
-        axes.scatter(*x[y == 1].T, s=12, c="#0072B2", edgecolors="black", linewidths=0.4)
+        axes.scatter(
+            *x[y == 0].T, s=12, c="#E69F00", edgecolors="black", linewidths=0.4
+        )
+        axes.scatter(
+            *x[y == 1].T, s=12, c="#0072B2", edgecolors="black", linewidths=0.4
+        )
         axes.set(title=title, xlabel="first input")
     panels[0].set_ylabel("second input")
     figure.colorbar(filled, ax=panels, label="probability of the blue class")
     return figure
 
 
-def plot_accuracies(networks: dict[str, list[float]], others: dict[str, float]) -> plt.Figure:
-    """Networks' accuracies (each start a point, the mean a bar) beside the other methods'."""
+def plot_accuracies(
+    networks: dict[str, list[float]], others: dict[str, float]
+) -> plt.Figure:
+    """Networks' accuracies (each start a point, the mean a bar) beside the other
+    methods'."""
     names = [*others, *networks]
     values = [*others.values(), *(np.mean(starts) for starts in networks.values())]
     colors = ["#999999"] * len(others) + ["#0072B2"] * len(networks)
@@ -131,7 +160,9 @@ def plot_accuracies(networks: dict[str, list[float]], others: dict[str, float]) 
     for row, value in enumerate(values):
         axes.text(1.003, row, f"{100 * value:.1f} %", va="center", fontsize=9)
     axes.set(xlim=(0.7, 1), xlabel="accuracy on held-out digits (bars start at 0.7)")
-    figure.suptitle("Networks by hidden widths (blue; dots: starts), simpler methods (grey)")
+    figure.suptitle(
+        "Networks by hidden widths (blue; dots: starts), simpler methods (grey)"
+    )
     axes.grid(axis="y", visible=False)
     return figure
 
@@ -189,7 +220,9 @@ def main(config: Config, run: Run) -> None:
     run.figure("accuracies", plot_accuracies(accuracies, others))
     run.figure(
         "losses",
-        figures.curves(losses, title="Held-out loss of the last start", ylabel="cross-entropy"),
+        figures.curves(
+            losses, title="Held-out loss of the last start", ylabel="cross-entropy"
+        ),
     )
     run.claim(
         "One hidden layer beats the linear classifier",

@@ -1,14 +1,17 @@
 """One hidden layer can draw any continuous function, given enough neurons.
 
-A sigmoid neuron is a soft step, σ(k(x − b)): b says where, k how steep. Two steps, one up and one
-down, make a bump; bumps side by side make a staircase that follows any continuous function f, so
-a network can be *written down* that errs by no more than f varies within a stair's width. Training
-finds a better one of the same size: its slopes do what the staircase needs many steps for. Without
-a bend in the neuron no number of them helps.
-Look at the error as neurons are added: constructed, trained, and trained without the bend.
+A sigmoid neuron is a soft step, σ(k(x − b)): b says where, k how steep. Two steps, one
+up and one down, make a bump; bumps side by side make a staircase that follows any
+continuous function f, so a network can be *written down* that errs by no more than f
+varies within a stair's width. Training finds a better one of the same size: its slopes
+do what the staircase needs many steps for. Without a bend in the neuron no number of
+them helps.
+Look at the error as neurons are added: constructed, trained, and trained without the
+bend.
 
 Lectures: N18 1.1.2 Capacity of Neural Networks
-Paper: Cybenko, Approximation by superpositions of a sigmoidal function, 1989 (theorem 2)
+Paper: Cybenko, Approximation by superpositions of a sigmoidal function, 1989 (theorem
+    2)
 """
 
 from dataclasses import dataclass
@@ -39,7 +42,9 @@ FULL = Config(neurons=(2, 4, 8, 16, 32, 64, 128, 256), restarts=5, evaluations=3
 BENDS = {"tanh": (np.tanh, lambda h: 1 - h**2), "linear": (np.copy, np.ones_like)}
 
 STEEPNESS = 20  # of the constructed steps, over the width of a stair
-LIPSCHITZ = np.pi + 0.9 * np.pi + 0.5  # no slope of `curve` is steeper: the sum of its terms' own
+LIPSCHITZ = (
+    np.pi + 0.9 * np.pi + 0.5
+)  # no slope of `curve` is steeper: the sum of its terms' own
 
 
 def curve(x: np.ndarray) -> np.ndarray:
@@ -48,12 +53,15 @@ def curve(x: np.ndarray) -> np.ndarray:
 
 
 def surface(x: np.ndarray) -> np.ndarray:
-    """A hill, a hollow and a slope over [−1, 1]². x: (points, 2). Returns (points, 1)."""
+    """A hill, a hollow and a slope over [−1, 1]². x: (points, 2). Returns (points,
+    1)."""
     hill, hollow = (np.sum((x - at) ** 2, axis=1) for at in ([0.4, 0.3], [-0.4, -0.4]))
     return (np.exp(-4 * hill) - np.exp(-6 * hollow) + 0.3 * x[:, 0])[:, np.newaxis]
 
 
-def build_network(inputs: int, neurons: int, activation: str = "sigmoid") -> keras.Model:
+def build_network(
+    inputs: int, neurons: int, activation: str = "sigmoid"
+) -> keras.Model:
     """One hidden layer. Input: (batch, inputs). Output: (batch, 1)."""
     x = keras.Input((inputs,), name="x")
     # Steps of some steepness, all over the inputs' range.
@@ -73,9 +81,9 @@ def bump(start: float, end: float, steepness: float) -> keras.Model:
 
 
 def construct(function, neurons: int) -> keras.Model:
-    """A network for a function on [−1, 1] without training: neurons + 1 stairs, each as high as the
-    function in its middle. Where two bumps meet, one's step down and the other's step up are the
-    same neuron."""
+    """A network for a function on [−1, 1] without training: neurons + 1 stairs, each as
+    high as the function in its middle. Where two bumps meet, one's step down and the
+    other's step up are the same neuron."""
     stair = 2 / (neurons + 1)
     steepness = STEEPNESS / stair
     between = -1 + stair * np.arange(1, neurons + 1)
@@ -87,22 +95,25 @@ def construct(function, neurons: int) -> keras.Model:
 
 
 def bound(neurons: int) -> float:
-    """What the constructed network's error cannot exceed for a function of slope ≤ LIPSCHITZ.
+    """What the constructed network's error cannot exceed for a function of slope ≤
+    LIPSCHITZ.
 
-    At the nearest step the network is between the heights of two stairs, whose middles are within a
-    stair's width. The n-th step beyond it is at least n − ½ stairs away, where a sigmoid differs
-    from 0 or 1 by less than exp(−STEEPNESS·(n − ½)), of a height within LIPSCHITZ·stair.
+    At the nearest step the network is between the heights of two stairs, whose middles
+    are within a stair's width. The n-th step beyond it is at least n − ½ stairs away,
+    where a sigmoid differs from 0 or 1 by less than exp(−STEEPNESS·(n − ½)), of a
+    height within LIPSCHITZ·stair.
     """
     tails = 2 * np.exp(-STEEPNESS / 2) / (1 - np.exp(-STEEPNESS))
     return LIPSCHITZ * 2 / (neurons + 1) * (1 + tails)
 
 
 def train(model: keras.Model, x: np.ndarray, y: np.ndarray, evaluations: int) -> None:
-    """Lowers the squared error by Levenberg and Marquardt's method, which solves a least squares
-    problem at each step: for a small network it gets much further than gradient descent.
+    """Lowers the squared error by Levenberg and Marquardt's method, which solves a
+    least squares problem at each step: for a small network it gets much further than
+    gradient descent.
 
-    The network's derivatives are so simple that they are written down: of v·g(Wᵀx + b) + c by v it
-    is g, by b v·g′, by W x·v·g′.
+    The network's derivatives are so simple that they are written down: of v·g(Wᵀx + b)
+    + c by v it is g, by b v·g′, by W x·v·g′.
     """
     bend, slope = BENDS[model.get_layer("hidden").activation.__name__]
     start = model.get_weights()
@@ -140,7 +151,9 @@ def plot_construction(stairs: dict[int, keras.Model]) -> plt.Figure:
     x = np.linspace(-1, 1, 801)[:, np.newaxis]
     figure, panels = plt.subplots(1, 1 + len(stairs), figsize=(11, 3.4))
     for steepness, style in ((20, "-"), (60, "--")):
-        panels[0].plot(x, bump(-0.3, 0.4, steepness)(x), style, label=f"k = {steepness}")
+        panels[0].plot(
+            x, bump(-0.3, 0.4, steepness)(x), style, label=f"k = {steepness}"
+        )
     panels[0].set(title="σ(k(x + 0.3)) − σ(k(x − 0.4))", xlabel="x", ylim=(-0.1, 1.35))
     panels[0].legend(loc="upper right", ncols=2)
     for axes, (neurons, model) in zip(panels[1:], stairs.items(), strict=True):
@@ -151,7 +164,9 @@ def plot_construction(stairs: dict[int, keras.Model]) -> plt.Figure:
     return figure
 
 
-def plot_fits(curves: dict[int, keras.Model], surfaces: dict[int, keras.Model]) -> plt.Figure:
+def plot_fits(
+    curves: dict[int, keras.Model], surfaces: dict[int, keras.Model]
+) -> plt.Figure:
     """Trained networks of three widths, in one and in two dimensions."""
     x = np.linspace(-1, 1, 801)[:, np.newaxis]
     side = np.linspace(-1, 1, 100)
@@ -166,7 +181,9 @@ def plot_fits(curves: dict[int, keras.Model], surfaces: dict[int, keras.Model]) 
         axes.set(title=title, ylim=(-1.5, 1.8), xticks=(-1, 0, 1))
     for axes, value in zip(rows[1], heights, strict=True):
         height = np.reshape(value, (100, 100))
-        picture = axes.contourf(side, side, height, np.linspace(-1.5, 1.5, 21), extend="both")
+        picture = axes.contourf(
+            side, side, height, np.linspace(-1.5, 1.5, 21), extend="both"
+        )
         axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal", xlabel="x₁")
     rows[1, 0].set_ylabel("x₂")
     figure.colorbar(picture, ax=rows[1], label="value", ticks=(-1, 0, 1))
@@ -179,7 +196,10 @@ def plot_errors(neurons: tuple[int, ...], errors: dict[str, list[float]]) -> plt
         axes.loglog(neurons, values, marker=marker, label=name)
     axes.set_xticks(neurons, [str(each) for each in neurons])
     axes.minorticks_off()
-    axes.set(xlabel="neurons in the hidden layer", ylabel="root mean square error, new points")
+    axes.set(
+        xlabel="neurons in the hidden layer",
+        ylabel="root mean square error, new points",
+    )
     axes.set_title("More neurons, smaller error: if the neurons bend")
     figure.legend(loc="outside right upper")
     return figure
@@ -190,9 +210,15 @@ def main(config: Config, run: Run) -> None:
     narrow, middle, wide = widths[0], widths[len(widths) // 2], widths[-1]
     fine = np.linspace(-1, 1, 2001)[:, np.newaxis]
     inside, beside = bump(-0.3, 0.4, 60)(np.array([[0.05], [-0.6]])).numpy().ravel()
-    differences = {n: np.asarray(construct(curve, n)(fine)) - curve(fine) for n in widths}
-    worst = {neurons: float(np.abs(each).max()) for neurons, each in differences.items()}
-    run.figure("construction", plot_construction({n: construct(curve, n) for n in (8, 32)}))
+    differences = {
+        n: np.asarray(construct(curve, n)(fine)) - curve(fine) for n in widths
+    }
+    worst = {
+        neurons: float(np.abs(each).max()) for neurons, each in differences.items()
+    }
+    run.figure(
+        "construction", plot_construction({n: construct(curve, n) for n in (8, 32)})
+    )
 
     # tanh(a) = 2σ(2a) − 1: the same steps, but about 0, which trains faster.
     x, new = np.random.default_rng(run.seed).uniform(-1, 1, (2, 500, 2))
@@ -212,11 +238,20 @@ def main(config: Config, run: Run) -> None:
         models[name][neurons] = model
         errors[name].append(float(np.median(found)))
     staircase = [root_mean_square(each) for each in differences.values()]
-    # Of the curve the last digits depend on how arrays lie in memory, and training multiplies that.
+    # Of the curve the last digits depend on how arrays lie in memory, and training
+    # multiplies that.
     run.metric("error", errors["surface"][-1], unit="of the surface")
-    fits = ({n: models[name][n] for n in (narrow, middle, wide)} for name in ("curve", "surface"))
+    fits = (
+        {n: models[name][n] for n in (narrow, middle, wide)}
+        for name in ("curve", "surface")
+    )
     run.figure("fits", plot_fits(*fits))
-    names = ("curve, no bend", "curve, constructed", "curve, trained", "surface, trained")
+    names = (
+        "curve, no bend",
+        "curve, constructed",
+        "curve, trained",
+        "surface, trained",
+    )
     curves = (errors["no bend"], staircase, errors["curve"], errors["surface"])
     run.figure("errors", plot_errors(widths, dict(zip(names, curves, strict=True))))
 
@@ -228,16 +263,23 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Bumps side by side fit without training: the largest error is below its bound, which "
         "falls as the stairs get narrower",
-        holds=all(worst[n] < bound(n) for n in widths) and worst[wide] < worst[narrow] / 2,
-        measured=", ".join(f"{n} neurons {worst[n]:.2f} (bound {bound(n):.2f})" for n in widths),
+        holds=all(worst[n] < bound(n) for n in widths)
+        and worst[wide] < worst[narrow] / 2,
+        measured=", ".join(
+            f"{n} neurons {worst[n]:.2f} (bound {bound(n):.2f})" for n in widths
+        ),
     )
     shown = [widths.index(n) for n in (narrow, middle, wide)]
-    falls = {name: [errors[name][index] for index in shown] for name in ("curve", "surface")}
+    falls = {
+        name: [errors[name][index] for index in shown] for name in ("curve", "surface")
+    }
     run.claim(
         "The error of trained networks falls as neurons are added",
         holds=all(c < b < a and c < a / 5 for a, b, c in falls.values()),
         measured=f"with {narrow}, {middle}, {wide} neurons: "
-        + "; ".join(f"{name} {a:.4f}, {b:.4f}, {c:.4f}" for name, (a, b, c) in falls.items()),
+        + "; ".join(
+            f"{name} {a:.4f}, {b:.4f}, {c:.4f}" for name, (a, b, c) in falls.items()
+        ),
     )
     run.claim(
         "Training finds better networks than the construction",

@@ -1,18 +1,20 @@
-"""Advantage actor-critic: a critic tells the actor whether an action was better than expected.
+"""Advantage actor-critic: a critic tells the actor if an action was worth more.
 
-REINFORCE waits for the end of an episode and weighs its actions by what they earned. Here a second
-network, the critic V(s), stands in for the rest: after a few steps the actor follows
-∇J = E[A(s, a) ∇log π(a|s)] with the advantage A = Q(s, a) − V(s). One step's estimate of it is the
-error δ = r + γ V(s′) − V(s): little variance, but as wrong as the critic. The sum of all that
-follow, Σ (γλ)ˡ δ₊ₗ, goes from there (λ = 0) to the whole return less V(s) (λ = 1): much variance,
-no error. An end is worth nothing beyond; a time limit is no end, so V(s′) counts there. To learn
-more than once from the same steps (--epochs), the objective is clipped where π has moved too far.
+REINFORCE waits for the end of an episode and weighs its actions by what they earned.
+Here a second network, the critic V(s), stands in for the rest: after a few steps the
+actor follows ∇J = E[A(s, a) ∇log π(a|s)] with the advantage A = Q(s, a) − V(s). One
+step's estimate of it is the error δ = r + γ V(s′) − V(s): little variance, but as wrong
+as the critic. The sum of all that follow, Σ (γλ)ˡ δ₊ₗ, goes from there (λ = 0) to the
+whole return less V(s) (λ = 1): much variance, no error. An end is worth nothing beyond;
+a time limit is no end, so V(s′) counts there. To learn more than once from the same
+steps (--epochs), the objective is clipped where π has moved too far.
 Look at how λ decides how fast it learns, and at how many steps REINFORCE takes.
 
 Lectures: CS Reinforcement Learning (Actor-Critic)
-Paper: Mnih et al., Asynchronous methods for deep reinforcement learning, 2016; Schulman et al.,
-    High-dimensional continuous control using generalized advantage estimation, 2016 (equations 11
-    to 16), and Proximal policy optimization algorithms, 2017 (equation 7)
+Paper: Mnih et al., Asynchronous methods for deep reinforcement learning, 2016; Schulman
+    et al., High-dimensional continuous control using generalized advantage estimation,
+    2016 (equations 11 to 16), and Proximal policy optimization algorithms, 2017
+    (equation 7)
 """
 
 import time
@@ -41,7 +43,8 @@ class Config:
     horizon: int = 16
     """steps of each copy between two updates"""
     epochs: int = 4
-    """passes over the steps of an update; with 1 it is the plain advantage actor-critic"""
+    """passes over the steps of an update; with 1 it is the plain advantage
+    actor-critic"""
     batches: int = 4
     """steps of gradient descent in each pass"""
     gamma: float = 0.99
@@ -51,7 +54,8 @@ class Config:
     learning_rate: float = 3e-3
     """of Adam, from which it falls to zero"""
     reward_scale: float = 0.1
-    """factor of the rewards that it learns from: V(s) should be of the order of 1 to 10"""
+    """factor of the rewards that it learns from: V(s) should be of the order of 1 to
+    10"""
     rivals: tuple[str, ...] = ("λ = 0", "one pass", "REINFORCE")
     """what to compare with: some of these, or none"""
 
@@ -74,7 +78,13 @@ ENTROPY = 0.01  # weight of the policy's entropy, which keeps it trying
 RIVALS = {
     "λ = 0": {"trace": 0.0},
     "one pass": {"epochs": 1, "batches": 1},
-    "REINFORCE": {"copies": 16, "epochs": 1, "batches": 1, "trace": 1.0, "learning_rate": 0.01},
+    "REINFORCE": {
+        "copies": 16,
+        "epochs": 1,
+        "batches": 1,
+        "trace": 1.0,
+        "learning_rate": 0.01,
+    },
 }
 CLAIMS = {
     "λ = 0": "The error of one step (λ = 0) teaches less than the sum of those that follow",
@@ -84,18 +94,24 @@ CLAIMS = {
 
 
 def build_network(observations: int, outputs: int, scale: float) -> keras.Model:
-    """Input: (batch, observations) floats. Output: (batch, outputs), logits or a value."""
+    """Input: (batch, observations) floats. Output: (batch, outputs), logits or a
+    value."""
     observation = hidden = keras.Input((observations,), name="observation")
     for _ in range(2):
-        hidden = layers.Dense(64, activation="tanh", kernel_initializer="orthogonal")(hidden)
+        hidden = layers.Dense(64, activation="tanh", kernel_initializer="orthogonal")(
+            hidden
+        )
     initializer = keras.initializers.Orthogonal(scale)
-    return keras.Model(observation, layers.Dense(outputs, kernel_initializer=initializer)(hidden))
+    return keras.Model(
+        observation, layers.Dense(outputs, kernel_initializer=initializer)(hidden)
+    )
 
 
 def generalized_advantages(rewards, values, following, terminated, over, gamma, trace):
     """Aₜ = δₜ + γλ Aₜ₊₁ with δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ), within each episode.
 
-    All are (steps, copies). values, following: V of a step's state and of the one it led to;
+    All are (steps, copies). values, following: V of a step's state and of the one it
+    led to;
     terminated: ended of itself; over: that, or cut by a time limit; trace: λ."""
     errors = rewards + gamma * following * ~terminated - values
     advantages, advantage = np.zeros_like(errors), 0.0
@@ -111,7 +127,9 @@ class Agent:
     def __init__(self, observations: int, actions: int, config: Config, updates: int):
         self.actor = build_network(observations, actions, 0.01)
         self.critic = build_network(observations, 1, 1.0)
-        rate = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, updates, 0.0)
+        rate = keras.optimizers.schedules.PolynomialDecay(
+            config.learning_rate, updates, 0.0
+        )
         self.weights = self.actor.trainable_variables + self.critic.trainable_variables
         self.optimizer = keras.optimizers.Adam(rate, epsilon=1e-5, clipnorm=0.5)
         self.optimizer.build(self.weights)
@@ -122,14 +140,22 @@ class Agent:
 
     @tf.function(jit_compile=True)
     def learn(self, observations, actions, advantages, returns, batches):
-        """A step of gradient descent for each row of batches, which are numbers of samples. The
-        rest is (samples, ...)."""
-        actions = tf.one_hot(actions, self.actor.output_shape[-1])  # a gather compiles for longer
-        before = tf.reduce_sum(actions * tf.nn.log_softmax(self.actor(observations)), axis=-1)
+        """A step of gradient descent for each row of batches, which are numbers of
+        samples. The rest is (samples, ...)."""
+        actions = tf.one_hot(
+            actions, self.actor.output_shape[-1]
+        )  # a gather compiles for longer
+        before = tf.reduce_sum(
+            actions * tf.nn.log_softmax(self.actor(observations)), axis=-1
+        )
         for chosen in batches:
-            observation, action = tf.gather(observations, chosen), tf.gather(actions, chosen)
+            observation, action = (
+                tf.gather(observations, chosen),
+                tf.gather(actions, chosen),
+            )
             advantage = tf.gather(advantages, chosen)
-            # On a scale of its own the advantage suits one learning rate whatever the rewards are.
+            # On a scale of its own the advantage suits one learning rate whatever the
+            # rewards are.
             advantage -= tf.reduce_mean(advantage)
             advantage /= tf.sqrt(tf.reduce_mean(tf.square(advantage))) + 1e-8
             with tf.GradientTape() as tape:
@@ -140,16 +166,26 @@ class Agent:
                 clipped = tf.clip_by_value(ratio, 1 - CLIP, 1 + CLIP)
                 gain = tf.minimum(ratio * advantage, clipped * advantage)
                 entropy = -tf.reduce_sum(tf.exp(log_policy) * log_policy, axis=-1)
-                error = tf.gather(returns, chosen) - tf.squeeze(self.critic(observation), -1)
+                error = tf.gather(returns, chosen) - tf.squeeze(
+                    self.critic(observation), -1
+                )
                 loss = tf.reduce_mean(0.5 * tf.square(error) - gain - ENTROPY * entropy)
             self.optimizer.apply(tape.gradient(loss, self.weights), self.weights)
 
 
-def train(agent: Agent, envs, config: Config, random, record, updates, whole=False) -> None:
-    """Plays a few steps, learns from them, and so on. updates: such as range(200). record:
-    (updates, 2), of each the steps so far and the mean return of the 20 last episodes.
+def train(
+    agent: Agent, envs, config: Config, random, record, updates, whole=False
+) -> None:
+    """Plays a few steps, learns from them, and so on. updates: such as range(200).
+    record: (updates, 2), of each the steps so far and the mean return of the 20 last
+    episodes.
     whole: REINFORCE, which plays an episode in each copy, and knows no critic."""
-    observation, copies, recent, taken = None, envs.num_envs, deque(maxlen=20), record[:, 0].max()
+    observation, copies, recent, taken = (
+        None,
+        envs.num_envs,
+        deque(maxlen=20),
+        record[:, 0].max(),
+    )
     for update in updates:
         if observation is None or whole:
             observation, _ = envs.reset(seed=int(random.integers(2**31)))
@@ -162,23 +198,34 @@ def train(agent: Agent, envs, config: Config, random, record, updates, whole=Fal
             following, reward, terminated, cut, _ = envs.step(action)
             over = terminated | cut
             scaled = config.reward_scale * reward
-            steps.append((observation, following, action, scaled, terminated, over, ~idle))
+            steps.append(
+                (observation, following, action, scaled, terminated, over, ~idle)
+            )
             returns = np.where(idle, 0, returns + reward)
             recent.extend(returns[over & ~idle])
-            # After an end the next step resets: it takes no action and is no transition.
+            # After an end the next step resets: it takes no action and is no
+            # transition.
             observation, idle = following, over | (whole & idle)
         parts = map(np.array, zip(*steps, strict=True))
         *states, actions, rewards, terminated, over, counts = parts
         states = [part.reshape(over.size, -1).astype("float32") for part in states]
-        values = [np.reshape(agent.critic(part), over.shape) * (not whole) for part in states]
+        values = [
+            np.reshape(agent.critic(part), over.shape) * (not whole) for part in states
+        ]
         advantages = generalized_advantages(
             rewards, *values, terminated, over, config.gamma, config.trace
         )
-        targets = (part.ravel().astype("float32") for part in (advantages, advantages + values[0]))
-        # Always as many samples, for which `learn` is compiled once: a few are taken twice.
+        targets = (
+            part.ravel().astype("float32")
+            for part in (advantages, advantages + values[0])
+        )
+        # Always as many samples, for which `learn` is compiled once: a few are taken
+        # twice.
         valid, size = np.flatnonzero(counts), -(-over.size // config.batches)
         passes = [random.permutation(valid) for _ in range(config.epochs)]
-        batches = np.concatenate([np.resize(each, (config.batches, size)) for each in passes])
+        batches = np.concatenate(
+            [np.resize(each, (config.batches, size)) for each in passes]
+        )
         agent.learn(states[0], actions.ravel(), *targets, batches)
         taken += counts.sum()
         record[update] = taken, np.mean(recent) if recent else np.nan
@@ -190,14 +237,18 @@ def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figur
     for name, record in records.items():
         axes.plot(record[:, 0] / 1000, record[:, 1], label=name)
     axes.axhline(threshold, color="gray", linestyle=":", label="solved")
-    axes.set(xlabel="thousand steps of the environment", ylabel="mean return of 20 episodes")
+    axes.set(
+        xlabel="thousand steps of the environment", ylabel="mean return of 20 episodes"
+    )
     figure.legend(loc="outside right upper")
     return figure
 
 
 def main(config: Config, run: Run) -> None:
     if unknown := set(config.rivals) - set(RIVALS):
-        raise UsageError(f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}")
+        raise UsageError(
+            f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}"
+        )
     trials = environments.make_vec(config.env, 100)
     sizes = environments.require_vectors_and_choices(config.env, trials)
     threshold = environments.solved_at(config.env)
@@ -211,7 +262,9 @@ def main(config: Config, run: Run) -> None:
                 25,
             )
         keras.utils.set_random_seed(run.seed)
-        agent = agents[name] = Agent(*sizes, setting, updates * setting.epochs * setting.batches)
+        agent = agents[name] = Agent(
+            *sizes, setting, updates * setting.epochs * setting.batches
+        )
         random, started = np.random.default_rng(run.seed), time.perf_counter()
         record = records[name] = np.zeros((updates, 2))
 
@@ -225,7 +278,11 @@ def main(config: Config, run: Run) -> None:
         train(agent, envs, setting, random, record, loop, whole=name == "REINFORCE")
 
         def act(observation, agent=agent):
-            return agent.probabilities(observation.astype("float32")).numpy().argmax(axis=1)
+            return (
+                agent.probabilities(observation.astype("float32"))
+                .numpy()
+                .argmax(axis=1)
+            )
 
         # Greedy, on seeds that training has not seen.
         returns[name] = environments.evaluate(act, trials, seed=2**31 + run.seed).mean()
@@ -238,7 +295,9 @@ def main(config: Config, run: Run) -> None:
     run.metric("steps_to_solve", solved["actor-critic"])
     run.figure("learning", plot_learning(records, threshold))
     film = environments.film(config.env, agent.probabilities, pictures=20, every=10)
-    run.figure("film", figures.image_grid(film, title="One picture in 10 steps; white: over"))
+    run.figure(
+        "film", figures.image_grid(film, title="One picture in 10 steps; white: over")
+    )
 
     run.claim(
         f"An actor and a critic solve {config.env}",

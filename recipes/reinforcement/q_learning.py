@@ -1,15 +1,16 @@
 """Q-learning finds the best actions by trying them, without being told the rules.
 
-A table Q[s, a] holds what action a in state s is worth. After each step it moves towards what came
-of it, Q[s, a] ← Q[s, a] + α (r + γ max_a' Q[s', a'] − Q[s, a]). The maximum makes it learn the best
-policy's values while it acts by another, which now and then tries something at random. SARSA puts
-the action it really takes next in place of the maximum, and so learns to live with its own slips.
-An episode that has ended is worth nothing more; one that a time limit cut short still is.
+A table Q[s, a] holds what action a in state s is worth. After each step it moves
+towards what came of it, Q[s, a] ← Q[s, a] + α (r + γ max_a' Q[s', a'] − Q[s, a]). The
+maximum makes it learn the best policy's values while it acts by another, which now and
+then tries something at random. SARSA puts the action it really takes next in place of
+the maximum, and so learns to live with its own slips. An episode that has ended is
+worth nothing more; one that a time limit cut short still is.
 Look at the tables that meet the optimum, and at the two paths along the cliff.
 
 Lectures: CS Deep Reinforcement Learning (Bellman equation, Q-learning)
-Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinforcement learning,
-    2018
+Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinforcement
+    learning, 2018
 """
 
 import os
@@ -26,13 +27,16 @@ from deep_learning_recipes import UsageError, environments, figures, serving
 from deep_learning_recipes.run import Run, cli
 
 LAKE, CLIFF = "FrozenLake-v1", "CliffWalking-v1"
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # frames go to arrays: no display is needed
+os.environ.setdefault(
+    "SDL_VIDEODRIVER", "dummy"
+)  # frames go to arrays: no display is needed
 
 
 @dataclass
 class Config:
     environments: tuple[str, ...] = (LAKE, CLIFF, "Taxi-v4")
-    """of Gymnasium's toy-text family: their rules are read to know the optimum, not to learn"""
+    """of Gymnasium's toy-text family: their rules are read to know the optimum, not to
+    learn"""
     agents: int = 4
     """that learn independently of each other, each a table of its own"""
     copies: int = 8
@@ -55,12 +59,14 @@ BLOCK = 500  # steps between two checkpoints
 
 
 def begin(envs: VectorEnv, config: Config, steps: int, seed: int) -> dict:
-    """What learning changes: the tables and how often each entry was updated, both (agents, states,
-    actions); the returns of episodes, (steps, copies of all agents), at the steps that end them,
-    NaN elsewhere; and the random generator."""
+    """What learning changes: the tables and how often each entry was updated, both
+    (agents, states, actions); the returns of episodes, (steps, copies of all agents),
+    at the steps that end them, NaN elsewhere; and the random generator."""
     shape = config.agents, envs.single_observation_space.n, envs.single_action_space.n
     return {
-        "table": np.ones(shape),  # more than they find at first: they try what they have not
+        "table": np.ones(
+            shape
+        ),  # more than they find at first: they try what they have not
         "visits": np.zeros(shape, int),
         "returns": np.full((steps, envs.num_envs), np.nan),
         "random": np.random.default_rng(seed),
@@ -68,35 +74,52 @@ def begin(envs: VectorEnv, config: Config, steps: int, seed: int) -> dict:
 
 
 def learn(
-    state: dict, envs: VectorEnv, config: Config, blocks, on_policy=False, limit_is_end=False
+    state: dict,
+    envs: VectorEnv,
+    config: Config,
+    blocks,
+    on_policy=False,
+    limit_is_end=False,
 ) -> None:
-    """Q-learning, or SARSA with `on_policy`; `limit_is_end` makes the mistake of taking a time
-    limit for an end. state: see `begin`. blocks: numbers of blocks of BLOCK steps, from range(n).
+    """Q-learning, or SARSA with `on_policy`; `limit_is_end` makes the mistake of taking
+    a time limit for an end. state: see `begin`. blocks: numbers of blocks of BLOCK
+    steps, from range(n).
     """
     table, visits, random = state["table"], state["visits"], state["random"]
     agent = np.repeat(np.arange(config.agents), config.copies)
     steps, copies = state["returns"].shape
 
     def act(place):
-        noise = 1e-9 * random.random((copies, table.shape[2]))  # among equals, any will do
+        noise = 1e-9 * random.random(
+            (copies, table.shape[2])
+        )  # among equals, any will do
         greedy = (table[agent, place] + noise).argmax(axis=1)
         is_random = random.random(copies) < config.exploration
         return np.where(is_random, random.integers(table.shape[2], size=copies), greedy)
 
     for block in blocks:
-        # All begin anew: a checkpoint between two blocks cannot hold what is inside them.
+        # All begin anew: a checkpoint between two blocks cannot hold what is inside
+        # them.
         place, _ = envs.reset(seed=int(random.integers(2**31)))
-        action, is_running, returns = act(place), np.ones(copies, bool), np.zeros(copies)
+        action, is_running, returns = (
+            act(place),
+            np.ones(copies, bool),
+            np.zeros(copies),
+        )
         for step in range(block * BLOCK, min(block * BLOCK + BLOCK, steps)):
             following, rewards, terminated, truncated, _ = envs.step(action)
             next_action = act(following)
             options = table[agent, following]
-            values = options[range(copies), next_action] if on_policy else options.max(axis=1)
+            values = (
+                options[range(copies), next_action]
+                if on_policy
+                else options.max(axis=1)
+            )
             has_ended = terminated | truncated if limit_is_end else terminated
             targets = rewards + config.discount * np.where(has_ended, 0, values)
             rate = config.learning_rate * (1 - 0.98 * step / steps)
-            # After an end the copy's next step is its reset: no action led there. Where two copies
-            # are at the same entry, one of them counts.
+            # After an end the copy's next step is its reset: no action led there. Where
+            # two copies are at the same entry, one of them counts.
             entry = agent[is_running], place[is_running], action[is_running]
             table[entry] += rate * (targets[is_running] - table[entry])
             visits[entry] += 1
@@ -108,12 +131,15 @@ def learn(
 
 
 def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
-    """Q*[s, a] by value iteration over the environment's rules, which the agents do not see."""
+    """Q*[s, a] by value iteration over the environment's rules, which the agents do not
+    see."""
     rules = environment.unwrapped.P
     values, change = np.zeros((len(rules), len(rules[0]))), np.inf
 
     def backup(outcomes, best):
-        return sum(p * (r + discount * best[s] * (not ended)) for p, s, r, ended in outcomes)
+        return sum(
+            p * (r + discount * best[s] * (not ended)) for p, s, r, ended in outcomes
+        )
 
     while change > 1e-9:
         best, before = values.max(axis=1), values
@@ -122,8 +148,11 @@ def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
     return values
 
 
-def play(environment: gymnasium.Env, policy: np.ndarray, seeds) -> tuple[np.ndarray, list[int]]:
-    """The return of one episode for each seed, (episodes,), and the states of the last one."""
+def play(
+    environment: gymnasium.Env, policy: np.ndarray, seeds
+) -> tuple[np.ndarray, list[int]]:
+    """The return of one episode for each seed, (episodes,), and the states of the last
+    one."""
     returns = []
     for seed in seeds:
         state, _ = environment.reset(seed=int(seed))
@@ -137,8 +166,8 @@ def play(environment: gymnasium.Env, policy: np.ndarray, seeds) -> tuple[np.ndar
 
 
 def build_table(values: np.ndarray) -> keras.Model:
-    """A table of action values (states, actions) as a network. Input: observation (batch,) of state
-    numbers. Output: (batch, actions)."""
+    """A table of action values (states, actions) as a network. Input: observation
+    (batch,) of state numbers. Output: (batch, actions)."""
     observation = keras.Input((), dtype="int32", name="observation")
     table = layers.Embedding(*values.shape, dtype="float32", name="table")
     found = table(observation)
@@ -147,21 +176,30 @@ def build_table(values: np.ndarray) -> keras.Model:
 
 
 def plot_returns(runs: dict[str, tuple[np.ndarray, float]], agents: int) -> plt.Figure:
-    """Returns while learning: the agents' mean with the worst and best shaded, and the optimum."""
-    figure, panels = plt.subplots(1, len(runs), figsize=(4.2 * len(runs), 4), squeeze=False)
+    """Returns while learning: the agents' mean with the worst and best shaded, and the
+    optimum."""
+    figure, panels = plt.subplots(
+        1, len(runs), figsize=(4.2 * len(runs), 4), squeeze=False
+    )
     for axes, (name, (returns, optimum)) in zip(panels[0], runs.items(), strict=True):
         steps, curves = np.linspace(0, len(returns), 41)[1:], []
         for own in np.split(returns, agents, axis=1):
             ends, _ = np.nonzero(np.isfinite(own))
             means = np.convolve(own[np.isfinite(own)], np.ones(50) / 50, "valid")
             curves.append(np.interp(steps, ends[49:], means))
-        axes.plot(steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes")
-        axes.fill_between(steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25)
+        axes.plot(
+            steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes"
+        )
+        axes.fill_between(
+            steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25
+        )
         axes.axhline(optimum, color="black", linestyle="--", label="optimal policy")
         axes.set(title=name, xlabel="steps of each copy", ylabel="return of an episode")
         axes.set_ylim(bottom=np.quantile(curves, 0.1))
         axes.locator_params(axis="x", nbins=4)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return figure
 
 
@@ -185,7 +223,9 @@ def main(config: Config, run: Run) -> None:
     for name in config.environments:
         environments.find(name, "--environments")
         if not hasattr(gymnasium.make(name).unwrapped, "P"):
-            raise UsageError(f"--environments {name}: it has no table of states, as {LAKE} has")
+            raise UsageError(
+                f"--environments {name}: it has no table of states, as {LAKE} has"
+            )
     copies = config.agents * config.copies
 
     def train(name, steps, limit=None, **how):
@@ -197,20 +237,28 @@ def main(config: Config, run: Run) -> None:
         learn(state, envs, config, blocks, **how)
         return state
 
-    seeds = np.random.default_rng(run.seed).integers(2**31, size=config.evaluation_episodes)
+    seeds = np.random.default_rng(run.seed).integers(
+        2**31, size=config.evaluation_episodes
+    )
     curves, tables = {}, {}
     for name in config.environments:
         state = train(name, config.steps)
         tables[name], often = state["table"], state["visits"] >= 100
-        environment = gymnasium.make(name, max_episode_steps=200 if name == CLIFF else None)
+        environment = gymnasium.make(
+            name, max_episode_steps=200 if name == CLIFF else None
+        )
         exact = optimal_values(environment, config.discount)
         best = play(environment, exact.argmax(axis=1), seeds)[0].mean()
-        found = [play(environment, each.argmax(axis=1), seeds)[0].mean() for each in tables[name]]
+        found = [
+            play(environment, each.argmax(axis=1), seeds)[0].mean()
+            for each in tables[name]
+        ]
         error = np.abs(tables[name] - exact)[often].mean()
         run.metric(f"return_{name}", np.mean(found))
         run.claim(
             f"On {name} Q-learning reaches the optimal return, and Q* where it has been often",
-            holds=np.mean(found) > best - 0.1 * abs(best) and error < 0.1 * np.ptp(exact),
+            holds=np.mean(found) > best - 0.1 * abs(best)
+            and error < 0.1 * np.ptp(exact),
             measured=f"return {np.mean(found):.3f} (worst of {len(found)} agents {min(found):.3f}),"
             f" {best:.3f} by the optimal policy on the same seeds; mean error {error:.3f} of "
             f"entries tried 100 times, Q* spans {exact.min():.2f} to {exact.max():.2f}",
@@ -236,7 +284,9 @@ def main(config: Config, run: Run) -> None:
     # A limit that cuts most episodes short, taken for what it is and for an end.
     exact = optimal_values(gymnasium.make(LAKE), config.discount)[0].max()
     right, wrong = (
-        train(LAKE, 4000, limit=25, limit_is_end=is_end)["table"][:, 0].max(axis=1).mean()
+        train(LAKE, 4000, limit=25, limit_is_end=is_end)["table"][:, 0]
+        .max(axis=1)
+        .mean()
         for is_end in (False, True)
     )
     run.claim(
@@ -252,8 +302,13 @@ def main(config: Config, run: Run) -> None:
     watched = gymnasium.make(name, render_mode="rgb_array_list", max_episode_steps=23)
     play(watched, tables[name][0].argmax(axis=1), [run.seed])
     frames = np.array(watched.render()) / 255
-    steps, title = list(map(str, range(24))), f"An episode of {name} without random actions"
-    run.figure("episode", figures.image_grid(frames, title=title, captions=steps, columns=8))
+    steps, title = (
+        list(map(str, range(24))),
+        f"An episode of {name} without random actions",
+    )
+    run.figure(
+        "episode", figures.image_grid(frames, title=title, captions=steps, columns=8)
+    )
     policy = serving.policy(build_table(tables[config.environments[0]][0]))
     run.export(policy, example=np.arange(3))
 

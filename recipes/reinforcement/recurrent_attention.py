@@ -1,14 +1,16 @@
-"""Recurrent attention: a network that looks at a picture in a few glimpses, and learns where to.
+"""Recurrent attention: a network that reads a picture in glimpses and learns where.
 
-A glimpse is a small patch, sharp in the middle and coarse around it. A recurrent network takes in
-one after the other, names the digit after each, and says where to look next. What it reads is
-learned by cross-entropy. A crop has no derivative with respect to its place, so the places are
-drawn, l ~ N(μ, σ²), and learned by REINFORCE: (R − b) ∇log N(l; μ, σ²), where R is what the later
-glimpses brought and b, the return that a third network expected, takes variance away.
+A glimpse is a small patch, sharp in the middle and coarse around it. A recurrent
+network takes in one after the other, names the digit after each, and says where to look
+next. What it reads is learned by cross-entropy. A crop has no derivative with respect
+to its place, so the places are drawn, l ~ N(μ, σ²), and learned by REINFORCE: (R − b)
+∇log N(l; μ, σ²), where R is what the later glimpses brought and b, the return that a
+third network expected, takes variance away.
 Look at the accuracy by number of glimpses, and at what the network saw of each picture.
 
-The paper's μ is a place in the picture; here it is a step away from the last one, which is learned
-in fewer pictures. A reward is the probability of the right digit, not whether it was the likeliest.
+The paper's μ is a place in the picture; here it is a step away from the last one, which
+is learned in fewer pictures. A reward is the probability of the right digit, not
+whether it was the likeliest.
 
 Lectures: CS Reinforcement Learning (recurrent attention models)
 Paper: Mnih et al., Recurrent models of visual attention, 2014 (figure 1, section 3)
@@ -39,7 +41,8 @@ class Config:
     glimpses: int = 5
     """at each picture; the first one is at its centre"""
     patch: int = 6
-    """pixels across the sharp patch of a glimpse; each coarser one has as many, twice as large"""
+    """pixels across the sharp patch of a glimpse; each coarser one has as many, twice
+    as large"""
     scales: int = 2
     """patches in a glimpse"""
     units: int = 128
@@ -55,13 +58,24 @@ class Config:
 
 
 QUICK = Config(pictures=16_000, epochs=7, batch_size=128)
-FULL = Config(data="mnist", digit_size=28, side=60, pictures=100_000, patch=12, scales=3, epochs=50)
+FULL = Config(
+    data="mnist",
+    digit_size=28,
+    side=60,
+    pictures=100_000,
+    patch=12,
+    scales=3,
+    epochs=50,
+)
 
 POLICIES = ("learned", "random", "centre")
 
 
-def clutter(digits, labels, count: int, side: int, random: np.random.Generator, pieces: int = 4):
-    """Pictures (count, side, side) of one digit each among pieces of others, and their labels."""
+def clutter(
+    digits, labels, count: int, side: int, random: np.random.Generator, pieces: int = 4
+):
+    """Pictures (count, side, side) of one digit each among pieces of others, and their
+    labels."""
     pictures = np.zeros((count, side, side), "float32")
     picture, across = np.arange(count)[:, None, None], np.arange(digits.shape[1] // 3)
 
@@ -73,7 +87,9 @@ def clutter(digits, labels, count: int, side: int, random: np.random.Generator, 
 
     for _ in range(pieces):
         other = random.integers(len(digits), size=(count, 1, 1))
-        row, column = random.integers(0, digits.shape[1] - len(across) + 1, (2, count, 1, 1))
+        row, column = random.integers(
+            0, digits.shape[1] - len(across) + 1, (2, count, 1, 1)
+        )
         paste(digits[other, row + across[:, None], column + across])
     chosen = random.integers(len(digits), size=count)
     paste(digits[chosen])
@@ -81,8 +97,9 @@ def clutter(digits, labels, count: int, side: int, random: np.random.Generator, 
 
 
 def averaging(location, patch: int, scale: int, side: int):
-    """For each number of a location (..., 2) in [−1, 1] a matrix (patch, side), whose rows average
-    `scale` neighbouring pixels each, next to each other around it. Beyond the edge is nothing."""
+    """For each number of a location (..., 2) in [−1, 1] a matrix (patch, side), whose
+    rows average `scale` neighbouring pixels each, next to each other around it. Beyond
+    the edge is nothing."""
     first = ops.round((location + 1) / 2 * side - patch * scale / 2)[..., None, None]
     first = first + scale * ops.arange(patch, dtype=location.dtype)[:, None]
     pixel = ops.arange(side, dtype=location.dtype)
@@ -90,8 +107,9 @@ def averaging(location, patch: int, scale: int, side: int):
 
 
 def glimpse(pictures, location, patch: int, scales: int):
-    """Patches of 1, 2, 4, ... times the size around a location (batch, 2), all averaged down to
-    patch × patch: (batch, scales · patch²). Products of matrices, as a CPU likes them."""
+    """Patches of 1, 2, 4, ... times the size around a location (batch, 2), all averaged
+    down to patch × patch: (batch, scales · patch²). Products of matrices, as a CPU
+    likes them."""
     seen = []
     for scale in range(scales):
         both = averaging(location, patch, 2**scale, pictures.shape[1])
@@ -100,58 +118,77 @@ def glimpse(pictures, location, patch: int, scales: int):
 
 
 def build_core(pixels: int, units: int, classes: int) -> keras.Model:
-    """The glimpse, core and action networks. Inputs: what was seen (batch, pixels), where
-    (batch, 2), state (batch, units). Outputs: the new state and logits (batch, classes)."""
-    seen, location = keras.Input((pixels,), name="seen"), keras.Input((2,), name="location")
+    """The glimpse, core and action networks. Inputs: what was seen (batch, pixels),
+    where (batch, 2), state (batch, units). Outputs: the new state and logits (batch,
+    classes)."""
+    seen, location = (
+        keras.Input((pixels,), name="seen"),
+        keras.Input((2,), name="location"),
+    )
     state = keras.Input((units,), name="state")
     what = layers.Dense(units, activation="relu")(seen)
     where = layers.Dense(units // 2, activation="relu")(location)
     both = layers.Dense(units, activation="relu")(layers.Concatenate()([what, where]))
-    new = layers.ReLU()(layers.Add()([layers.Dense(units)(both), layers.Dense(units)(state)]))
+    new = layers.ReLU()(
+        layers.Add()([layers.Dense(units)(both), layers.Dense(units)(state)])
+    )
     logits = layers.Dense(classes, dtype="float32", name="logits")(new)
     return keras.Model([seen, location, state], [new, logits], name="core")
 
 
 def build_chooser(units: int) -> keras.Model:
-    """The location network and the baseline. Inputs: state (batch, units), last location
-    (batch, 2). Outputs: mean of the next location (batch, 2), expected return (batch,)."""
-    state, location = keras.Input((units,), name="state"), keras.Input((2,), name="location")
+    """The location network and the baseline. Inputs: state (batch, units), last
+    location (batch, 2). Outputs: mean of the next location (batch, 2), expected return
+    (batch,)."""
+    state, location = (
+        keras.Input((units,), name="state"),
+        keras.Input((2,), name="location"),
+    )
     hidden = layers.Dense(units // 2, activation="relu")(state)
     # It starts by staying where it is; saturated at an edge it would learn nothing.
     small = keras.initializers.RandomNormal(stddev=0.01)
     step = layers.Dense(2, "tanh", kernel_initializer=small, dtype="float32")(hidden)
     value = layers.Dense(1, dtype="float32", name="value")(state)
     mean = ops.clip(location + step, -1, 1)
-    return keras.Model([state, location], [mean, ops.squeeze(value, axis=-1)], name="chooser")
+    return keras.Model(
+        [state, location], [mean, ops.squeeze(value, axis=-1)], name="chooser"
+    )
 
 
 def mean_of_later(rewards):
-    """Rewards (batch, glimpses); returns of the choices in between (batch, glimpses − 1)."""
+    """Rewards (batch, glimpses); returns of the choices in between (batch, glimpses −
+    1)."""
     later = ops.flip(ops.cumsum(ops.flip(rewards[:, 1:], axis=1), axis=1), axis=1)
     return later / ops.arange(rewards.shape[1] - 1, 0, -1, dtype=rewards.dtype)
 
 
 def reinforce_loss(returns, chosen, mean, value, sigma: float):
-    """Its gradient by μ is −(R − b) ∇log N(l; μ, σ²); that by the baseline fits b to R."""
-    log_density = -ops.sum(ops.square(chosen - mean), axis=-1) / (2 * sigma**2)  # + a constant
+    """Its gradient by μ is −(R − b) ∇log N(l; μ, σ²); that by the baseline fits b to
+    R."""
+    log_density = -ops.sum(ops.square(chosen - mean), axis=-1) / (
+        2 * sigma**2
+    )  # + a constant
     advantage = ops.stop_gradient(returns - value)
     return ops.mean(ops.square(returns - value)) - ops.mean(advantage * log_density)
 
 
 class Attention(keras.Model):
-    """Looks by a policy of POLICIES: where it has learned to, anywhere, or at the centre alone."""
+    """Looks by a policy of POLICIES: where it has learned to, anywhere, or at the
+    centre alone."""
 
     def __init__(self, config: Config, policy: str, **kwargs):
         super().__init__(**kwargs)
         self.config, self.policy = config, policy
-        self.core = build_core(config.scales * config.patch**2, config.units, classes=10)
+        self.core = build_core(
+            config.scales * config.patch**2, config.units, classes=10
+        )
         self.chooser = build_chooser(config.units) if policy == "learned" else None
         self.seeds = keras.random.SeedGenerator()
 
     def call(self, pictures, exploring=False):
-        """Logits after each glimpse (batch, glimpses, 10), locations (batch, glimpses, 2). Then, of
-        a learned policy, the chosen locations (before they are kept in the picture), their means
-        and the expected returns, (batch, glimpses − 1, ...)."""
+        """Logits after each glimpse (batch, glimpses, 10), locations (batch, glimpses,
+        2). Then, of a learned policy, the chosen locations (before they are kept in the
+        picture), their means and the expected returns, (batch, glimpses − 1, ...)."""
         location = ops.zeros_like(pictures[:, 0, :2])
         state = ops.repeat(location[:, :1], self.config.units, axis=1)
         glimpses, choices = [], []
@@ -160,11 +197,17 @@ class Attention(keras.Model):
             state, logits = self.core([seen, location, state])
             glimpses.append((logits, location))
             if self.policy == "random":
-                location = keras.random.uniform(ops.shape(location), -1, 1, seed=self.seeds)
+                location = keras.random.uniform(
+                    ops.shape(location), -1, 1, seed=self.seeds
+                )
             elif self.policy == "learned" and step < self.config.glimpses - 1:
                 # What the core remembers is learned by reading alone.
                 mean, value = self.chooser([ops.stop_gradient(state), location])
-                noise = keras.random.normal(ops.shape(mean), seed=self.seeds) if exploring else 0.0
+                noise = (
+                    keras.random.normal(ops.shape(mean), seed=self.seeds)
+                    if exploring
+                    else 0.0
+                )
                 chosen = ops.stop_gradient(mean + self.config.sigma * noise)
                 location = ops.clip(chosen, -1, 1)
                 choices.append((chosen, mean, value))
@@ -176,30 +219,41 @@ class Attention(keras.Model):
         with tf.GradientTape() as tape:
             logits, _, *choices = self(pictures, exploring=True)
             labels = ops.repeat(labels[:, None], self.config.glimpses, axis=1)
-            log_probability = -ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+            log_probability = -ops.sparse_categorical_crossentropy(
+                labels, logits, from_logits=True
+            )
             loss = -ops.mean(log_probability)
             if choices:
                 returns = ops.stop_gradient(mean_of_later(ops.exp(log_probability)))
                 loss += reinforce_loss(returns, *choices, self.config.sigma)
             scaled = self.optimizer.scale_loss(loss)  # does nothing but in float16
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
         return {"loss": loss, "probability": ops.mean(ops.exp(log_probability[:, -1]))}
 
 
 def seen_by(picture, locations, patch: int, scales: int) -> np.ndarray:
-    """A picture (side, side) as it was seen: grey where nothing was, coarse where that is all."""
+    """A picture (side, side) as it was seen: grey where nothing was, coarse where that
+    is all."""
     seen = np.full_like(picture, 0.5)
     for scale in 2 ** np.arange(scales)[::-1]:
         for location in locations:
-            rows, columns = np.asarray(averaging(location, patch, int(scale), len(picture)))
+            rows, columns = np.asarray(
+                averaging(location, patch, int(scale), len(picture))
+            )
             painted = scale**2 * rows.T @ (rows @ picture @ columns.T) @ columns
-            seen = np.where(np.outer(rows.any(axis=0), columns.any(axis=0)), painted, seen)
+            seen = np.where(
+                np.outer(rows.any(axis=0), columns.any(axis=0)), painted, seen
+            )
     return seen
 
 
 def main(config: Config, run: Run) -> None:
-    (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.digit_size)
+    (x_train, y_train), (x_test, y_test) = data.load(
+        config.data, size=config.digit_size
+    )
     strewn = config.side, np.random.default_rng(run.seed)
     x, y = clutter(x_train[..., 0], y_train, config.pictures, *strewn)
     x_test, y_test = clutter(x_test[..., 0], y_test, 4000, *strewn)
@@ -219,15 +273,26 @@ def main(config: Config, run: Run) -> None:
         accuracies[policy] = np.mean(logits.argmax(axis=-1) == y_test[:, None], axis=0)
         if policy == "learned":
             rows = {"picture": x_test}
-            for name, count in {"1 glimpse": 1, "2 glimpses": 2, "all": config.glimpses}.items():
+            for name, count in {
+                "1 glimpse": 1,
+                "2 glimpses": 2,
+                "all": config.glimpses,
+            }.items():
                 looks = zip(x_test[:10], locations[:10, :count], strict=True)
-                rows[name] = [seen_by(*look, config.patch, config.scales) for look in looks]
-            run.figure("looks", figures.image_rows(rows, title="What it sees of held-out pictures"))
+                rows[name] = [
+                    seen_by(*look, config.patch, config.scales) for look in looks
+                ]
+            run.figure(
+                "looks",
+                figures.image_rows(rows, title="What it sees of held-out pictures"),
+            )
 
     picture = keras.Input((config.side, config.side), name="picture")
     hidden = layers.Dense(config.units, "relu")(layers.Flatten()(picture))
     hidden = layers.Dense(config.units, "relu")(hidden)
-    rival = keras.Model(picture, layers.Dense(10, dtype="float32")(hidden), name="sees-all")
+    rival = keras.Model(
+        picture, layers.Dense(10, dtype="float32")(hidden), name="sees-all"
+    )
     fit(rival, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     whole = float(np.mean(np.argmax(rival(x_test), axis=-1) == y_test))
 
@@ -238,7 +303,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "The more glimpses, the more digits are read, with the locations it has learned",
         holds=learned[-1] > learned[1] + 0.03 and learned[1] > learned[0] + 0.1,
-        measured="accuracy after each glimpse: " + ", ".join(f"{each:.1%}" for each in learned),
+        measured="accuracy after each glimpse: "
+        + ", ".join(f"{each:.1%}" for each in learned),
     )
     run.claim(
         "Where to look is learned: with as many glimpses, random and fixed ones read fewer",
@@ -254,7 +320,11 @@ def main(config: Config, run: Run) -> None:
     )
     lines = {f"{policy} locations": accuracies[policy] for policy in POLICIES}
     lines["dense network,\nwhole picture"] = np.full(config.glimpses, whole)
-    labels = {"xlabel": "glimpses", "ylabel": "accuracy", "title": "Held-out cluttered digits"}
+    labels = {
+        "xlabel": "glimpses",
+        "ylabel": "accuracy",
+        "title": "Held-out cluttered digits",
+    }
     run.figure("accuracy", figures.curves(lines, **labels))
     logits, locations, *_ = agents["learned"](picture)
     outputs = {"probabilities": ops.softmax(logits[:, -1]), "locations": locations}

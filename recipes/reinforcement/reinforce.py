@@ -1,15 +1,17 @@
 """REINFORCE: a policy learns from the returns of whole episodes.
 
-The value of a policy is J(θ) = E[r(τ)] over its trajectories. Because ∇p = p ∇log p, the gradient
-of that expectation is an expectation of gradients, ∇J = E[Σₜ Gₜ ∇log π(aₜ|sₜ)], where Gₜ is the
-discounted reward from step t on: play, then make the actions that paid off more probable. It needs
-no model of the world, but it is noisy. Taking a baseline away, Gₜ − b, changes nothing of the mean
-and much of the variance: b is a moving average of the returns, or a second network's V(sₜ).
-Look at the variance of the gradient under the three baselines, and at what it does to learning.
+The value of a policy is J(θ) = E[r(τ)] over its trajectories. Because ∇p = p ∇log p,
+the gradient of that expectation is an expectation of gradients, ∇J = E[Σₜ Gₜ ∇log
+π(aₜ|sₜ)], where Gₜ is the discounted reward from step t on: play, then make the actions
+that paid off more probable. It needs no model of the world, but it is noisy. Taking a
+baseline away, Gₜ − b, changes nothing of the mean and much of the variance: b is a
+moving average of the returns, or a second network's V(sₜ).
+Look at the variance of the gradient under the three baselines, and at what it does to
+learning.
 
 Lectures: CS Reinforcement Learning (REINFORCE, simple baseline)
-Paper: Williams, Simple statistical gradient-following algorithms for connectionist reinforcement
-    learning, 1992 (theorem 1)
+Paper: Williams, Simple statistical gradient-following algorithms for connectionist
+    reinforcement learning, 1992 (theorem 1)
 """
 
 from collections.abc import Iterable
@@ -51,8 +53,11 @@ BASELINES = ("none", "average", "learned")
 LABELS = {"none": "no baseline", "average": "moving average", "learned": "learned V(s)"}
 
 
-def build_network(observations: int, outputs: int, units: int, name: str) -> keras.Model:
-    """Input: (batch, observations) floats. Output: (batch, outputs), logits or a value."""
+def build_network(
+    observations: int, outputs: int, units: int, name: str
+) -> keras.Model:
+    """Input: (batch, observations) floats. Output: (batch, outputs), logits or a
+    value."""
     observation = keras.Input((observations,), name="observation")
     hidden = layers.Dense(units, activation="tanh")(observation)
     # Outputs near zero: all actions equally probable, nothing expected.
@@ -62,8 +67,9 @@ def build_network(observations: int, outputs: int, units: int, name: str) -> ker
 
 
 def returns_to_go(rewards, alive, gamma: float, beyond) -> np.ndarray:
-    """Gₜ = rₜ + γ Gₜ₊₁ of each episode. rewards, alive: (steps, episodes); alive is False after an
-    episode's end. beyond: (episodes,), what is expected after the last step. Returns floats."""
+    """Gₜ = rₜ + γ Gₜ₊₁ of each episode. rewards, alive: (steps, episodes); alive is
+    False after an episode's end. beyond: (episodes,), what is expected after the last
+    step. Returns floats."""
     returns = np.zeros(rewards.shape, "float32")
     following = np.array(beyond, "float32")
     for step in reversed(range(len(rewards))):
@@ -73,14 +79,23 @@ def returns_to_go(rewards, alive, gamma: float, beyond) -> np.ndarray:
 
 
 class Agent:
-    """A policy π(a|s), and a baseline: none, average (moving) or learned (a network V(s))."""
+    """A policy π(a|s), and a baseline: none, average (moving) or learned (a network
+    V(s))."""
 
     def __init__(self, observations: int, actions: int, config: Config, baseline: str):
-        self.baseline, self.gamma, self.value_steps = baseline, config.gamma, config.value_steps
+        self.baseline, self.gamma, self.value_steps = (
+            baseline,
+            config.gamma,
+            config.value_steps,
+        )
         self.policy = build_network(observations, actions, config.units, "policy")
         self.value = build_network(observations, 1, config.units, "value")
-        self.optimizers = [keras.optimizers.Adam(config.learning_rate) for _ in range(2)]
-        for optimizer, network in zip(self.optimizers, (self.policy, self.value), strict=True):
+        self.optimizers = [
+            keras.optimizers.Adam(config.learning_rate) for _ in range(2)
+        ]
+        for optimizer, network in zip(
+            self.optimizers, (self.policy, self.value), strict=True
+        ):
             optimizer.build(network.trainable_variables)
         self.average = tf.Variable(0.0)
 
@@ -104,23 +119,33 @@ class Agent:
             following, reward, ended, cut, _ = envs.step(action)
             steps.append((observation, action, reward * alive, alive))
             last[alive], terminated[alive] = following[alive], ended[alive]
-            alive = alive & ~ended & ~cut  # where it is over, a new episode starts by itself
+            alive = (
+                alive & ~ended & ~cut
+            )  # where it is over, a new episode starts by itself
             observation = following
         names = ("observations", "actions", "rewards", "alive")
-        episodes = dict(zip(names, map(np.array, zip(*steps, strict=True)), strict=True))
-        # A time limit is no end: what would have followed is unknown, unless there is a V(s).
+        episodes = dict(
+            zip(names, map(np.array, zip(*steps, strict=True)), strict=True)
+        )
+        # A time limit is no end: what would have followed is unknown, unless there is a
+        # V(s).
         beyond = np.zeros(envs.num_envs)
         if self.baseline == "learned":
-            beyond = np.where(terminated, 0, np.squeeze(self.value(last.astype("float32")), -1))
+            beyond = np.where(
+                terminated, 0, np.squeeze(self.value(last.astype("float32")), -1)
+            )
         episodes["returns"] = returns_to_go(
             episodes["rewards"], episodes["alive"], self.gamma, beyond
         )
         return episodes
 
     def objective(self, observations, actions, returns, baseline: str):
-        """Σₜ (Gₜ − b) log π(aₜ|sₜ), whose gradient is the estimate. All are (steps, ...)."""
+        """Σₜ (Gₜ − b) log π(aₜ|sₜ), whose gradient is the estimate. All are (steps,
+        ...)."""
         if baseline == "learned":
-            returns = returns - tf.stop_gradient(tf.squeeze(self.value(observations), -1))
+            returns = returns - tf.stop_gradient(
+                tf.squeeze(self.value(observations), -1)
+            )
         elif baseline == "average":
             returns = returns - self.average
         logits = self.policy(observations)
@@ -131,7 +156,10 @@ class Agent:
     def learn(self, observations, actions, returns, episodes):
         """One step up the gradient, from the steps of all episodes in one row."""
         with tf.GradientTape() as tape:
-            loss = -self.objective(observations, actions, returns, self.baseline) / episodes
+            loss = (
+                -self.objective(observations, actions, returns, self.baseline)
+                / episodes
+            )
         gradients = tape.gradient(loss, self.policy.trainable_variables)
         self.optimizers[0].apply(gradients, self.policy.trainable_variables)
         self.average.assign(0.9 * self.average + 0.1 * tf.reduce_mean(returns))
@@ -152,7 +180,8 @@ class Agent:
 
 
 def steps_of(episodes: dict, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Observations, actions and returns of the steps that are True in chosen (steps, episodes)."""
+    """Observations, actions and returns of the steps that are True in chosen (steps,
+    episodes)."""
     observations = episodes["observations"][chosen].astype("float32")
     return observations, episodes["actions"][chosen], episodes["returns"][chosen]
 
@@ -161,21 +190,31 @@ def variance(agent: Agent, episodes: dict, baseline: str) -> float:
     """Of the episodes' estimates of the gradient, summed over the weights."""
     each = np.eye(episodes["alive"].shape[1], dtype=bool)
     rows = [steps_of(episodes, episodes["alive"] & only) for only in each]
-    return np.var([agent.gradient(*row, baseline) for row in rows], axis=0, ddof=1).sum()
+    return np.var(
+        [agent.gradient(*row, baseline) for row in rows], axis=0, ddof=1
+    ).sum()
 
 
 def train(
-    agent: Agent, envs, random, scores: np.ndarray, variances: np.ndarray, updates: Iterable[int]
+    agent: Agent,
+    envs,
+    random,
+    scores: np.ndarray,
+    variances: np.ndarray,
+    updates: Iterable[int],
 ) -> None:
     """REINFORCE. updates: the numbers of the updates, such as range(100).
 
-    It fills in scores (updates,), the mean return of each update's episodes, and every tenth row of
-    variances (updates, 3), the variance of their gradients under each of BASELINES.
+    It fills in scores (updates,), the mean return of each update's episodes, and every
+    tenth row of variances (updates, 3), the variance of their gradients under each of
+    BASELINES.
     """
     for update in updates:
         episodes = agent.play(envs, int(random.integers(2**31)), random)
         if update % 10 == 5:
-            variances[update] = [variance(agent, episodes, baseline) for baseline in BASELINES]
+            variances[update] = [
+                variance(agent, episodes, baseline) for baseline in BASELINES
+            ]
         agent.learn(*steps_of(episodes, episodes["alive"]), float(envs.num_envs))
         scores[update] = episodes["rewards"].sum(axis=0).mean()
 
@@ -186,7 +225,9 @@ def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.F
     for baseline in BASELINES:
         curve = scores[baseline]
         left.plot(np.arange(1, len(curve) + 1), curve, label=LABELS[baseline])
-    left.set(xlabel="update", ylabel="mean return", title="What it earns while it learns")
+    left.set(
+        xlabel="update", ylabel="mean return", title="What it earns while it learns"
+    )
     left.legend(loc="lower right")
     measured = np.flatnonzero(np.isfinite(variances[:, 0]))
     for baseline, curve in zip(BASELINES, variances.T, strict=True):
@@ -203,7 +244,11 @@ def main(config: Config, run: Run) -> None:
     trials = environments.make_vec(config.env, 100)
     random, untrained = np.random.default_rng(run.seed), Agent(*sizes, config, "none")
     chance = untrained.play(trials, run.seed, random)["rewards"].sum(axis=0).mean()
-    scores, agents, variances = {}, {}, np.full((config.updates, len(BASELINES)), np.nan)
+    scores, agents, variances = (
+        {},
+        {},
+        np.full((config.updates, len(BASELINES)), np.nan),
+    )
     for baseline in BASELINES:
         keras.utils.set_random_seed(run.seed)  # all three start from the same policy
         agent = agents[baseline] = Agent(*sizes, config, baseline)
@@ -213,7 +258,9 @@ def main(config: Config, run: Run) -> None:
         learned = [agent.policy, agent.value, *agent.optimizers, agent.average]
         kept = {"agent": learned, "random": random, "curves": [curve, measured]}
         show = lambda curve=curve: {"return": curve[np.isfinite(curve)][-1]}  # noqa: E731
-        loop = run.loop(LABELS[baseline], config.updates, kept, unit="updates", show=show)
+        loop = run.loop(
+            LABELS[baseline], config.updates, kept, unit="updates", show=show
+        )
         train(agent, envs, random, curve, measured, loop)
 
     # Greedy, on seeds that training has not seen.
@@ -227,9 +274,14 @@ def main(config: Config, run: Run) -> None:
     run.figure("learning", plot_learning(scores, variances))
     strips = {
         name: environments.film(config.env, agent.probabilities, pictures=10, every=2)
-        for name, agent in {"untrained": untrained, "trained": agents["learned"]}.items()
+        for name, agent in {
+            "untrained": untrained,
+            "trained": agents["learned"],
+        }.items()
     }
-    run.figure("film", figures.image_rows(strips, title="One picture in 2 steps; white: over"))
+    run.figure(
+        "film", figures.image_rows(strips, title="One picture in 2 steps; white: over")
+    )
 
     _, average, learned = np.nanmedian(variances / variances[:, :1], axis=0)
     run.metric("variance_with_learned_baseline", learned, unit="of that without")
@@ -240,7 +292,9 @@ def main(config: Config, run: Run) -> None:
         "without (median over the training)",
     )
     if config.updates >= Config.updates:  # else too short to tell
-        late = {kind: curve[config.updates // 2 :].mean() for kind, curve in scores.items()}
+        late = {
+            kind: curve[config.updates // 2 :].mean() for kind, curve in scores.items()
+        }
         run.claim(
             "With less variance the policy keeps what it has learned",
             holds=late["learned"] > 1.05 * late["none"],

@@ -1,4 +1,4 @@
-"""Visual foresight: foresee what each push will look like, and choose by what you foresee.
+"""Visual foresight: see in advance what a push will do, and choose by what is seen.
 
 A gripper pushes a block about at random, and a network learns from the film: a frame and an action
 give the next frame. It paints nothing, it moves what is there: for each colour it gives kernels of
@@ -8,11 +8,13 @@ out actions in foresight alone: the cross-entropy method draws sequences of acti
 tenth and draws anew around those; one step is done, and from what is seen then it plans again. The
 cost is how far the block's pixels are expected to be from their place in the goal image,
 E|place − goal|, summed over the steps.
-Look at the plan's film beside what happened, and at which ways of planning reach the goal.
+Look at the plan's film beside what happened, and at which ways of planning reach the
+goal.
 
 Lectures: N18 Model-based Intelligence (deep visual foresight)
-Paper: Finn and Levine, Deep visual foresight for planning robot motion, 2017; Ebert et al., Visual
-    foresight: model-based deep reinforcement learning for vision-based robotic control, 2018
+Paper: Finn and Levine, Deep visual foresight for planning robot motion, 2017; Ebert et
+    al., Visual foresight: model-based deep reinforcement learning for vision-based
+    robotic control, 2018
 """
 
 from dataclasses import dataclass
@@ -45,10 +47,17 @@ QUICK = Config(films=9000, epochs=7, candidates=40, tasks=30)
 FULL = Config(films=100_000, candidates=400, tasks=200)
 
 SIDE = 16  # pixels; the centres of the corners' pixels are (0, 0) and (15, 15)
-GRIPPER, BLOCK, REACH = 1.0, 2.0, 2.0  # the radii of the two discs; the largest |action|
+GRIPPER, BLOCK, REACH = (
+    1.0,
+    2.0,
+    2.0,
+)  # the radii of the two discs; the largest |action|
 HOLD, UNROLL = 2, 2  # steps that an action lasts, and that are foreseen in training
 ROUNDS, ELITES = 3, 5  # of the cross-entropy method
-STEPS, NEAR = 15, 1.0  # to reach a goal in; how near the block must be at their end, in pixels
+STEPS, NEAR = (
+    15,
+    1.0,
+)  # to reach a goal in; how near the block must be at their end, in pixels
 PLACES = np.stack(np.indices((SIDE, SIDE)), axis=-1).astype("float32")
 
 
@@ -60,8 +69,9 @@ def make_room(place, other):
 
 
 def push(gripper, block, action) -> tuple[np.ndarray, np.ndarray]:
-    """A step of the world: the gripper goes by the action, and shoves the block if it is in the
-    way. All are (..., 2), rows and columns in pixels. Returns the new places of both."""
+    """A step of the world: the gripper goes by the action, and shoves the block if it
+    is in the way. All are (..., 2), rows and columns in pixels. Returns the new places
+    of both."""
     for _ in range(4):  # in parts, so that the gripper does not jump over the block
         gripper = np.clip(gripper + action / 4, GRIPPER - 0.5, SIDE - 0.5 - GRIPPER)
         block = np.clip(make_room(block, gripper), BLOCK - 0.5, SIDE - 0.5 - BLOCK)
@@ -70,14 +80,16 @@ def push(gripper, block, action) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(gripper, block) -> np.ndarray:
-    """Frames (..., SIDE, SIDE, 2) in [0, 1]: one colour for the gripper, one for the block."""
+    """Frames (..., SIDE, SIDE, 2) in [0, 1]: one colour for the gripper, one for the
+    block."""
     places = np.stack([gripper, block], axis=-2)[..., None, None, :, :]
     distance = np.linalg.norm(PLACES[:, :, None] - places, axis=-1)
     return np.clip(np.array([GRIPPER, BLOCK]) + 0.5 - distance, 0, 1).astype("float32")
 
 
 def set_up(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places of grippers, within 3 pixels of their blocks, and of blocks; (count, 2) each."""
+    """Places of grippers, within 3 pixels of their blocks, and of blocks; (count, 2)
+    each."""
     block = random.uniform(BLOCK + 0.5, SIDE - 1.5 - BLOCK, (count, 2))
     angle = random.uniform(0, 2 * np.pi, count)
     distance = GRIPPER + BLOCK + random.uniform(0, 3, (count, 1))
@@ -88,7 +100,9 @@ def set_up(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndar
 def film(count: int, steps: int, random) -> tuple[np.ndarray, np.ndarray]:
     """Random pushes: frames (count, steps + 1, ...) and actions (count, steps, 2)."""
     places = [set_up(count, random)]
-    actions = random.uniform(-REACH, REACH, (count, steps // HOLD, 2)).repeat(HOLD, axis=1)
+    actions = random.uniform(-REACH, REACH, (count, steps // HOLD, 2)).repeat(
+        HOLD, axis=1
+    )
     for step in range(steps):
         places.append(push(*places[-1], actions[:, step]))
     gripper, block = np.stack(places, axis=2)
@@ -96,16 +110,22 @@ def film(count: int, steps: int, random) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_place(images):
-    """The mean row and column of the pixels of (..., SIDE, SIDE), weighted by their values."""
+    """The mean row and column of the pixels of (..., SIDE, SIDE), weighted by their
+    values."""
     share = images / (ops.sum(images, axis=(-2, -1), keepdims=True) + 1e-6)
     return ops.sum(share[..., None] * PLACES, axis=(-3, -2))
 
 
 def build_predictor(units: int = 128) -> keras.Model:
-    """frame: (batch, SIDE, SIDE, 2) in [0, 1]. action: (batch, 2) in pixels. Outputs: next_frame,
-    and kernels (batch, 2 axes, 2 colours, 5), the probabilities of moves by −2 ... 2 pixels."""
-    frame, action = keras.Input((SIDE, SIDE, 2), name="frame"), keras.Input((2,), name="action")
-    # Feature points, the mean place of each colour: bare pixels would take far more films.
+    """frame: (batch, SIDE, SIDE, 2) in [0, 1]. action: (batch, 2) in pixels. Outputs:
+    next_frame, and kernels (batch, 2 axes, 2 colours, 5), the probabilities of moves by
+    −2 ... 2 pixels."""
+    frame, action = (
+        keras.Input((SIDE, SIDE, 2), name="frame"),
+        keras.Input((2,), name="action"),
+    )
+    # Feature points, the mean place of each colour: bare pixels would take far more
+    # films.
     gripper, block = (mean_place(frame[..., colour]) for colour in range(2))
     points = [gripper / (SIDE / 2) - 1, block / (SIDE / 2) - 1, block - gripper]
     hidden = layers.Concatenate()([*points, action])
@@ -118,10 +138,13 @@ def build_predictor(units: int = 128) -> keras.Model:
 
 
 def flow(frames, kernels):
-    """Frames (batch, SIDE, SIDE, 2) with each colour spread along both axes by its kernels
-    (batch, 2, 2, 5). What flows over the border is lost."""
-    # A move by k rows is a product with a matrix that is 1 on a diagonal; by a kernel, with a band.
-    moves = np.stack([np.eye(SIDE, k=-move, dtype="float32").ravel() for move in range(-2, 3)])
+    """Frames (batch, SIDE, SIDE, 2) with each colour spread along both axes by its
+    kernels (batch, 2, 2, 5). What flows over the border is lost."""
+    # A move by k rows is a product with a matrix that is 1 on a diagonal; by a kernel,
+    # with a band.
+    moves = np.stack(
+        [np.eye(SIDE, k=-move, dtype="float32").ravel() for move in range(-2, 3)]
+    )
     bands = ops.reshape(ops.reshape(kernels, (-1, 5)) @ moves, (-1, 2, 2, SIDE, SIDE))
     rows, columns = bands[:, 0], ops.transpose(bands[:, 1], (0, 1, 3, 2))
     colours_first = rows @ ops.transpose(frames, (0, 3, 1, 2)) @ columns
@@ -129,24 +152,31 @@ def flow(frames, kernels):
 
 
 def build_foresight(predictor: keras.Model, horizon: int) -> keras.Model:
-    """From a frame and actions (batch, horizon, 2) to the frames that follow, each foreseen from
-    the one foreseen before: (batch, horizon, SIDE, SIDE, 2)."""
+    """From a frame and actions (batch, horizon, 2) to the frames that follow, each
+    foreseen from the one foreseen before: (batch, horizon, SIDE, SIDE, 2)."""
     frame = keras.Input((SIDE, SIDE, 2), name="frame")
     actions = keras.Input((horizon, 2), name="actions")
     frames = [frame]
     for step in range(horizon):
-        frames.append(predictor({"frame": frames[-1], "action": actions[:, step]})["next_frame"])
-    return keras.Model([frame, actions], ops.stack(frames[1:], axis=1), name="foresight")
+        frames.append(
+            predictor({"frame": frames[-1], "action": actions[:, step]})["next_frame"]
+        )
+    return keras.Model(
+        [frame, actions], ops.stack(frames[1:], axis=1), name="foresight"
+    )
 
 
 def cross_entropy_method(costs_of, shape, candidates: int, random) -> np.ndarray:
-    """Actions of low cost, (tasks, steps, 2), of which shape = (tasks, steps / HOLD, 2) are chosen.
+    """Actions of low cost, (tasks, steps, 2), of which shape = (tasks, steps / HOLD, 2)
+    are chosen.
     costs_of: from plans (tasks, candidates, steps, 2) to costs (tasks, candidates)."""
     mean, deviation = np.zeros(shape), np.full(shape, REACH)
     for _ in range(ROUNDS):
         noise = random.normal(size=(shape[0], candidates, *shape[1:]))
         tried = np.clip(mean[:, None] + deviation[:, None] * noise, -REACH, REACH)
-        order = np.argsort(costs_of(tried.repeat(HOLD, axis=2)), axis=1)[:, :ELITES, None, None]
+        order = np.argsort(costs_of(tried.repeat(HOLD, axis=2)), axis=1)[
+            :, :ELITES, None, None
+        ]
         elites = np.take_along_axis(tried, order, axis=1)
         mean, deviation = elites.mean(axis=1), elites.std(axis=1)
     return elites[:, 0].repeat(HOLD, axis=1)
@@ -154,14 +184,19 @@ def cross_entropy_method(costs_of, shape, candidates: int, random) -> np.ndarray
 
 @tf.function
 def foreseen_costs(foresight, frames, goals, plans):
-    """E|place − goal| of the block's pixels, summed over the steps foreseen: (tasks, candidates).
-    frames and goals: (tasks, SIDE, SIDE, 2). plans: (tasks, candidates, steps, 2)."""
+    """E|place − goal| of the block's pixels, summed over the steps foreseen: (tasks,
+    candidates). frames and goals: (tasks, SIDE, SIDE, 2). plans: (tasks, candidates,
+    steps, 2)."""
     tasks, candidates, steps, _ = plans.shape
     frames = tf.repeat(frames, candidates, axis=0)
-    blocks = foresight([frames, tf.reshape(tf.cast(plans, tf.float32), (-1, steps, 2))])[..., 1]
+    blocks = foresight(
+        [frames, tf.reshape(tf.cast(plans, tf.float32), (-1, steps, 2))]
+    )[..., 1]
     distance = tf.norm(PLACES - mean_place(goals[..., 1])[:, None, None], axis=-1)
     distance = tf.repeat(distance, candidates, axis=0)[:, None]
-    expected = tf.reduce_sum(blocks * distance, (-2, -1)) / tf.reduce_sum(blocks, (-2, -1))
+    expected = tf.reduce_sum(blocks * distance, (-2, -1)) / tf.reduce_sum(
+        blocks, (-2, -1)
+    )
     return tf.reshape(tf.reduce_sum(expected, axis=1), (tasks, candidates))
 
 
@@ -182,7 +217,9 @@ def main(config: Config, run: Run) -> None:
     rate = optimizers.schedules.CosineDecay(4e-3, config.epochs * -(-len(frames) // 64))
     model.compile(optimizers.Adam(rate), loss="mse")
     fit = {"epochs": config.epochs, "batch_size": 64, "jit_compile": False}
-    training.fit(model, [frames[:, 0], actions], frames[:, 1:], **fit, callbacks=run.callbacks)
+    training.fit(
+        model, [frames[:, 0], actions], frames[:, 1:], **fit, callbacks=run.callbacks
+    )
 
     frames, actions = film(500, config.horizon, random)  # held out
     long = build_foresight(predictor, config.horizon)
@@ -191,8 +228,10 @@ def main(config: Config, run: Run) -> None:
         "with another film's actions": long([frames[:, 0], actions[::-1]]),
         "the first frame": frames[:, :1],
     }
-    square = lambda guess: np.square(guess - frames[:, 1:]).sum(axis=(2, 3, 4)).mean(axis=0)  # noqa: E731
-    errors = {name: square(guess) for name, guess in guesses.items()}
+    errors = {
+        name: np.square(guess - frames[:, 1:]).sum(axis=(2, 3, 4)).mean(axis=0)
+        for name, guess in guesses.items()
+    }
 
     gripper, block = set_up(20 * config.tasks, random)
     distance = np.linalg.norm(block - block[::-1], axis=-1)
@@ -200,8 +239,12 @@ def main(config: Config, run: Run) -> None:
     start, goal = (gripper[chosen], block[chosen]), block[::-1][chosen]
     goals = draw(np.full_like(goal, -9), goal)  # the gripper is out of the picture
     ways = {
-        "foreseen": lambda places, plans: foreseen_costs(long, draw(*places), goals, plans),
-        "tried in the world": lambda places, plans: simulated_costs(*places, goal, plans),
+        "foreseen": lambda places, plans: foreseen_costs(
+            long, draw(*places), goals, plans
+        ),
+        "tried in the world": lambda places, plans: simulated_costs(
+            *places, goal, plans
+        ),
         "at random": None,
     }
 
@@ -244,12 +287,22 @@ def main(config: Config, run: Run) -> None:
         holds=foresight > 0.7 * world,
         measured=f"{foresight:.1%} reached, {world:.1%} by trying as much in the world",
     )
-    labels = {"title": "Foresight", "xlabel": "steps ahead", "ylabel": "squared error of a frame"}
+    labels = {
+        "title": "Foresight",
+        "xlabel": "steps ahead",
+        "ylabel": "squared error of a frame",
+    }
     run.figure("errors", figures.curves(errors, **labels))
-    labels = {"title": "Planning", "xlabel": "step", "ylabel": "share of the goals reached"}
+    labels = {
+        "title": "Planning",
+        "xlabel": "step",
+        "ylabel": "share of the goals reached",
+    }
     run.figure("reached", figures.curves(shares, **labels))
     places = paths["foreseen"]
-    way = np.linalg.norm(places[-1, 1] - places[0, 1], axis=-1) * reached["foreseen"][-1]
+    way = (
+        np.linalg.norm(places[-1, 1] - places[0, 1], axis=-1) * reached["foreseen"][-1]
+    )
     task = np.argmax(way)
     happened = draw(*places.swapaxes(0, 1)[:, :, task])
     first_plan = plan("foreseen", places[0], random)[task, None].astype("float32")

@@ -1,11 +1,13 @@
 """A character RNN reads a manual and goes on writing it.
 
-A language model gives each possible next character a probability, from all that it has read so far.
-Here two LSTM layers read the text one character at a time. They train by truncated backpropagation
-through time: forward and backward over one short chunk of the text after another, with the state
-carried over from chunk to chunk, while no gradient leaves its chunk. The measure is bits per
-character, -log2 p(the character that came), averaged over a text that training never saw; the rival
-counts: Witten-Bell n-grams. In the output, see what the temperature does to the samples, and which
+A language model gives each possible next character a probability, from all that it has
+read so far. Here two LSTM layers read the text one character at a time. They train by
+truncated backpropagation through time: forward and backward over one short chunk of the
+text after another, with the state carried over from chunk to chunk, while no gradient
+leaves its chunk. The measure is bits per character, -log2 p(the character that came),
+averaged over a text that training never saw; the rival
+counts: Witten-Bell n-grams. In the output, see what the temperature does to the
+    samples, and which
 cell has learned to follow something that a person can read.
 
 Lectures: SEL Use case: Character-Level RNN; CS Char-level RNN, Truncated BPTT
@@ -43,22 +45,31 @@ class Config:
     epochs: int = 8
     """passes over the training text"""
     learning_rate: float = 8e-3
-    """of Adam: rises to this in the first twentieth of the steps, then falls along a cosine"""
+    """of Adam: rises to this in the first twentieth of the steps, then falls along a
+    cosine"""
     rival_order: int = 4
-    """the n-gram model to beat: how many characters it looks back; 4 is the best on this text"""
+    """the n-gram model to beat: how many characters it looks back; 4 is the best on
+    this text"""
     prompt: str = "The class of "
     """what the samples go on from"""
 
 
-QUICK = Config(units=64, streams=64, chunk=16, epochs=2, learning_rate=1.2e-2, rival_order=2)
-FULL = Config(units=384, dropout=0.5, epochs=15, learning_rate=4e-3)  # 13 minutes, 1.74 bits
+QUICK = Config(
+    units=64, streams=64, chunk=16, epochs=2, learning_rate=1.2e-2, rival_order=2
+)
+FULL = Config(
+    units=384, dropout=0.5, epochs=15, learning_rate=4e-3
+)  # 13 minutes, 1.74 bits
 
 
-def in_chunks(ids: np.ndarray, streams: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+def in_chunks(
+    ids: np.ndarray, streams: int, chunk: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a text into equal streams, to be read side by side, and these into chunks.
 
-    Returns (inputs, targets), both (chunks * streams, chunk): batch k is the k-th chunk of every
-    stream, and a target is what comes after its input. What is left over is dropped.
+    Returns (inputs, targets), both (chunks * streams, chunk): batch k is the k-th chunk
+    of every stream, and a target is what comes after its input. What is left over is
+    dropped.
     """
     chunks = (len(ids) - 1) // (streams * chunk)
     used = streams * chunks * chunk
@@ -67,18 +78,24 @@ def in_chunks(ids: np.ndarray, streams: int, chunk: int) -> tuple[np.ndarray, np
 
 
 def build_model(vocabulary_size, units, depth, dropout, streams=None) -> keras.Model:
-    """Stacked LSTMs: ids (batch, time) to logits (batch, time, vocabulary_size) of what comes next.
+    """Stacked LSTMs: ids (batch, time) to logits (batch, time, vocabulary_size) of what
+    comes next.
 
-    With `streams`, the batch has that size, and each call goes on from the state the last one left.
+    With `streams`, the batch has that size, and each call goes on from the state the
+    last one left.
     """
     ids = keras.Input((None,), batch_size=streams, dtype="int32", name="ids")
     x = layers.Embedding(vocabulary_size, units)(ids)
     for _ in range(depth):
-        # A stateful layer keeps its state in variables, as mere numbers: no gradient passes them.
+        # A stateful layer keeps its state in variables, as mere numbers: no gradient
+        # passes them.
         x = layers.LSTM(units, return_sequences=True, stateful=streams is not None)(x)
-        # A new LSTM's outputs are far below 1. At unit scale the next layer learns much faster.
+        # A new LSTM's outputs are far below 1. At unit scale the next layer learns much
+        # faster.
         x = layers.Dropout(dropout)(layers.LayerNormalization()(x))
-    return keras.Model(ids, layers.Dense(vocabulary_size, dtype="float32")(x), name="char_rnn")
+    return keras.Model(
+        ids, layers.Dense(vocabulary_size, dtype="float32")(x), name="char_rnn"
+    )
 
 
 def forget(model: keras.Model) -> None:
@@ -89,10 +106,14 @@ def forget(model: keras.Model) -> None:
 
 
 @tf.function
-def generate(model: keras.Model, prompts: tf.Tensor, length: int, temperature: float) -> tf.Tensor:
-    """Reads prompts (streams, time), then goes on, feeding back what it writes: (streams, length).
+def generate(
+    model: keras.Model, prompts: tf.Tensor, length: int, temperature: float
+) -> tf.Tensor:
+    """Reads prompts (streams, time), then goes on, feeding back what it writes:
+    (streams, length).
 
-    Characters are drawn from softmax(logits / temperature); at 0, the likeliest one is taken.
+    Characters are drawn from softmax(logits / temperature); at 0, the likeliest one is
+    taken.
     """
     forget(model)
     logits = model(prompts)[:, -1]
@@ -108,7 +129,8 @@ def generate(model: keras.Model, prompts: tf.Tensor, length: int, temperature: f
 
 
 class WittenBell:
-    """Character n-grams, each order interpolated with the one below it (Witten and Bell, 1991)."""
+    """Character n-grams, each order interpolated with the one below it (Witten and
+    Bell, 1991)."""
 
     def __init__(self, text: str, order: int, vocabulary_size: int):
         self.vocabulary_size = vocabulary_size
@@ -118,23 +140,29 @@ class WittenBell:
                 self.followers[text[place - length : place]][character] += 1
 
     def probability(self, character: str, context: str) -> float:
-        """p(character | context), from what came after the context in the training text."""
+        """p(character | context), from what came after the context in the training
+        text."""
         probability = 1 / self.vocabulary_size
         for start in range(len(context), -1, -1):
             if seen := self.followers.get(context[start:]):
-                # The more kinds of characters came after it, the likelier is yet another kind.
+                # The more kinds of characters came after it, the likelier is yet
+                # another kind.
                 kinds = len(seen)
-                probability = (seen[character] + kinds * probability) / (seen.total() + kinds)
+                probability = (seen[character] + kinds * probability) / (
+                    seen.total() + kinds
+                )
         return probability
 
     def bits_per_character(self, text: str, order: int) -> float:
-        """The mean of -log2 p(character | `order` characters before it) from the second on."""
+        """The mean of -log2 p(character | `order` characters before it) from the second
+        on."""
         contexts = [text[max(0, end - order) : end] for end in range(1, len(text))]
         return -np.mean(np.log2(list(map(self.probability, text[1:], contexts))))
 
 
 def read_cells(model: keras.Model, ids: np.ndarray) -> np.ndarray:
-    """The output of each LSTM cell after each character of a text: (characters, cells)."""
+    """The output of each LSTM cell after each character of a text: (characters,
+    cells)."""
     inputs, _ = in_chunks(ids, streams=16, chunk=(len(ids) - 1) // 16)
     outputs = [layer.output for layer in model.layers if isinstance(layer, layers.LSTM)]
     cells = keras.Model(model.input, outputs).predict(inputs, verbose=0)
@@ -142,21 +170,32 @@ def read_cells(model: keras.Model, ids: np.ndarray) -> np.ndarray:
 
 
 def inside_quotes(text: str) -> np.ndarray:
-    """For each character, whether a quotation is open after it; each paragraph starts anew."""
+    """For each character, whether a quotation is open after it; each paragraph starts
+    anew."""
     paragraphs = re.split("(\n\n)", text)
-    return np.concatenate([np.cumsum([c == '"' for c in part]) % 2 == 1 for part in paragraphs])
+    return np.concatenate(
+        [np.cumsum([c == '"' for c in part]) % 2 == 1 for part in paragraphs]
+    )
 
 
 def draw_cell(text: str, values: np.ndarray) -> plt.Figure:
     """A text, each character on the colour of a cell's value in [-1, 1] after it."""
     lines = text.split("\n")
-    places = [(row, column) for row, line in enumerate(lines) for column in range(len(line) + 1)]
+    places = [
+        (row, column)
+        for row, line in enumerate(lines)
+        for column in range(len(line) + 1)
+    ]
     colors = np.zeros((len(lines), max(map(len, lines)) + 1))
     figure, axes = plt.subplots(figsize=(9, 0.25 * len(lines)))
     for (row, column), character, value in zip(places, text, values, strict=False):
         colors[row, column] = value
-        axes.text(column, row, character, size=8, family="monospace", ha="center", va="center")
-    axes.imshow(colors, cmap="PuOr", vmin=-1.6, vmax=1.6, aspect="auto")  # pale enough to read on
+        axes.text(
+            column, row, character, size=8, family="monospace", ha="center", va="center"
+        )
+    axes.imshow(
+        colors, cmap="PuOr", vmin=-1.6, vmax=1.6, aspect="auto"
+    )  # pale enough to read on
     axes.set_title("A cell that follows quotes: purple up to 1, orange down to -1")
     axes.axis("off")
     return figure
@@ -166,17 +205,23 @@ def main(config: Config, run: Run) -> None:
     train_text, test_text = data.load_text("prose")
     if config.streams * config.chunk >= len(test_text):
         raise UsageError("--streams times --chunk must be less than the text held out")
-    characters = "\ufffd" + "".join(sorted(set(train_text)))  # the first stands for unknown ones
+    characters = "\ufffd" + "".join(
+        sorted(set(train_text))
+    )  # the first stands for unknown ones
 
     def encode(text):
-        return np.array([max(0, characters.find(character)) for character in text], "int32")
+        return np.array(
+            [max(0, characters.find(character)) for character in text], "int32"
+        )
 
     train = in_chunks(encode(train_text), config.streams, config.chunk)
     test = in_chunks(encode(test_text), config.streams, config.chunk)
     size = len(characters), config.units, config.depth, config.dropout
     model = build_model(*size, streams=config.streams)
     steps = config.epochs * len(train[0]) // config.streams
-    schedule = CosineDecay(0.0, steps, warmup_target=config.learning_rate, warmup_steps=steps // 20)
+    schedule = CosineDecay(
+        0.0, steps, warmup_target=config.learning_rate, warmup_steps=steps // 20
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss)
     # Each text is read from its start, with an empty state.
@@ -207,7 +252,9 @@ def main(config: Config, run: Run) -> None:
         holds=bits < rival_bits - 0.1,
         measured=f"{bits:.3f} bits per character, Witten-Bell of order {order} {rival_bits:.3f}",
     )
-    run.figure("learning", figures.curves(curves, title="Bits per character", ylabel="bits"))
+    run.figure(
+        "learning", figures.curves(curves, title="Bits per character", ylabel="bits")
+    )
 
     reader = build_model(*size)  # begins each call in an empty state
     reader.set_weights(model.get_weights())
@@ -247,7 +294,9 @@ def main(config: Config, run: Run) -> None:
         words = re.findall(r"\w{3,}", " ".join(samples))
         distinct.append(len(set(words)))
         known.append(np.mean([word in vocabulary for word in words]))
-        measured.append(f"{temperature}: {known[-1]:.0%} known, {distinct[-1]} different")
+        measured.append(
+            f"{temperature}: {known[-1]:.0%} known, {distinct[-1]} different"
+        )
     run.claim(
         "The lower the temperature, the fewer invented words, and the less variety",
         holds=known[2] > known[3] + 0.05 and all(np.diff(distinct) > 0),

@@ -1,15 +1,18 @@
 """Knowledge distillation: what an ensemble knows, in a small network.
 
-A teacher's mistakes tell more than its answers: a 2 that is a little like a 7 gets a probability of
-7 that no label holds. Of a confident teacher it is too small to matter, so its logits v and the
-student's z are divided by a temperature first, p = softmax(v / T), q = softmax(z / T), and the
-student lowers T²·KL(p ‖ q). T² makes up for gradients that shrink as 1/T². At T = 1 the softened
-targets are all but labels; in the limit of high T the student simply matches logits.
-Look at what a higher temperature adds, at the softened probabilities of single images, and at the
-digit that a student has never been shown and still reads.
+A teacher's mistakes tell more than its answers: a 2 that is a little like a 7 gets a
+probability of 7 that no label holds. Of a confident teacher it is too small to matter,
+so its logits v and the student's z are divided by a temperature first, p = softmax(v /
+T), q = softmax(z / T), and the student lowers T²·KL(p ‖ q). T² makes up for gradients
+that shrink as 1/T². At T = 1 the softened targets are all but labels; in the limit of
+high T the student simply matches logits.
+Look at what a higher temperature adds, at the softened probabilities of single images,
+and at the digit that a student has never been shown and still reads.
 
-Lectures: CS Efficient Methods and Hardware (Model Distillation); N18 3 Neural Networks II
-Paper: Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015 (sections 2, 3)
+Lectures: CS Efficient Methods and Hardware (Model Distillation); N18 3 Neural Networks
+    II
+Paper: Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015
+    (sections 2, 3)
 """
 
 import math
@@ -28,7 +31,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer or digits (embedded), or mnist where Keras can download or has cached it"""
+    """digits_by_writer or digits (embedded), or mnist where Keras can download or has
+    cached it"""
     size: int = 8
     """side of the images in pixels"""
     members: int = 3
@@ -58,17 +62,22 @@ LEFT_OUT = 3  # the digit that the paper's student never saw
 
 
 def shifted(images: np.ndarray, copies: int, random: np.random.Generator) -> np.ndarray:
-    """Copies of all images, one after the other, each moved by up to an eighth of its side."""
+    """Copies of all images, one after the other, each moved by up to an eighth of its
+    side."""
     size, reach = images.shape[1], images.shape[1] // 8
-    padded = np.pad(np.tile(images, (copies, 1, 1, 1)), ((0, 0), *[(reach, reach)] * 2, (0, 0)))
+    padded = np.pad(
+        np.tile(images, (copies, 1, 1, 1)), ((0, 0), *[(reach, reach)] * 2, (0, 0))
+    )
     corners = random.integers(0, 2 * reach + 1, (len(padded), 2))
     pairs = zip(padded, corners, strict=True)
-    return np.stack([image[top : top + size, left : left + size] for image, (top, left) in pairs])
+    return np.stack(
+        [image[top : top + size, left : left + size] for image, (top, left) in pairs]
+    )
 
 
 def build_teacher(size: int, name: str, classes: int = 10) -> keras.Model:
-    """A convolutional network with dropout. Input: (batch, size, size, 1) in [0, 1]. Output:
-    (batch, classes) logits."""
+    """A convolutional network with dropout. Input: (batch, size, size, 1) in [0, 1].
+    Output: (batch, classes) logits."""
     x = images = keras.Input((size, size, 1), name="images")
     for filters in (32, 64):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
@@ -80,7 +89,8 @@ def build_teacher(size: int, name: str, classes: int = 10) -> keras.Model:
 
 
 def ensemble(members: list[keras.Model]) -> keras.Model:
-    """The geometric ensemble: mean logits are the normalised geometric mean of probabilities."""
+    """The geometric ensemble: mean logits are the normalised geometric mean of
+    probabilities."""
     images = keras.Input(members[0].input_shape[1:], name="images")
     logits = layers.Average(dtype="float32")([member(images) for member in members])
     return keras.Model(images, logits)
@@ -90,12 +100,14 @@ def build_student(size: int, units: int, classes: int = 10) -> keras.Model:
     """One hidden layer, no dropout. Output: (batch, classes) logits."""
     images = keras.Input((size, size, 1), name="images")
     hidden = layers.Dense(units, activation="relu")(layers.Flatten()(images))
-    return keras.Model(images, layers.Dense(classes, dtype="float32")(hidden), name="student")
+    return keras.Model(
+        images, layers.Dense(classes, dtype="float32")(hidden), name="student"
+    )
 
 
 def distillation_loss(teacher_logits, student_logits, temperature: float):
-    """T²·KL(softmax(v / T) ‖ softmax(z / T)) in nats, (batch,): equation 1, and the factor that
-    section 2 asks for."""
+    """T²·KL(softmax(v / T) ‖ softmax(z / T)) in nats, (batch,): equation 1, and the
+    factor that section 2 asks for."""
     log_p = ops.log_softmax(teacher_logits / temperature)
     log_q = ops.log_softmax(student_logits / temperature)
     return temperature**2 * ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
@@ -104,8 +116,10 @@ def distillation_loss(teacher_logits, student_logits, temperature: float):
 class Distiller(keras.Model):
     """Trains a student on labels, on a teacher's logits, or on both.
 
-    label_weight: a in a·cross-entropy(labels) + (1 − a)·distillation loss; 1: no teacher.
-    Fit on images and (labels, the teacher's logits): a fixed teacher needs to look only once.
+    label_weight: a in a·cross-entropy(labels) + (1 − a)·distillation loss; 1: no
+        teacher.
+    Fit on images and (labels, the teacher's logits): a fixed teacher needs to look only
+    once.
     """
 
     def __init__(self, student, temperature=1.0, label_weight=0.0, **kwargs):
@@ -124,16 +138,20 @@ class Distiller(keras.Model):
             hard = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
             soft = distillation_loss(teacher_logits, logits, self.temperature)
             losses = self.label_weight * hard + (1 - self.label_weight) * soft
-            loss = self.optimizer.scale_loss(ops.mean(losses))  # scales in float16 alone
+            loss = self.optimizer.scale_loss(
+                ops.mean(losses)
+            )  # scales in float16 alone
         gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
         self.loss_tracker.update_state(losses)
         return {"loss": self.loss_tracker.result()}
 
 
 def correct_bias(logits, labels: np.ndarray, digit: int) -> np.ndarray:
-    """What to add to the logits (classes,): to that of `digit`, whatever makes most labels come
-    out right (section 3, which chose it on test images)."""
+    """What to add to the logits (classes,): to that of `digit`, whatever makes most
+    labels come out right (section 3, which chose it on test images)."""
     candidates = np.arange(0, 40, 0.25)[:, None] * np.eye(logits.shape[1])[digit]
     return max(candidates, key=lambda bias: accuracy(logits + bias, labels))
 
@@ -143,22 +161,38 @@ def accuracy(logits, labels: np.ndarray) -> float:
 
 
 def plot_accuracies(by_source: dict[str, list[float]], teacher: float, unseen: dict):
-    """Accuracies of all restarts by what they learned from; reading a digit never shown."""
+    """Accuracies of all restarts by what they learned from; reading a digit never
+    shown."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     for index, values in enumerate(100 * np.array(list(by_source.values()))):
         color = f"C{min(index, 1)}"
         left.scatter([index] * len(values), values, color=color, alpha=0.5)
-        left.errorbar(index, values.mean(), values.std(), color=color, capsize=8, marker="_", ms=20)
-    left.axhline(100 * teacher, color="black", linestyle=":", label="the teacher, an ensemble")
+        left.errorbar(
+            index,
+            values.mean(),
+            values.std(),
+            color=color,
+            capsize=8,
+            marker="_",
+            ms=20,
+        )
+    left.axhline(
+        100 * teacher, color="black", linestyle=":", label="the teacher, an ensemble"
+    )
     left.set_xticks(range(len(by_source)), by_source)
     left.set(xlabel="what the student learned from", ylabel="held-out accuracy, %")
     left.set(title="The same small network: restarts, mean ± deviation")
     left.legend(loc="center left")
     for index, (name, shares) in enumerate(unseen.items()):
-        bars = right.bar(np.arange(2) + 0.4 * index, 100 * np.array(shares), 0.35, label=name)
+        bars = right.bar(
+            np.arange(2) + 0.4 * index, 100 * np.array(shares), 0.35, label=name
+        )
         right.bar_label(bars, fmt="%.0f")
     right.set_xticks(np.arange(2) + 0.2, ["as trained", "with a bias"])
-    right.set(ylabel=f"held-out {LEFT_OUT}s read, %", title=f"Students that never saw a {LEFT_OUT}")
+    right.set(
+        ylabel=f"held-out {LEFT_OUT}s read, %",
+        title=f"Students that never saw a {LEFT_OUT}",
+    )
     right.legend(loc="upper left")
     return figure
 
@@ -174,7 +208,9 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
             axes.bar(range(10), ops.softmax(scores / temperature))
             axes.set(ylim=(0, 1), xticks=range(10), title=f"T = {temperature:g}")
         row[1].set_ylabel("probability")
-    figure.suptitle("What the teacher says of held-out digits: softer, it tells what they are like")
+    figure.suptitle(
+        "What the teacher says of held-out digits: softer, it tells what they are like"
+    )
     return figure
 
 
@@ -182,11 +218,16 @@ def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.size)
     sizes = {"batch_size": config.batch_size, "callbacks": run.callbacks}
     random = np.random.default_rng(run.seed)
-    members = [build_teacher(config.size, f"teacher-{n + 1}") for n in range(config.members)]
+    members = [
+        build_teacher(config.size, f"teacher-{n + 1}") for n in range(config.members)
+    ]
     for member in members:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         member.compile(keras.optimizers.Adam(2e-3), loss)
-        copies = shifted(x_train, config.copies, random), np.tile(y_train, config.copies)
+        copies = (
+            shifted(x_train, config.copies, random),
+            np.tile(y_train, config.copies),
+        )
         training.fit(member, *copies, epochs=config.teacher_epochs, **sizes)
     teacher = ensemble(members)
     soft_train, soft_test = (teacher.predict(x, verbose=0) for x in (x_train, x_test))
@@ -196,10 +237,14 @@ def main(config: Config, run: Run) -> None:
         steps = config.epochs * math.ceil(len(x_train[shown]) / config.batch_size)
         for _ in range(restarts):
             distiller = Distiller(build_student(config.size, config.units), **targets)
-            schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+            schedule = keras.optimizers.schedules.CosineDecay(
+                config.learning_rate, steps
+            )
             distiller.compile(keras.optimizers.Adam(schedule))
             targets_shown = y_train[shown], soft_train[shown]
-            training.fit(distiller, x_train[shown], targets_shown, epochs=config.epochs, **sizes)
+            training.fit(
+                distiller, x_train[shown], targets_shown, epochs=config.epochs, **sizes
+            )
             yield distiller.student
 
     temperatures = sorted({1.0, 5.0, *config.temperatures})
@@ -223,14 +268,19 @@ def main(config: Config, run: Run) -> None:
         for student in train(2, y_train != LEFT_OUT, **sources[name]):
             bias = correct_bias(student(x_train), y_train, LEFT_OUT)
             logits = np.asarray(student(x_test[digit]))
-            shares.append([accuracy(each, y_test[digit]) for each in (logits, logits + bias)])
+            shares.append(
+                [accuracy(each, y_test[digit]) for each in (logits, logits + bias)]
+            )
         unseen[name] = np.mean(shares, axis=0)
     (_, by_labels), (_, by_teacher) = unseen.values()
     run.metric("test_recall_of_the_unseen_digit", by_teacher)
 
     run.figure("accuracies", plot_accuracies(accuracies, of_teacher, unseen))
-    # Digits that the teacher reads surely, until softened targets show another one in them.
-    sure, second = (np.sort(np.asarray(ops.softmax(soft_test / t)), axis=1) for t in (1, 5))
+    # Digits that the teacher reads surely, until softened targets show another one in
+    # them.
+    sure, second = (
+        np.sort(np.asarray(ops.softmax(soft_test / t)), axis=1) for t in (1, 5)
+    )
     clear = (soft_test.argmax(axis=1) == y_test) & (sure[:, -1] > 0.99)
     shown = np.argsort(np.where(clear, -second[:, -2], 0))[:3]
     figure = plot_dark_knowledge(x_test[shown], soft_test[shown], temperatures)
@@ -242,7 +292,9 @@ def main(config: Config, run: Run) -> None:
         measured=f"{mean['T = 5']:.4f} at T = 5, {mean['labels']:.4f} on labels, means of "
         f"{config.restarts} restarts; the ensemble {of_teacher:.4f}",
     )
-    confidence = {t: np.mean(ops.max(ops.softmax(soft_train / t), axis=1)) for t in (1, 5)}
+    confidence = {
+        t: np.mean(ops.max(ops.softmax(soft_train / t), axis=1)) for t in (1, 5)
+    }
     run.claim(
         "Softness teaches: at T = 1 a confident teacher brings less than half of that gain",
         holds=mean["T = 1"] - mean["labels"] < 0.5 * (mean["T = 5"] - mean["labels"]),

@@ -42,7 +42,11 @@ def test_a_header_is_read():
     ("before", "after", "field"),
     [
         ("reads digits.", "reads digits", "'title' must be one line"),
-        ("Two lines\nof description: with a colon in it.", "One line.", "'description' must take"),
+        (
+            "Two lines\nof description: with a colon in it.",
+            "One line.",
+            "'description' must take",
+        ),
         ("Lectures: SEL", "Lectures: MIT", "'Lectures' must name N18"),
         ("Paper: ", "Papers: ", "'Paper' is missing"),
         ("Paper: LeCun", "Year: 1998\nPaper: LeCun", "'Year' is unknown"),
@@ -66,7 +70,10 @@ def test_recipes_come_theme_by_theme():
     write(HEADER, "generative/vae.py")
     write(HEADER, "convnets/lenet.py")
     write("", "convnets/_private.py")
-    assert [recipe.name for recipe in catalogue.find_recipes(Path())] == ["lenet", "vae"]
+    assert [recipe.name for recipe in catalogue.find_recipes(Path())] == [
+        "lenet",
+        "vae",
+    ]
 
 
 def test_did_you_mean():
@@ -117,8 +124,14 @@ def test_list_and_search(capsys):
 
 def test_what_is_not_there_gets_one_line_and_code_2(capsys):
     for arguments, line in [
-        (["lenett"], "error: no recipe matches 'lenett'; did you mean lenet or learning_settings?"),
-        (["--theme", "generativ"], "error: there is no theme 'generativ'; did you mean generative"),
+        (
+            ["lenett"],
+            "error: no recipe matches 'lenett'; did you mean lenet or learning_settings?",
+        ),
+        (
+            ["--theme", "generativ"],
+            "error: there is no theme 'generativ'; did you mean generative",
+        ),
         (
             ["copy", "lenett", "a.py"],
             "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
@@ -128,7 +141,10 @@ def test_what_is_not_there_gets_one_line_and_code_2(capsys):
             "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
         ),
         (["results", "lenet", "--seeds", "0"], "error: --seeds 0: at least one"),
-        (["copy", "lenet", "no/such/folder/a.py"], "error: no/such/folder/a.py cannot be written"),
+        (
+            ["copy", "lenet", "no/such/folder/a.py"],
+            "error: no/such/folder/a.py cannot be written",
+        ),
         (["table"], "error: README.md is not here"),
     ]:
         assert recipes_main(*arguments) == 2
@@ -160,13 +176,17 @@ def test_an_installed_wheel_runs_outside_the_checkout():
         shutil.copy(ROOT / name, source)
     for name in ("recipes", "deep_learning_recipes"):
         shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            ROOT / name,
+            source / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
         )
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built = command(*pip[1:], "wheel", "--no-deps", "--wheel-dir", "wheels", "./source")
     assert built.returncode == 0, built.stderr
     (wheel,) = Path("wheels").glob("*.whl")
-    installed = command(*pip[1:], "install", "--no-deps", "--target", "site", str(wheel))
+    installed = command(
+        *pip[1:], "install", "--no-deps", "--target", "site", str(wheel)
+    )
     assert installed.returncode == 0, installed.stderr
     shutil.rmtree(source)
 
@@ -179,7 +199,13 @@ def test_an_installed_wheel_runs_outside_the_checkout():
     ).stdout
     assert str(Path("site").resolve()) in where
     finished = command(
-        "-m", "recipes.lenet", "--preset", "quick", "--export", "models", env=environment
+        "-m",
+        "recipes.lenet",
+        "--preset",
+        "quick",
+        "--export",
+        "models",
+        env=environment,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert Path("models/lenet/1/saved_model.pb").exists()

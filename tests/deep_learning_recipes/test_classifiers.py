@@ -8,7 +8,8 @@ from deep_learning_recipes import UsageError, classifiers
 
 
 def nested(size=24, head="softmax", scale=None):
-    """A backbone within a Sequential within a functional model, batch norm and branches in it."""
+    """A backbone within a Sequential within a functional model, batch norm and branches
+    in it."""
     x = inputs = keras.Input((size, size, 3))
     y = layers.Conv2D(4, 3, padding="same", name="conv")(x)
     y = layers.BatchNormalization(name="norm")(y)
@@ -31,7 +32,9 @@ def nested(size=24, head="softmax", scale=None):
         outputs = logits
     model = keras.Model(pictures, outputs)
     values = np.random.default_rng(0)
-    model.set_weights([np.abs(values.normal(size=w.shape)) * 0.2 for w in model.get_weights()])
+    model.set_weights(
+        [np.abs(values.normal(size=w.shape)) * 0.2 for w in model.get_weights()]
+    )
     return model
 
 
@@ -41,7 +44,9 @@ def pictures():
 
 
 @pytest.mark.parametrize("head", ["softmax", "layer", "activation", "logits"])
-def test_nested_models_are_opened_and_the_softmax_is_taken_off(head, pictures, tmp_path):
+def test_nested_models_are_opened_and_the_softmax_is_taken_off(
+    head, pictures, tmp_path
+):
     model = nested(head=head)
     model.save(tmp_path / "nested.keras")
     found = classifiers.load(str(tmp_path / "nested.keras"))
@@ -55,7 +60,9 @@ def test_nested_models_are_opened_and_the_softmax_is_taken_off(head, pictures, t
     assert found.last_convolution == "add"
     assert found.class_names == [f"class {i}" for i in range(5)]
     # Each layer's own output belongs to the opened graph: maps and logits in one model.
-    both = keras.Model(found.model.input, [found.model.get_layer("add").output, found.model.output])
+    both = keras.Model(
+        found.model.input, [found.model.get_layer("add").output, found.model.output]
+    )
     assert both(pictures)[0].shape == (4, 24, 24, 4)
 
 
@@ -75,21 +82,29 @@ def test_a_network_that_scales_bytes_gets_bytes(pictures, tmp_path):
     model.save(tmp_path / "bytes.keras")
     found = classifiers.load(str(tmp_path / "bytes.keras")).model
     probabilities = keras.ops.softmax(found(pictures, training=False))
-    np.testing.assert_allclose(probabilities, model(255 * pictures, training=False), rtol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, model(255 * pictures, training=False), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "resnet50"])
 def test_an_application_comes_with_its_preprocessing(name):
     found = classifiers.load(name, weights=None)
     images = np.random.default_rng(0).random((1, 224, 224, 3), "float32")
-    module = {"MobileNetV2": keras.applications.mobilenet_v2}.get(name, keras.applications.resnet)
+    module = {"MobileNetV2": keras.applications.mobilenet_v2}.get(
+        name, keras.applications.resnet
+    )
     source = getattr(keras.applications, {"resnet50": "ResNet50"}.get(name, name))(
         weights=None, classifier_activation=None
     )
     source.set_weights(found.model.get_weights())
     expected = source(module.preprocess_input(255 * images.copy()), training=False)
-    np.testing.assert_allclose(found.model(images, training=False), expected, rtol=1e-3, atol=1e-4)
-    assert found.last_convolution == {"MobileNetV2": "out_relu"}.get(name, "conv5_block3_out")
+    np.testing.assert_allclose(
+        found.model(images, training=False), expected, rtol=1e-3, atol=1e-4
+    )
+    assert found.last_convolution == {"MobileNetV2": "out_relu"}.get(
+        name, "conv5_block3_out"
+    )
     assert len(set(found.class_names)) > 990
 
 
@@ -176,7 +191,9 @@ def test_predictions_are_recorded_and_captioned():
         metric = dict.__setitem__
 
     run = Run()
-    captions = classifiers.record(run, [[0.25, 0.75, 0], [1, 0, 0]], ["cat", "dog", "owl"])
+    captions = classifiers.record(
+        run, [[0.25, 0.75, 0], [1, 0, 0]], ["cat", "dog", "owl"]
+    )
     assert captions == ["dog 0.75", "cat 1.00"]
     assert run == {
         "picture_0_class": 1,

@@ -19,7 +19,9 @@ from deep_learning_recipes.environments import (
 )
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("CartPole-v1", (4, 2)), ("LunarLander-v3", (8, 4))])
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("CartPole-v1", (4, 2)), ("LunarLander-v3", (8, 4))]
+)
 def test_environments_by_name(name, sizes):
     envs = make_vec(name, 3)
     observation, _ = envs.reset(seed=0)
@@ -69,7 +71,9 @@ def test_atari_shows_its_last_four_frames():
     after, *_ = envs.step(np.array([2, 3]))
     np.testing.assert_array_equal(after[:, :-1], before[:, 1:])
     envs.close()
-    pictures = film("ALE/Pong-v5", lambda observation: np.eye(6)[:1], pictures=3, every=2)
+    pictures = film(
+        "ALE/Pong-v5", lambda observation: np.eye(6)[:1], pictures=3, every=2
+    )
     assert pictures.shape == (3, 84, 84, 3)
 
 
@@ -79,7 +83,9 @@ def test_images_that_nothing_prepares_are_refused():
         action_space = spaces.Discrete(2)
 
     with pytest.raises(UsageError, match="nothing prepares"):
-        require_vectors_or_frames("Pictures-v0", gymnasium.vector.SyncVectorEnv([Pictures]))
+        require_vectors_or_frames(
+            "Pictures-v0", gymnasium.vector.SyncVectorEnv([Pictures])
+        )
 
 
 @pytest.mark.parametrize(
@@ -100,12 +106,15 @@ def test_a_film_goes_white_where_the_episode_is_over():
 
     pictures = film("CartPole-v1", left, pictures=5, every=4)
     assert pictures.shape == (5, 400, 600, 3)
-    assert [bool((picture == 1).all()) for picture in pictures] == [False] * 3 + [True] * 2
+    assert [bool((picture == 1).all()) for picture in pictures] == [False] * 3 + [
+        True
+    ] * 2
 
 
 def test_evaluation_counts_one_whole_episode_of_each():
     class Stairs(gymnasium.Env):
-        """Pays the step's number; over after as many steps as its seed's last digit says."""
+        """Pays the step's number; over after as many steps as its seed's last digit
+        says."""
 
         observation_space, action_space = spaces.Box(0, 99, (1,)), spaces.Discrete(2)
 
@@ -119,11 +128,15 @@ def test_evaluation_counts_one_whole_episode_of_each():
             return np.zeros(1, "float32"), float(self.place), over, False, {}
 
     envs = gymnasium.vector.SyncVectorEnv([Stairs] * 3)
-    found = evaluate(lambda observations: np.ones(len(observations), int), envs, seed=11)
+    found = evaluate(
+        lambda observations: np.ones(len(observations), int), envs, seed=11
+    )
     assert found.tolist() == [1, 1 + 2, 1 + 2 + 3]
 
 
 def test_the_return_at_which_it_is_solved_or_one_line():
     assert solved_at("CartPole-v1") == 475
-    with pytest.raises(UsageError, match="--env Pendulum-v1: it does not say at which return"):
+    with pytest.raises(
+        UsageError, match="--env Pendulum-v1: it does not say at which return"
+    ):
         solved_at("Pendulum-v1")

@@ -13,14 +13,19 @@ def maps(*values):
 
 
 def test_share_on_object_by_hand():
-    found = explanations.share_on_object(maps(0, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, -9), MASK)
+    found = explanations.share_on_object(
+        maps(0, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, -9), MASK
+    )
     assert found == pytest.approx([0.5])
-    assert explanations.share_on_object(np.ones((1, 3, 4)), MASK) == pytest.approx([2 / 12])
+    assert explanations.share_on_object(np.ones((1, 3, 4)), MASK) == pytest.approx(
+        [2 / 12]
+    )
     assert explanations.share_on_object(np.zeros((1, 3, 4)), MASK) == [0]
 
 
 @pytest.mark.parametrize(
-    ("at", "tolerance", "hit"), [(1, 0, True), (5, 0, False), (4, 1, True), (8, 1, False)]
+    ("at", "tolerance", "hit"),
+    [(1, 0, True), (5, 0, False), (4, 1, True), (8, 1, False)],
 )
 def test_pointing_game_by_hand(at, tolerance, hit):
     values = np.zeros(12)
@@ -30,7 +35,9 @@ def test_pointing_game_by_hand(at, tolerance, hit):
 
 def test_overlap_by_hand():
     assert explanations.overlap(maps(0, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1]
-    assert explanations.overlap(maps(6, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1 / 3]
+    assert explanations.overlap(maps(6, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [
+        1 / 3
+    ]
     assert explanations.overlap(maps(6, 0, 0, 5, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [0]
 
 
@@ -43,7 +50,9 @@ def test_each_picture_is_measured_with_its_own_mask():
         explanations.overlap,
     ):
         alone = [measure(many[i : i + 1], masks[i : i + 1])[0] for i in range(5)]
-        np.testing.assert_allclose(measure(many, masks).astype(float), np.array(alone, float))
+        np.testing.assert_allclose(
+            measure(many, masks).astype(float), np.array(alone, float)
+        )
 
 
 class Notes:
@@ -66,9 +75,13 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
     import keras
 
     images = keras.Input((2, 2, 1))
-    model = keras.Model(images, keras.layers.Flatten()(images))  # its logits are the four pixels
+    model = keras.Model(
+        images, keras.layers.Flatten()(images)
+    )  # its logits are the four pixels
     own = Classifier(model, ["upper left", "upper right", "lower left", "lower right"])
-    pictures = np.array([[0, 1, 0, 0], [0.5, 0.25, 0, 0]], "float32").reshape(2, 2, 2, 1)
+    pictures = np.array([[0, 1, 0, 0], [0.5, 0.25, 0, 0]], "float32").reshape(
+        2, 2, 2, 1
+    )
     asked = []
 
     def method(images, classes):
@@ -82,7 +95,9 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
         "picture_0_class": 1,
         "picture_0_probability": pytest.approx(np.e / (np.e + 3)),
         "picture_1_class": 0,
-        "picture_1_probability": pytest.approx(np.exp(0.5) / (np.exp(0.5) + np.exp(0.25) + 2)),
+        "picture_1_probability": pytest.approx(
+            np.exp(0.5) / (np.exp(0.5) + np.exp(0.25) + 2)
+        ),
     }
     titles = [axes.get_title() for axes in notes.figures["own"].axes]
     assert {"upper right 0.48", "upper left 0.33", "pixels"} <= set(titles)
@@ -92,7 +107,9 @@ def test_rank_correlation_is_scipys():
     a, b = np.random.default_rng(0).integers(0, 5, (2, 3, 6, 7))
     found = explanations.rank_correlation(a, b)
     for i in range(3):
-        assert found[i] == pytest.approx(spearmanr(a[i].ravel(), b[i].ravel()).statistic)
+        assert found[i] == pytest.approx(
+            spearmanr(a[i].ravel(), b[i].ravel()).statistic
+        )
     assert explanations.rank_correlation(a, np.ones_like(a)).tolist() == [0, 0, 0]
     np.testing.assert_allclose(explanations.rank_correlation(a, a**3), 1)
 

@@ -7,7 +7,9 @@ from deep_learning_recipes.lbfgs import LBFGS
 
 
 def rosenbrock(x):
-    return tf.reduce_sum(100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2, axis=1)
+    return tf.reduce_sum(
+        100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2, axis=1
+    )
 
 
 def test_it_finds_the_minima_that_scipy_finds_in_about_as_many_steps():
@@ -64,7 +66,9 @@ def test_pictures_keep_their_shape_and_a_saved_state_goes_on_alike():
     target = np.random.default_rng(1).uniform(size=(2, 5, 4, 3)).astype("float32")
 
     def distance(x):
-        return tf.reduce_sum((x - target) ** 4 + 0.1 * (x - target) ** 2, axis=(1, 2, 3))
+        return tf.reduce_sum(
+            (x - target) ** 4 + 0.1 * (x - target) ** 2, axis=(1, 2, 3)
+        )
 
     first = LBFGS(distance, np.zeros_like(target), steps_per_call=3)
     first.minimize(range(1))
@@ -80,12 +84,16 @@ def test_pictures_keep_their_shape_and_a_saved_state_goes_on_alike():
 
 @pytest.mark.parametrize("memory", [1, 5])
 def test_more_memory_needs_no_more_steps(memory):
-    solver = LBFGS(rosenbrock, np.zeros((1, 10), "float32"), memory=memory, steps_per_call=60)
+    solver = LBFGS(
+        rosenbrock, np.zeros((1, 10), "float32"), memory=memory, steps_per_call=60
+    )
     solver.minimize(range(1))
     assert solver.value[0] < {1: 5.0, 5: 1e-3}[memory]
 
 
 def test_a_start_that_is_no_number_is_said():
-    solver = LBFGS(lambda x: tf.reduce_sum(tf.math.log(x), axis=1), tf.constant([[1.0], [-1.0]]))
+    solver = LBFGS(
+        lambda x: tf.reduce_sum(tf.math.log(x), axis=1), tf.constant([[1.0], [-1.0]])
+    )
     with pytest.raises(ValueError, match="is no number where it starts"):
         solver.minimize(range(2))

@@ -12,7 +12,9 @@ def random():
 
 
 def test_texture_distance_sees_direction_grain_and_rare_edges_and_not_place(random):
-    stripes = np.tile(np.sin(np.arange(96) / 2), (96, 1))[..., None].repeat(3, -1) / 2 + 0.5
+    stripes = (
+        np.tile(np.sin(np.arange(96) / 2), (96, 1))[..., None].repeat(3, -1) / 2 + 0.5
+    )
     noise = random.uniform(size=stripes.shape)
     assert texture_distance(stripes, stripes) == 0
     assert texture_distance(stripes, np.roll(stripes, 7, axis=1)) < 0.1
@@ -23,7 +25,9 @@ def test_texture_distance_sees_direction_grain_and_rare_edges_and_not_place(rand
     # Of the same power spectrum: a few high peaks, or Gaussian noise.
     peaks = np.zeros((96, 96, 3))
     peaks[random.integers(96, size=30), random.integers(96, size=30)] = 1
-    gaussian = peaks.mean() + peaks.std() * random.normal(size=(96, 96, 1)).repeat(3, -1)
+    gaussian = peaks.mean() + peaks.std() * random.normal(size=(96, 96, 1)).repeat(
+        3, -1
+    )
     assert texture_distance(gaussian, peaks) > 0.3
 
 
@@ -39,10 +43,13 @@ def test_recolour_gives_the_mean_and_covariance_of_the_other(random):
     mixing = 0.05 * random.normal(size=(3, 3, 3))
     pictures = 0.5 + random.normal(size=(2, 20, 20, 3)) @ mixing[:2, None]
     other = 0.4 + random.normal(size=(30, 30, 3)) @ mixing[2] * 0.7
-    for found, own in zip(np.asarray(Recolour.like(other)(pictures)), pictures, strict=True):
+    for found, own in zip(
+        np.asarray(Recolour.like(other)(pictures)), pictures, strict=True
+    ):
         found, own, wanted = (each.reshape(-1, 3) for each in (found, own, other))
         np.testing.assert_allclose(found.mean(axis=0), wanted.mean(axis=0), atol=1e-3)
-        # By SciPy: W C W for C = cov(own), where W = (C + variance)^-1/2 · cov(wanted)^1/2.
+        # By SciPy: W C W for C = cov(own), where W = (C + variance)^-1/2 ·
+        # cov(wanted)^1/2.
         whitening = np.linalg.inv(sqrtm(np.cov(own.T) + VARIANCE * np.eye(3)))
         map_ = whitening @ sqrtm(np.cov(wanted.T))
         np.testing.assert_allclose(

@@ -17,7 +17,9 @@ RECORDS = [
         "seed": seed,
         "seconds": 10.0 + seed,
         "metrics": {"accuracy": {"value": value, "unit": "", "timing": False}},
-        "claims": [{"text": "It wins", "holds": holds, "measured": f"{value} against 0.5"}],
+        "claims": [
+            {"text": "It wins", "holds": holds, "measured": f"{value} against 0.5"}
+        ],
         "figures": ["curve.png"],
         "config": {"epochs": 3},
         "hardware": {"cores": 2},
@@ -35,7 +37,11 @@ def test_a_summary_has_mean_standard_deviation_and_how_often_claims_held():
     assert accuracy["std"] == pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1))
     (claim,) = summary["claims"]
     assert (claim["held"], claim["of"]) == (2, 3)
-    assert claim["measured"] == ["0.5 against 0.5", "0.6 against 0.5", "0.7 against 0.5"]
+    assert claim["measured"] == [
+        "0.5 against 0.5",
+        "0.6 against 0.5",
+        "0.7 against 0.5",
+    ]
     assert summary["seeds"] == [0, 1, 2]
     assert summary["seconds"] == [10.0, 11.0, 12.0]
 
@@ -106,7 +112,9 @@ def test_a_run_that_fails_is_shown_and_writes_no_results(monkeypatch, capsys):
     failed = type("Finished", (), {"returncode": 2, "stderr": "error: no such thing"})
     monkeypatch.setattr(results.subprocess, "run", lambda *a, **k: failed)
     recipe = catalogue.find_recipe("lenet")
-    assert results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    assert (
+        results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    )
     assert "error: no such thing" in capsys.readouterr().err
     assert not Path("results").exists()
 
@@ -122,20 +130,24 @@ def test_a_metric_that_is_no_number_is_named(monkeypatch, capsys):
 
     monkeypatch.setattr(results.subprocess, "run", run)
     recipe = catalogue.find_recipe("lenet")
-    assert results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    assert (
+        results.measure([recipe], seeds=1, preset="default", out=Path("results")) == 1
+    )
     assert "lenet, seed 0: not a number: accuracy" in capsys.readouterr().err
     assert not Path("results").exists()
 
 
 def test_the_readme_table_is_fresh():
-    assert not results.update_readme(ROOT / "README.md", ROOT / "results", write=False), (
-        "run `python -m recipes table`"
-    )
+    assert not results.update_readme(
+        ROOT / "README.md", ROOT / "results", write=False
+    ), "run `python -m recipes table`"
 
 
 def test_a_stale_table_is_rewritten():
     readme = Path("README.md")
-    readme.write_text(f"before\n{results.TABLE_BEGINS}\na stale row\n{results.TABLE_ENDS}\nafter\n")
+    readme.write_text(
+        f"before\n{results.TABLE_BEGINS}\na stale row\n{results.TABLE_ENDS}\nafter\n"
+    )
     assert results.update_readme(readme, Path("none"), write=True)
     text = readme.read_text()
     assert text.startswith("before\n")
@@ -149,7 +161,9 @@ def test_a_stale_table_is_rewritten():
         results.update_readme(readme, Path("none"), write=True)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("*.json")), ids=lambda p: p.stem
+)
 def test_committed_results_fit_the_recipes(path):
     result = json.loads(path.read_text())
     recipe = catalogue.find_recipe(path.stem)

@@ -1,4 +1,5 @@
-"""A run from the command line: flags, bad input, what it leaves, going on after a kill."""
+"""A run from the command line: flags, bad input, what it leaves, going on after a
+kill."""
 
 import json
 import os
@@ -94,16 +95,34 @@ def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
         (["--warm-up", "-1"], "--warm-up -1: it must be at least 0, such as 0"),
         (["--learning-rate", "nan"], "--learning-rate nan: it must be a finite number"),
         (["--learning-rate", "inf"], "--learning-rate inf: it must be a finite number"),
-        (["--learning-rate", "-1"], "--learning-rate -1.0: a learning rate must be above 0"),
-        (["--learningrate", "1"], "Unrecognized options: --learningrate, 1; did you mean --learn"),
-        (["--precision", "float8"], "invalid choice 'float8' for argument '--precision'"),
-        (["--strategy", "gpu"], "--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu"),
+        (
+            ["--learning-rate", "-1"],
+            "--learning-rate -1.0: a learning rate must be above 0",
+        ),
+        (
+            ["--learningrate", "1"],
+            "Unrecognized options: --learningrate, 1; did you mean --learn",
+        ),
+        (
+            ["--precision", "float8"],
+            "invalid choice 'float8' for argument '--precision'",
+        ),
+        (
+            ["--strategy", "gpu"],
+            "--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu",
+        ),
         (
             ["--strategy", "mirrored"],
             "--strategy mirrored: TensorFlow sees no GPU here; mirrored:2",
         ),
-        (["--strategy", "mirrored:x"], "--strategy mirrored:x: N must be a whole number"),
-        (["--strategy", "tpu"], "--strategy tpu: no TPU is attached and TPU_NAME is not set"),
+        (
+            ["--strategy", "mirrored:x"],
+            "--strategy mirrored:x: N must be a whole number",
+        ),
+        (
+            ["--strategy", "tpu"],
+            "--strategy tpu: no TPU is attached and TPU_NAME is not set",
+        ),
         (["--strategy", "abacus"], "--strategy abacus: choose one of auto, cpu"),
         (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
         (["--out", "taken"], "--out taken: not empty; name a new folder"),
@@ -148,7 +167,9 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         run.metric("accuracy", np.float32(0.5), unit="points")
         run.metric("speed", float("nan"), timing=True)
         # Written at once, so that an interrupted run keeps its evidence.
-        assert json.loads((run.folder / "metrics.json").read_text())["metrics"]["accuracy"]
+        assert json.loads((run.folder / "metrics.json").read_text())["metrics"][
+            "accuracy"
+        ]
         run.claim("One beats the other", holds=holds, measured="1 against 2")
         figure, axes = plt.subplots()
         axes.plot([1, 2])
@@ -157,10 +178,23 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         run.curve("return", np.arange(1000), 2.0 * np.arange(1000), xlabel="step")
         run.print("[a] " + 40 * "wide ")  # no markup, and not broken into two lines
 
-    arguments = ("--preset", "quick", "--seed", "3", "--learning-rate", "0.1", "--out", "here")
+    arguments = (
+        "--preset",
+        "quick",
+        "--seed",
+        "3",
+        "--learning-rate",
+        "0.1",
+        "--out",
+        "here",
+    )
     assert run_cli(monkeypatch, *arguments, main=main) == code
     record = json.loads(Path("here/metrics.json").read_text())
-    assert record["metrics"]["accuracy"] == {"value": 0.5, "unit": "points", "timing": False}
+    assert record["metrics"]["accuracy"] == {
+        "value": 0.5,
+        "unit": "points",
+        "timing": False,
+    }
     assert record["metrics"]["speed"]["value"] is None
     assert record["claims"] == [
         {"text": "One beats the other", "holds": bool(holds), "measured": "1 against 2"}
@@ -173,7 +207,9 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
     assert (record["preset"], record["seed"]) == ("quick", 3)
     assert record["config"]["epochs"] == 2
     assert record["config"]["learning_rate"] == 0.1
-    assert {"python", "tensorflow", "keras", "deep_learning_recipes"} <= set(record["versions"])
+    assert {"python", "tensorflow", "keras", "deep_learning_recipes"} <= set(
+        record["versions"]
+    )
     assert Path("here/line.png").exists()
     assert sorted(p.name for p in Path("here").iterdir()) == [
         "config.json",
@@ -217,11 +253,15 @@ def test_tensorboard_logs_and_checkpoints_are_written(monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def main(config, run):
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="small")
+        model = keras.Sequential(
+            [keras.Input((2,)), keras.layers.Dense(1)], name="small"
+        )
         model.compile("adam", "mse")
         x = np.ones((8, 2), "float32")
         losses.extend(
-            training.fit(model, x, x[:, :1], epochs=3, callbacks=run.callbacks).history["loss"]
+            training.fit(model, x, x[:, :1], epochs=3, callbacks=run.callbacks).history[
+                "loss"
+            ]
         )
 
     losses = []
@@ -272,7 +312,9 @@ def test_after_kill_9_resume_ends_with_the_same_weights(checkpoint):
         assert set(expected.files) == set(found.files)
         for key in expected.files:
             np.testing.assert_array_equal(expected[key], found[key])
-    records = [json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")]
+    records = [
+        json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")
+    ]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert records[1]["metrics"]["second_epochs"]["value"] == 150
 
@@ -291,7 +333,10 @@ def test_ctrl_c_says_how_to_go_on_and_flags_may_not_change_then():
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "interrupted; go on: python -m recipes.toy --resume"
+    assert (
+        err.strip().splitlines()[-1]
+        == "interrupted; go on: python -m recipes.toy --resume"
+    )
 
     changed = command("toy.py", "--resume", "--epochs", "151")
     assert changed.returncode == 2
@@ -303,7 +348,9 @@ def test_a_changed_network_cannot_take_up_a_checkpoint():
     from deep_learning_recipes.callbacks import Recorder
 
     def fit(units, resume):
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)], name="small")
+        model = keras.Sequential(
+            [keras.Input((2,)), keras.layers.Dense(units)], name="small"
+        )
         model.compile("adam", "mse")
         x = np.ones((8, 2), "float32")
         recorder = Recorder(Path("here"), resume=resume)

@@ -35,15 +35,22 @@ def model(logits):
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Spares the seconds of the fresh process where the test looks at something else."""
+    """Spares the seconds of the fresh process where the test looks at something
+    else."""
     monkeypatch.setattr(saved_model, "check_in_a_fresh_process", lambda path: None)
 
 
 def test_versions_are_whole_numbers_from_one(model, unchecked):
-    assert serving.export(model, Path("models/small"), EXAMPLE) == Path("models/small/1")
-    assert serving.export(model, Path("models/small"), EXAMPLE) == Path("models/small/2")
+    assert serving.export(model, Path("models/small"), EXAMPLE) == Path(
+        "models/small/1"
+    )
+    assert serving.export(model, Path("models/small"), EXAMPLE) == Path(
+        "models/small/2"
+    )
     Path("models/small/7").mkdir()
-    assert serving.export(model, Path("models/small"), EXAMPLE) == Path("models/small/8")
+    assert serving.export(model, Path("models/small"), EXAMPLE) == Path(
+        "models/small/8"
+    )
     found = sorted(path.name for path in Path("models/small").iterdir())
     assert found == ["1", "2", "7", "8", "request.json"]
 
@@ -51,13 +58,17 @@ def test_versions_are_whole_numbers_from_one(model, unchecked):
 def test_a_classifier_gives_probabilities_and_classes(logits, model):
     path = serving.export(model, Path("models/small"), EXAMPLE)
     loaded = tf.saved_model.load(str(path))
-    assert set(loaded.signatures) == {"serving_default"}  # not of images: no classify_bytes
+    assert set(loaded.signatures) == {
+        "serving_default"
+    }  # not of images: no classify_bytes
     for count in (1, 3):  # the batch size is free
         x = np.resize(EXAMPLE, (count, 4))
         expected = np.asarray(logits(x))
         outputs = loaded.signatures["serving_default"](x=tf.constant(x))
         assert set(outputs) == {"probabilities", "classes"}
-        np.testing.assert_allclose(outputs["probabilities"], softmax(expected, axis=1), atol=1e-6)
+        np.testing.assert_allclose(
+            outputs["probabilities"], softmax(expected, axis=1), atol=1e-6
+        )
         np.testing.assert_array_equal(outputs["classes"], expected.argmax(axis=1))
 
 
@@ -66,13 +77,17 @@ def test_an_image_classifier_also_reads_encoded_files(channels, unchecked):
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 12, channels), name="images")
     hidden = keras.layers.Flatten()(images)
-    model = serving.classifier(keras.Model(images, keras.layers.Dense(3)(hidden), name="eyes"))
+    model = serving.classifier(
+        keras.Model(images, keras.layers.Dense(3)(hidden), name="eyes")
+    )
     example = np.random.default_rng(0).random((2, 8, 12, channels)).astype("float32")
     path = serving.export(model, Path("models/eyes"), example)
     classify = tf.saved_model.load(str(path)).signatures["classify_bytes"]
 
     # A smooth picture, so that JPEG and the two ways to resize differ little.
-    ramp = np.linspace(0, 255, 12)[None, :, None] * np.linspace(0.2, 1, 8)[:, None, None]
+    ramp = (
+        np.linspace(0, 255, 12)[None, :, None] * np.linspace(0.2, 1, 8)[:, None, None]
+    )
     picture = np.repeat(ramp, channels, axis=2).round().astype("uint8")
     pillow = Image.fromarray(picture[..., 0] if channels == 1 else picture)
     larger = pillow.resize((36, 24), Image.Resampling.BILINEAR)
@@ -88,7 +103,8 @@ def test_an_image_classifier_also_reads_encoded_files(channels, unchecked):
     np.testing.assert_allclose(got[1], expected[0], atol=1e-6)
     np.testing.assert_allclose(got[2:], np.repeat(expected, 2, axis=0), atol=0.02)
 
-    # Black and white stripes of one pixel are grey at a third of the size, and no stripes.
+    # Black and white stripes of one pixel are grey at a third of the size, and no
+    # stripes.
     stripes = Image.fromarray(np.tile(np.array([0, 255], "uint8"), (24, 18)))
     got = classify(image_bytes=tf.constant([encoded(stripes, "PNG")]))["probabilities"]
     grey = model(np.full((1, 8, 12, channels), 0.5, "float32"))["probabilities"]
@@ -113,11 +129,18 @@ def test_images_that_are_not_in_0_to_1_have_no_encoded_form():
 
 
 def test_several_inputs_keep_their_names(unchecked):
-    first, second = keras.Input((2,), name="first"), keras.Input((3,), dtype="int32", name="second")
-    total = keras.ops.sum(first, -1) + keras.ops.cast(keras.ops.sum(second, -1), "float32")
+    first, second = (
+        keras.Input((2,), name="first"),
+        keras.Input((3,), dtype="int32", name="second"),
+    )
+    total = keras.ops.sum(first, -1) + keras.ops.cast(
+        keras.ops.sum(second, -1), "float32"
+    )
     example = {"first": np.ones((2, 2)), "second": np.full((2, 3), 10)}
     for inputs in ([first, second], {"first": first, "second": second}):
-        path = serving.export(keras.Model(inputs, {"total": total}), Path("models/sum"), example)
+        path = serving.export(
+            keras.Model(inputs, {"total": total}), Path("models/sum"), example
+        )
         serve = tf.saved_model.load(str(path)).signatures["serving_default"]
         outputs = serve(first=tf.ones((1, 2)), second=tf.constant([[1, 2, 3]]))
         assert outputs["total"].numpy() == [8.0]
@@ -134,13 +157,16 @@ def test_outputs_without_names_are_refused(logits):
 def test_the_warm_up_holds_each_signature_with_its_answer(model, unchecked):
     path = serving.export(model, Path("models/small"), EXAMPLE)
     file = path / "assets.extra" / "tf_serving_warmup_requests"
-    (record,) = [PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
+    (record,) = [
+        PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))
+    ]
     request, response = record.predict_log.request, record.predict_log.response
     assert request.model_spec.name == "small"
     assert request.model_spec.signature_name == "serving_default"
     np.testing.assert_array_equal(tf.make_ndarray(request.inputs["x"]), EXAMPLE)
     np.testing.assert_allclose(
-        tf.make_ndarray(response.outputs["probabilities"]), model(EXAMPLE)["probabilities"]
+        tf.make_ndarray(response.outputs["probabilities"]),
+        model(EXAMPLE)["probabilities"],
     )
 
 
@@ -171,7 +197,8 @@ def test_configurations_written_at_once_end_up_complete():
 
 
 def test_exports_at_once_get_different_versions():
-    # Written one after the other (Keras's export is not made for threads), then renamed at once.
+    # Written one after the other (Keras's export is not made for threads), then renamed
+    # at once.
     folders = []
     for index in range(4):
         written = Path(f"written-{index}")
@@ -181,7 +208,9 @@ def test_exports_at_once_get_different_versions():
     target = Path("models")
     target.mkdir()
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda folder: saved_model._claim_version(folder, target), folders))
+        paths = list(
+            pool.map(lambda folder: saved_model._claim_version(folder, target), folders)
+        )
     assert sorted(path.name for path in paths) == ["1", "2", "3", "4"]
 
 
@@ -217,7 +246,8 @@ def test_an_export_with_a_missing_file_is_refused_and_removed(name, model, monke
 
 
 def test_the_check_runs_without_keras_and_sees_python_operations():
-    # A function that calls back into Python can be saved, and fails in any other process.
+    # A function that calls back into Python can be saved, and fails in any other
+    # process.
     module = tf.Module()
     module.call = tf.function(
         lambda x: {"y": tf.numpy_function(np.sin, [x], tf.float32)},

@@ -1,6 +1,8 @@
-"""What others make of an export: TensorFlow's C API, OpenVINO, and `check`, on spoiled ones too.
+"""What others make of an export: TensorFlow's C API, OpenVINO, and `check`, on spoiled
+ones too.
 
-TF Serving itself is not to be had from a package index; the C API is the code that it is made of.
+TF Serving itself is not to be had from a package index; the C API is the code that it
+is made of.
 """
 
 import shutil
@@ -23,7 +25,8 @@ WHEEL = Path(tf.sysconfig.get_lib())
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A classifier shaped like LeNet, its export, images, and its probabilities for them."""
+    """A classifier shaped like LeNet, its export, images, and its probabilities for
+    them."""
     keras.utils.set_random_seed(0)
     images = keras.Input((32, 32, 1), name="images")
     x = keras.layers.Conv2D(6, 5, activation="relu")(images)
@@ -32,7 +35,9 @@ def exported(tmp_path_factory):
     x = keras.layers.Conv2D(16, 5, activation="gelu")(x)
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(x))
     x = keras.layers.Dropout(0.5)(x)
-    model = serving.classifier(keras.Model(images, keras.layers.Dense(10)(x), name="lenet"))
+    model = serving.classifier(
+        keras.Model(images, keras.layers.Dense(10)(x), name="lenet")
+    )
     example = np.random.default_rng(0).random((3, 32, 32, 1)).astype("float32")
     path = serving.export(model, tmp_path_factory.mktemp("models") / "lenet", example)
     return path, example, np.asarray(model(example)["probabilities"])
@@ -48,9 +53,14 @@ def test_a_c_program_runs_the_export_without_python(exported):
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler (cc, gcc or clang) on this machine")
-    libraries = [WHEEL / "libtensorflow_cc.so.2", WHEEL / "libtensorflow_framework.so.2"]
+    libraries = [
+        WHEEL / "libtensorflow_cc.so.2",
+        WHEEL / "libtensorflow_framework.so.2",
+    ]
     if not all(library.exists() for library in libraries):
-        pytest.skip("TensorFlow's wheel for this platform holds no libtensorflow_cc.so.2")
+        pytest.skip(
+            "TensorFlow's wheel for this platform holds no libtensorflow_cc.so.2"
+        )
     source = Path(__file__).with_name("run_saved_model.c")
     build = [compiler, source, "-o", "run", f"-I{WHEEL / 'include'}", *libraries]
     subprocess.run([*build, f"-Wl,-rpath,{WHEEL}"], check=True)
@@ -62,7 +72,9 @@ def test_a_c_program_runs_the_export_without_python(exported):
     for count in (1, 3):
         sizes = [str(size) for size in example[:count].shape]
         finished = subprocess.run(
-            ["./run", path, *tensors, *sizes], input=example[:count].tobytes(), capture_output=True
+            ["./run", path, *tensors, *sizes],
+            input=example[:count].tobytes(),
+            capture_output=True,
         )
         assert finished.returncode == 0, finished.stderr[-2000:]
         got = np.frombuffer(finished.stdout, "float32").reshape(count, 10)
@@ -73,20 +85,28 @@ def test_openvino_reads_the_export_and_agrees(exported):
     path, example, expected = exported
     core = openvino.Core()
     # Else it may compute in bfloat16 or float16 where the processor can.
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(
+        core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     for count in (1, 3):
         outputs = compiled({"images": example[:count]})
-        np.testing.assert_allclose(outputs["probabilities"], expected[:count], atol=1e-4)
+        np.testing.assert_allclose(
+            outputs["probabilities"], expected[:count], atol=1e-4
+        )
 
 
 def test_warm_up_records_replay_with_the_recorded_answers(exported):
     path, example, expected = exported
     bundle = check.Bundle(path)
-    records = {check.signature_of(record): record for record in bundle.warm_up_records()}
+    records = {
+        check.signature_of(record): record for record in bundle.warm_up_records()
+    }
     assert set(records) == {"serving_default", "classify_bytes"}
     answer = bundle.replay(records["serving_default"])
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
-    encoded = tf.make_ndarray(records["classify_bytes"].predict_log.request.inputs["image_bytes"])
+    encoded = tf.make_ndarray(
+        records["classify_bytes"].predict_log.request.inputs["image_bytes"]
+    )
     assert [each[:4] for each in encoded] == [b"\x89PNG"] * 3
     # Eight bits a pixel change the answer, but little.
     answer = bundle.replay(records["classify_bytes"])
@@ -128,7 +148,9 @@ def other_tag(path):
 
 
 def custom_operation(path):
-    change(path, lambda graph: graph.graph_def.node.add(name="mine", op="MyOwnOperation"))
+    change(
+        path, lambda graph: graph.graph_def.node.add(name="mine", op="MyOwnOperation")
+    )
 
 
 def no_default_signature(path):
@@ -166,13 +188,25 @@ def change(path, edit):
     ("spoil", "kind", "message"),
     [
         (lose_weights, "FAULT", "does not load: "),
-        (other_answer, "FAULT", "serving_default: probabilities differs from the recorded answer"),
+        (
+            other_answer,
+            "FAULT",
+            "serving_default: probabilities differs from the recorded answer",
+        ),
         (no_version, "FAULT", "saved_model.pb cannot be read: "),
         (cut_model, "FAULT", "saved_model.pb cannot be read: "),
         (other_tag, "FAULT", "no graph with the tag `serve`"),
         (custom_operation, "FAULT", "TF Serving lacks the operations {MyOwnOperation}"),
-        (no_default_signature, "FAULT", "no signature serving_default; there is {classify_bytes}"),
-        (fixed_batch, "FAULT", "serving_default: a batch of 1: input 'images' must be of shape"),
+        (
+            no_default_signature,
+            "FAULT",
+            "no signature serving_default; there is {classify_bytes}",
+        ),
+        (
+            fixed_batch,
+            "FAULT",
+            "serving_default: a batch of 1: input 'images' must be of shape",
+        ),
         (no_warm_up, "note ", "serving_default: no warm-up record"),
         (cut_warm_up, "FAULT", "does not load: "),
         (unlisted, "FAULT", "lenet is not in it"),
@@ -195,9 +229,14 @@ def test_the_command_exits_with_1_for_a_fault_and_2_for_bad_input(copied):
     no_version(copied)
     finished = command("-m", "deep_learning_recipes.serving", "check", "models")
     assert finished.returncode == 1
-    assert finished.stdout.startswith("FAULT  models/lenet/1  saved_model.pb cannot be read")
+    assert finished.stdout.startswith(
+        "FAULT  models/lenet/1  saved_model.pb cannot be read"
+    )
     Path("empty").mkdir()
-    for folder, message in [("nothing", "no such folder"), ("empty", "no NAME/VERSION")]:
+    for folder, message in [
+        ("nothing", "no such folder"),
+        ("empty", "no NAME/VERSION"),
+    ]:
         finished = command("-m", "deep_learning_recipes.serving", "check", folder)
         assert finished.returncode == 2
         assert finished.stderr.startswith(f"error: {folder}: {message}")

@@ -1,4 +1,5 @@
-"""`serve`: what it answers to good and to malformed requests, and that no request is ever lost."""
+"""`serve`: what it answers to good and to malformed requests, and that no request is
+ever lost."""
 
 import base64
 import itertools
@@ -41,7 +42,10 @@ EXAMPLE = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
 
 def write_module(path, call, **inputs):
     """A SavedModel of one function, made in milliseconds."""
-    names = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()}
+    names = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name)
+        for name, spec in inputs.items()
+    }
     module = tf.Module()
     module.call = tf.function(call, input_signature=list(names.values()))
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.call})
@@ -63,7 +67,13 @@ class Server:
 
     def __init__(self, folder):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deep_learning_recipes.serving", "serve", str(folder)]
+            [
+                sys.executable,
+                "-m",
+                "deep_learning_recipes.serving",
+                "serve",
+                str(folder),
+            ]
             + ["--port", "0", "--rest-port", "0"],
             stdout=subprocess.PIPE,
             text=True,
@@ -72,12 +82,16 @@ class Server:
         self.grpc = line.removeprefix("gRPC ").partition(",")[0]
         self.rest = line.partition("http://")[2].partition("/")[0]
         self.channel = grpc.insecure_channel(self.grpc)
-        self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(
+            self.channel
+        )
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
     def post(self, name, body):
         body = body if isinstance(body, (str, bytes)) else json.dumps(body)
-        return requests.post(f"http://{self.rest}/v1/models/{name}:predict", data=body, timeout=60)
+        return requests.post(
+            f"http://{self.rest}/v1/models/{name}:predict", data=body, timeout=60
+        )
 
     def stop(self):
         self.channel.close()
@@ -87,7 +101,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """saved_models with `small` (a classifier of vectors) and `eyes` (one of images)."""
+    """saved_models with `small` (a classifier of vectors) and `eyes` (one of
+    images)."""
     folder = tmp_path_factory.mktemp("models")
     keras.utils.set_random_seed(0)
     x = keras.Input((4,), name="x")
@@ -131,10 +146,14 @@ def test_ovmsclient_talks_to_it(server, expected):
             np.testing.assert_array_equal(outputs["classes"], expected["classes"])
         assert client.get_model_status("small")[1]["state"] == "AVAILABLE"
         metadata = client.get_model_metadata("small")
-        if "inputs" in metadata:  # over REST it reads OpenVINO's names of the fields only
+        if (
+            "inputs" in metadata
+        ):  # over REST it reads OpenVINO's names of the fields only
             assert metadata["model_version"] == 1
             assert metadata["inputs"] == {"x": {"shape": [-1, 4], "dtype": "DT_FLOAT"}}
-        with pytest.raises(ModelNotFoundError, match=r"Servable not found for request: Latest"):
+        with pytest.raises(
+            ModelNotFoundError, match=r"Servable not found for request: Latest"
+        ):
             client.predict({"x": EXAMPLE}, "nothing")
         with pytest.raises(InvalidInputError, match=r"must be of shape \(None, 4\)"):
             client.predict({"x": EXAMPLE[:, :3]}, "small")
@@ -146,7 +165,10 @@ def test_rest_reads_both_formats_and_the_written_request(server, folder, expecte
     for body in (
         written,
         {"instances": rows},
-        {"instances": [{"x": row} for row in rows], "signature_name": "serving_default"},
+        {
+            "instances": [{"x": row} for row in rows],
+            "signature_name": "serving_default",
+        },
     ):
         predictions = server.post("small", body).json()["predictions"]
         assert [row["classes"] for row in predictions] == list(expected["classes"])[
@@ -157,24 +179,38 @@ def test_rest_reads_both_formats_and_the_written_request(server, folder, expecte
         )
     for body in ({"inputs": rows}, {"inputs": {"x": rows}}):
         outputs = server.post("small/versions/1", body).json()["outputs"]
-        np.testing.assert_allclose(outputs["probabilities"], expected["probabilities"], atol=1e-6)
-    metadata = requests.get(f"http://{server.rest}/v1/models/small/metadata", timeout=60).json()
-    assert metadata["model_spec"] == {"name": "small", "signature_name": "", "version": "1"}
-    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        np.testing.assert_allclose(
+            outputs["probabilities"], expected["probabilities"], atol=1e-6
+        )
+    metadata = requests.get(
+        f"http://{server.rest}/v1/models/small/metadata", timeout=60
+    ).json()
+    assert metadata["model_spec"] == {
+        "name": "small",
+        "signature_name": "",
+        "version": "1",
+    }
+    signature = metadata["metadata"]["signature_def"]["signature_def"][
+        "serving_default"
+    ]
     sizes = [dim["size"] for dim in signature["inputs"]["x"]["tensor_shape"]["dim"]]
     assert sizes == ["-1", "4"]
 
 
 def test_encoded_images_come_as_base64(server):
     file = tf.io.encode_png(np.zeros((8, 8, 1), "uint8")).numpy()
-    black = server.post("eyes", {"inputs": np.zeros((1, 8, 8, 1)).tolist()}).json()["outputs"]
+    black = server.post("eyes", {"inputs": np.zeros((1, 8, 8, 1)).tolist()}).json()[
+        "outputs"
+    ]
     value = {"b64": base64.b64encode(file).decode()}
     for body in (
         {"instances": [value, value]},
         {"instances": [{"image_bytes": value}] * 2},
         {"inputs": {"image_bytes": [value, value]}},
     ):
-        answer = server.post("eyes", {"signature_name": "classify_bytes", **body}).json()
+        answer = server.post(
+            "eyes", {"signature_name": "classify_bytes", **body}
+        ).json()
         if "outputs" in answer:
             probabilities = answer["outputs"]["probabilities"]
         else:
@@ -189,12 +225,27 @@ MALFORMED = [
     ("small", "[" * 100_000, 400, "JSON Parse error"),
     ("small", "[1, 2]", 400, "must be a JSON object"),
     ("small", {}, 400, "must have either 'instances'"),
-    ("small", {"instances": [[0, 0, 0, 0]], "inputs": []}, 400, "must have either 'instances'"),
+    (
+        "small",
+        {"instances": [[0, 0, 0, 0]], "inputs": []},
+        400,
+        "must have either 'instances'",
+    ),
     ("small", {"instances": []}, 400, "at least one element"),
     ("small", {"instances": 3}, 400, "at least one element"),
     ("small", {"instances": [[0, 0, 0, 0], [0]]}, 400, "not of equal lengths"),
-    ("small", {"instances": [[0, 0, 0]]}, 400, "must be of shape (None, 4), not (1, 3)"),
-    ("small", {"instances": [{"x": [0, 0, 0, 0]}, {"y": 1}]}, 400, "instance 1 has other keys"),
+    (
+        "small",
+        {"instances": [[0, 0, 0]]},
+        400,
+        "must be of shape (None, 4), not (1, 3)",
+    ),
+    (
+        "small",
+        {"instances": [{"x": [0, 0, 0, 0]}, {"y": 1}]},
+        400,
+        "instance 1 has other keys",
+    ),
     ("small", {"instances": [{"y": [0, 0, 0, 0]}]}, 400, "no input {y}"),
     ("small", {"inputs": {}}, 400, "{x} sent extra or missing"),
     ("small", {"inputs": [["a", "b", "c", "d"]]}, 400, "must be of type float32"),
@@ -205,12 +256,37 @@ MALFORMED = [
     ("small", '{"inputs": [[1e39, 0, 0, 0]]}', 400, "numbers outside of float32"),
     ("small", '{"inputs": [[1e999, 0, 0, 0]]}', 400, "numbers outside of float32"),
     ("small", {"inputs": [], "signature_name": "other"}, 400, '"other" not found'),
-    ("small", {"inputs": [], "signature_name": 1}, 400, "'signature_name' must be a string"),
-    ("eyes", {"inputs": [3], "signature_name": "classify_bytes"}, 400, "must hold strings"),
-    ("eyes", {"inputs": ["a"], "signature_name": "classify_bytes"}, 400, "Unknown image file"),
-    ("eyes", {"inputs": [{"b64": "?"}], "signature_name": "classify_bytes"}, 400, "not base64"),
+    (
+        "small",
+        {"inputs": [], "signature_name": 1},
+        400,
+        "'signature_name' must be a string",
+    ),
+    (
+        "eyes",
+        {"inputs": [3], "signature_name": "classify_bytes"},
+        400,
+        "must hold strings",
+    ),
+    (
+        "eyes",
+        {"inputs": ["a"], "signature_name": "classify_bytes"},
+        400,
+        "Unknown image file",
+    ),
+    (
+        "eyes",
+        {"inputs": [{"b64": "?"}], "signature_name": "classify_bytes"},
+        400,
+        "not base64",
+    ),
     ("other", {"inputs": []}, 404, "Servable not found for request: Latest(other)"),
-    ("small/versions/2", {"inputs": []}, 404, "not found for request: Specific(small, 2)"),
+    (
+        "small/versions/2",
+        {"inputs": []},
+        404,
+        "not found for request: Specific(small, 2)",
+    ),
     ("small/versions/x", {"inputs": []}, 400, "Malformed request: POST"),
     ("small", b" " * 100_000_000, 413, "larger than 33,554,432 bytes"),
 ]
@@ -228,7 +304,9 @@ def test_malformed_requests_get_a_clear_error_and_the_server_goes_on(server, exp
         assert "\n" not in error
         assert server.post("small", {"inputs": EXAMPLE.tolist()}).status_code == 200
     response = requests.get(f"http://{server.rest}/v1/models/small:predict", timeout=60)
-    assert response.json() == {"error": "Malformed request: GET /v1/models/small:predict"}
+    assert response.json() == {
+        "error": "Malformed request: GET /v1/models/small:predict"
+    }
 
 
 def request_for(name="small", signature="", version=None, **inputs):
@@ -260,24 +338,59 @@ def test_grpc_errors_have_tensorflow_servings_codes(server, expected):
     for request, status, message in [
         (request_for("other", x=EXAMPLE), code.NOT_FOUND, "Latest(other)"),
         (request_for(version=5, x=EXAMPLE), code.NOT_FOUND, "Specific(small, 5)"),
-        (request_for(signature="other", x=EXAMPLE), code.FAILED_PRECONDITION, '"other" not found'),
+        (
+            request_for(signature="other", x=EXAMPLE),
+            code.FAILED_PRECONDITION,
+            '"other" not found',
+        ),
         (request_for(y=EXAMPLE), code.INVALID_ARGUMENT, "{x, y} sent extra or missing"),
-        (request_for(x=EXAMPLE[:, :3]), code.INVALID_ARGUMENT, "must be of shape (None, 4)"),
-        (request_for(x=EXAMPLE.astype("int32")), code.INVALID_ARGUMENT, "DT_FLOAT, not DT_INT32"),
+        (
+            request_for(x=EXAMPLE[:, :3]),
+            code.INVALID_ARGUMENT,
+            "must be of shape (None, 4)",
+        ),
+        (
+            request_for(x=EXAMPLE.astype("int32")),
+            code.INVALID_ARGUMENT,
+            "DT_FLOAT, not DT_INT32",
+        ),
         (request_for(x=empty), code.INVALID_ARGUMENT, "DT_FLOAT, not DT_INVALID"),
         (request_for(x=cut), code.INVALID_ARGUMENT, "input 'x'"),
-        (request_for(x=huge("float32", 10**12, 4)), code.INVALID_ARGUMENT, "larger than 32 MiB"),
-        (request_for(x=huge("float32", -1, 4)), code.INVALID_ARGUMENT, "must be of shape"),
-        (unknown_output, code.INVALID_ARGUMENT, "output {scores} is not in the signature"),
-        (request_for(x=np.zeros((2**21, 4), "float64")), code.RESOURCE_EXHAUSTED, "larger than"),
+        (
+            request_for(x=huge("float32", 10**12, 4)),
+            code.INVALID_ARGUMENT,
+            "larger than 32 MiB",
+        ),
+        (
+            request_for(x=huge("float32", -1, 4)),
+            code.INVALID_ARGUMENT,
+            "must be of shape",
+        ),
+        (
+            unknown_output,
+            code.INVALID_ARGUMENT,
+            "output {scores} is not in the signature",
+        ),
+        (
+            request_for(x=np.zeros((2**21, 4), "float64")),
+            code.RESOURCE_EXHAUSTED,
+            "larger than",
+        ),
     ]:
         with pytest.raises(grpc.RpcError) as error:
             server.predictions.Predict(request, 60)
-        assert (error.value.code(), message in error.value.details()) == (status, True), message
+        assert (error.value.code(), message in error.value.details()) == (
+            status,
+            True,
+        ), message
     with pytest.raises(grpc.RpcError) as error:
-        server.models.GetModelStatus(GetModelStatusRequest(model_spec={"name": "other"}), 60)
+        server.models.GetModelStatus(
+            GetModelStatusRequest(model_spec={"name": "other"}), 60
+        )
     assert error.value.code() == code.NOT_FOUND
-    no_field = get_model_metadata_pb2.GetModelMetadataRequest(model_spec={"name": "small"})
+    no_field = get_model_metadata_pb2.GetModelMetadataRequest(
+        model_spec={"name": "small"}
+    )
     with pytest.raises(grpc.RpcError) as error:
         server.predictions.GetModelMetadata(no_field, 60)
     assert error.value.code() == code.INVALID_ARGUMENT
@@ -290,7 +403,9 @@ def test_grpc_errors_have_tensorflow_servings_codes(server, expected):
         1,
         "serving_default",
     )
-    np.testing.assert_array_equal(tf.make_ndarray(response.outputs["classes"]), expected["classes"])
+    np.testing.assert_array_equal(
+        tf.make_ndarray(response.outputs["classes"]), expected["classes"]
+    )
 
 
 def test_no_request_is_lost_while_versions_are_replaced(tmp_path):
@@ -302,13 +417,17 @@ def test_no_request_is_lost_while_versions_are_replaced(tmp_path):
 
     def ask(thread):
         """250 answers, and more until three versions have answered some thread."""
-        channel = grpc.insecure_channel(server.grpc, [("grpc.use_local_subchannel_pool", 1)])
+        channel = grpc.insecure_channel(
+            server.grpc, [("grpc.use_local_subchannel_pool", 1)]
+        )
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         newest = count = 0
         while count < 250 or len(seen) < 3:
             count += 1
             if thread % 2:
-                response = stub.Predict(request_for("counter", x=np.zeros(3, "float32")), 60)
+                response = stub.Predict(
+                    request_for("counter", x=np.zeros(3, "float32")), 60
+                )
                 versions = tf.make_ndarray(response.outputs["version"]).tolist()
                 assert versions == [response.model_spec.version.value] * 3
             else:
@@ -346,14 +465,17 @@ def test_no_request_is_lost_while_versions_are_replaced(tmp_path):
 @pytest.mark.parametrize("protocol", ["REST", "gRPC"])
 def test_sigterm_lets_requests_under_way_finish(protocol, tmp_path):
     def wait(folder):
-        """Leaves the file `started` in the folder and returns when it finds the file `go`."""
+        """Leaves the file `started` in the folder and returns when it finds the file
+        `go`."""
         tf.io.write_file(folder[0] + "/started", "")
         files = tf.constant(0)
         while files == 0:
             files = tf.size(tf.io.matching_files(folder[0] + "/go"))
         return {"found": tf.reshape(files, (1,))}
 
-    write_module(tmp_path / "models" / "waits" / "1", wait, folder=tf.TensorSpec((1,), tf.string))
+    write_module(
+        tmp_path / "models" / "waits" / "1", wait, folder=tf.TensorSpec((1,), tf.string)
+    )
     server = Server(tmp_path / "models")
 
     def ask():
@@ -391,7 +513,9 @@ def test_a_version_that_does_not_load_leaves_the_one_before(tmp_path):
     assert said[0] == "m 1 is loaded"
     assert len(said) == 2  # told once
     assert said[1].startswith("m 2 does not load: ")
-    states = {each.version: each for each in library.status("m", None).model_version_status}
+    states = {
+        each.version: each for each in library.status("m", None).model_version_status
+    }
     assert states[1].state == states[1].AVAILABLE
     assert states[2].state == states[2].END
     assert states[2].status.error_message in said[1]
@@ -400,7 +524,9 @@ def test_a_version_that_does_not_load_leaves_the_one_before(tmp_path):
     write_version(tmp_path / "m", 2)
     library.poll()
     assert library.get("m", 2)[0] == 2
-    assert [each.version for each in library.status("m", None).model_version_status] == [2]
+    assert [
+        each.version for each in library.status("m", None).model_version_status
+    ] == [2]
     shutil.rmtree(tmp_path / "m")
     library.poll()
     with pytest.raises(RequestError, match="Servable not found"):
@@ -460,13 +586,19 @@ def test_rest_knows_every_type(tmp_path):
         assert message in post({"inputs": {**inputs, **change}})["error"]
     row = {"flag": True, "number": 1, "text": "a"}
     assert "ask by 'inputs'" in post({"instances": [row]})["error"]
-    assert "an object with the keys {flag, number, text}" in post({"instances": [1]})["error"]
+    assert (
+        "an object with the keys {flag, number, text}"
+        in post({"instances": [1]})["error"]
+    )
 
 
 def test_the_largest_tensor_is_bounded(folder):
     bundle = Bundle(folder / "small" / "1")
     rows = MAXIMUM_BYTES // 16
-    assert len(bundle.predict("", {"x": np.zeros((rows, 4), "float32")})["classes"]) == rows
+    assert (
+        len(bundle.predict("", {"x": np.zeros((rows, 4), "float32")})["classes"])
+        == rows
+    )
     with pytest.raises(RequestError, match="larger than 32 MiB"):
         bundle.predict("", {"x": np.zeros((rows + 1, 4), "float32")})
 
@@ -477,13 +609,24 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, server):
     for arguments, message in [
         (["nothing"], "nothing: no such folder"),
         (["empty"], "empty: no NAME/VERSION/saved_model.pb in it"),
-        ([str(folder / "small")], f"is one model; serve the folder around it, {folder}"),
-        ([str(folder), "--port", "0", "--rest-port", taken], "Address already in use; name"),
-        ([str(folder), "--rest-port", "0", "--port", taken], "Address already in use; name"),
+        (
+            [str(folder / "small")],
+            f"is one model; serve the folder around it, {folder}",
+        ),
+        (
+            [str(folder), "--port", "0", "--rest-port", taken],
+            "Address already in use; name",
+        ),
+        (
+            [str(folder), "--rest-port", "0", "--port", taken],
+            "Address already in use; name",
+        ),
         ([str(folder), "--rest-port", "99999"], "--rest-port 99999: "),
     ]:
         finished = command("-m", "deep_learning_recipes.serving", "serve", *arguments)
         assert finished.returncode == 2, finished.stderr
-        (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+        (line,) = [
+            line for line in finished.stderr.splitlines() if line.startswith("error: ")
+        ]
         assert message in line
         assert "Traceback" not in finished.stderr

@@ -1,4 +1,5 @@
-"""`training.fit` against `keras.Model.fit`: same batches, same weights, same History."""
+"""`training.fit` against `keras.Model.fit`: same batches, same weights, same
+History."""
 
 import gc
 import os
@@ -32,7 +33,9 @@ def seeded():
 
 
 def dense(optimizer="adam", **compile_arguments):
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(3)])
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, "relu"), layers.Dense(3)]
+    )
     model.compile(optimizer, CROSS_ENTROPY, metrics=["accuracy"], **compile_arguments)
     return model
 
@@ -49,7 +52,9 @@ def convolutional():
             layers.Dense(3),
         ]
     )
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY, metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY, metrics=["accuracy"]
+    )
     return model
 
 
@@ -60,8 +65,13 @@ def recurrent():
 
 
 def two_inputs_two_outputs():
-    inputs = {"left": keras.Input((6,), name="left"), "right": keras.Input((6,), name="right")}
-    hidden = layers.Dense(8, "tanh")(layers.Concatenate()([inputs["left"], inputs["right"]]))
+    inputs = {
+        "left": keras.Input((6,), name="left"),
+        "right": keras.Input((6,), name="right"),
+    }
+    hidden = layers.Dense(8, "tanh")(
+        layers.Concatenate()([inputs["left"], inputs["right"]])
+    )
     outputs = {
         "label": layers.Dense(3, name="label")(hidden),
         "target": layers.Dense(2, name="target")(hidden),
@@ -92,7 +102,9 @@ class Ridge(keras.Model):
             loss = error + 0.01 * keras.ops.sum(self.head.kernel**2)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
         return {"error": error, "penalty": loss - error}
 
 
@@ -102,7 +114,9 @@ class Adversarial(keras.Model):
     def __init__(self):
         super().__init__()
         self.generator = keras.Sequential([keras.Input((6,)), layers.Dense(2)])
-        self.discriminator = keras.Sequential([keras.Input((2,)), layers.Dense(4), layers.Dense(1)])
+        self.discriminator = keras.Sequential(
+            [keras.Input((2,)), layers.Dense(4), layers.Dense(1)]
+        )
         self.loss_tracker = keras.metrics.Mean(name="generator_loss")
 
     def compile(self):
@@ -114,7 +128,10 @@ class Adversarial(keras.Model):
         noise, real = data
         with tf.GradientTape(persistent=True) as tape:
             fake = self.generator(noise)
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+            real_logits, fake_logits = (
+                self.discriminator(real),
+                self.discriminator(fake),
+            )
             generator_loss = keras.ops.mean(keras.ops.softplus(-fake_logits))
             discriminator_loss = keras.ops.mean(
                 keras.ops.softplus(fake_logits) + keras.ops.softplus(-real_logits)
@@ -164,13 +181,19 @@ def assert_same_training(make, x, y, jit_compile=None, callbacks=list, **argumen
     keras.utils.set_random_seed(1)
     expected = reference.fit(x, y, callbacks=callbacks(), **arguments)
     keras.utils.set_random_seed(1)
-    history = training.fit(model, x, y, callbacks=callbacks(), jit_compile=jit_compile, **arguments)
+    history = training.fit(
+        model, x, y, callbacks=callbacks(), jit_compile=jit_compile, **arguments
+    )
     assert list(history.history) == list(expected.history)
     assert history.epoch == expected.epoch
     for name, values in expected.history.items():
-        np.testing.assert_allclose(history.history[name], values, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            history.history[name], values, rtol=1e-4, err_msg=name
+        )
     for weight, expected_weight in zip(model.weights, reference.weights, strict=True):
-        np.testing.assert_allclose(weight, expected_weight, atol=1e-5, err_msg=weight.path)
+        np.testing.assert_allclose(
+            weight, expected_weight, atol=1e-5, err_msg=weight.path
+        )
     return history
 
 
@@ -178,7 +201,11 @@ def assert_same_training(make, x, y, jit_compile=None, callbacks=list, **argumen
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_dense_with_validation(jit_compile, optimizer):
     history = assert_same_training(
-        lambda: dense(optimizer), X, LABELS, jit_compile, validation_data=(X[:20], LABELS[:20])
+        lambda: dense(optimizer),
+        X,
+        LABELS,
+        jit_compile,
+        validation_data=(X[:20], LABELS[:20]),
     )
     assert list(history.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
 
@@ -239,7 +266,8 @@ def test_two_optimizers():
 
 @pytest.mark.parametrize("make", [Ridge, dense])
 def test_the_loss_scale_falls_until_gradients_are_finite(make):
-    """From a first scale at which float32 overflows; a step that is traced once could not know."""
+    """From a first scale at which float32 overflows; a step that is traced once could
+    not know."""
     model = make()
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=10_000
@@ -253,15 +281,21 @@ def test_the_loss_scale_falls_until_gradients_are_finite(make):
 
 
 def test_moving_average_of_weights_ends_in_the_weights():
-    assert_same_training(lambda: dense(keras.optimizers.SGD(0.5, use_ema=True)), X, LABELS)
+    assert_same_training(
+        lambda: dense(keras.optimizers.SGD(0.5, use_ema=True)), X, LABELS
+    )
 
 
 def test_callbacks_of_epochs(tmp_path):
     def callbacks():
         return [
-            keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 / (epoch + 1)),
+            keras.callbacks.LearningRateScheduler(
+                lambda epoch, rate: 0.1 / (epoch + 1)
+            ),
             keras.callbacks.ReduceLROnPlateau("loss", patience=0, min_delta=10.0),
-            keras.callbacks.EarlyStopping("loss", restore_best_weights=True, min_delta=10.0),
+            keras.callbacks.EarlyStopping(
+                "loss", restore_best_weights=True, min_delta=10.0
+            ),
             keras.callbacks.ModelCheckpoint(
                 tmp_path / "{epoch}.weights.h5", save_weights_only=True
             ),
@@ -282,7 +316,9 @@ def test_callback_for_batches_draws_a_warning():
 
     counter = Counter()
     with pytest.warns(UserWarning, match="Counter has a hook for batches"):
-        training.fit(dense(), X, LABELS, batch_size=16, epochs=2, verbose=0, callbacks=[counter])
+        training.fit(
+            dense(), X, LABELS, batch_size=16, epochs=2, verbose=0, callbacks=[counter]
+        )
     assert counter.batches == (2, 2)
 
 
@@ -310,8 +346,15 @@ def test_dropout_differs_between_steps():
     recorder.compile()
     for jit_compile in (False, True):
         recorder.sums.assign(np.zeros(500))
-        training.fit(recorder, np.ones((4, 500)), batch_size=1, verbose=0, jit_compile=jit_compile)
-        # In four different masks a unit is kept 0 to 4 times; in one repeated mask, 0 or 4.
+        training.fit(
+            recorder,
+            np.ones((4, 500)),
+            batch_size=1,
+            verbose=0,
+            jit_compile=jit_compile,
+        )
+        # In four different masks a unit is kept 0 to 4 times; in one repeated mask, 0
+        # or 4.
         assert set(recorder.sums.numpy()) == {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
@@ -357,7 +400,9 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model):
         weights, optimizer_weights, history = self.saved
         model.set_weights(weights)
-        for variable, value in zip(model.optimizer.variables, optimizer_weights, strict=True):
+        for variable, value in zip(
+            model.optimizer.variables, optimizer_weights, strict=True
+        ):
             variable.assign(value)
         model.history.history = {name: list(values) for name, values in history.items()}
         return len(history["loss"])
@@ -371,7 +416,13 @@ def test_resumed_training_equals_uninterrupted(run_eagerly):
 
     def train(model, epochs, *callbacks):
         return training.fit(
-            model, X, LABELS, epochs=epochs, seed=7, verbose=0, callbacks=list(callbacks)
+            model,
+            X,
+            LABELS,
+            epochs=epochs,
+            seed=7,
+            verbose=0,
+            callbacks=list(callbacks),
         )
 
     whole, half = make(), make()
@@ -387,7 +438,9 @@ def test_resumed_training_equals_uninterrupted(run_eagerly):
     assert history.epoch == [2, 3]
     for name, values in expected.history.items():
         np.testing.assert_allclose(history.history[name], values, rtol=1e-5)
-    for weight, expected_weight in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+    for weight, expected_weight in zip(
+        resumed.get_weights(), whole.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(weight, expected_weight, atol=1e-6)
 
     done = make()
@@ -405,7 +458,13 @@ def test_backup_and_restore_resumes(tmp_path):
     def train(model, *callbacks):
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
         return training.fit(
-            model, X, LABELS, epochs=4, seed=7, verbose=0, callbacks=[backup, *callbacks]
+            model,
+            X,
+            LABELS,
+            epochs=4,
+            seed=7,
+            verbose=0,
+            callbacks=[backup, *callbacks],
         )
 
     interrupted, resumed = dense(), dense()
@@ -476,7 +535,13 @@ def has_xla(model, x, epochs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.tf, "function", spy)
         training._compile_epoch(
-            model, Replicas(), "train_step", training._on_device(x, LABELS), 1, epochs, None
+            model,
+            Replicas(),
+            "train_step",
+            training._on_device(x, LABELS),
+            1,
+            epochs,
+            None,
         )
     return chosen[-1]
 
@@ -509,12 +574,20 @@ def test_dataset_goes_to_keras():
     reference, model = dense(), dense()
     model.set_weights(reference.get_weights())
     dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(BATCH_SIZE)
-    expected = reference.fit(dataset, epochs=2, verbose=0, shuffle=False, validation_data=dataset)
+    expected = reference.fit(
+        dataset, epochs=2, verbose=0, shuffle=False, validation_data=dataset
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        history = training.fit(model, dataset, epochs=2, verbose=0, validation_data=dataset)
-    np.testing.assert_allclose(model.get_weights()[0], reference.get_weights()[0], atol=1e-6)
-    np.testing.assert_allclose(history.history["val_loss"], expected.history["val_loss"], rtol=1e-5)
+        history = training.fit(
+            model, dataset, epochs=2, verbose=0, validation_data=dataset
+        )
+    np.testing.assert_allclose(
+        model.get_weights()[0], reference.get_weights()[0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        history.history["val_loss"], expected.history["val_loss"], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -526,7 +599,10 @@ def test_dataset_goes_to_keras():
         ({"x": X, "y": LABELS, "batch_size": 0}, "batch_size=0"),
         ({"x": X, "y": LABELS, "epochs": -1}, "epochs=-1"),
         ({"x": X, "sample_weight": X[:, 0]}, "without y"),
-        ({"x": X, "y": LABELS, "validation_data": (X, LABELS[:3])}, "same number of examples"),
+        (
+            {"x": X, "y": LABELS, "validation_data": (X, LABELS[:3])},
+            "same number of examples",
+        ),
     ],
 )
 def test_bad_input(arguments, message):
@@ -539,9 +615,13 @@ def test_model_that_is_not_compiled():
         training.fit(keras.Sequential([layers.Dense(3)]), X, LABELS)
 
 
-@pytest.mark.parametrize(("drop_remainder", "sizes"), [(False, [16, 16, 13]), (True, [16, 16])])
+@pytest.mark.parametrize(
+    ("drop_remainder", "sizes"), [(False, [16, 16, 13]), (True, [16, 16])]
+)
 def test_batches_handed_to_keras(drop_remainder, sizes):
-    batches = training._batches(X, lambda epoch: tf.range(45), range(2), 16, drop_remainder)
+    batches = training._batches(
+        X, lambda epoch: tf.range(45), range(2), 16, drop_remainder
+    )
     assert [len(batch) for batch in batches] == 2 * sizes
 
 

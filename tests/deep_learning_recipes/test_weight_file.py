@@ -1,4 +1,5 @@
-"""The file of shared weights: round trips by a coder of 2 bytes a symbol, and what it refuses."""
+"""The file of shared weights: round trips by a coder of 2 bytes a symbol, and what it
+refuses."""
 
 import numpy as np
 import pytest
@@ -21,17 +22,24 @@ def decode(coded, alphabet, count):
 
 def example(shapes=((7, 30), (30,)), bits=3, kept=0.1, seed=0):
     random = np.random.default_rng(seed)
-    labels = [random.integers(1, 2**bits, s) * (random.random(s) < kept) for s in shapes]
+    labels = [
+        random.integers(1, 2**bits, s) * (random.random(s) < kept) for s in shapes
+    ]
     return labels, [random.normal(size=2**bits - 1).astype("float32") for _ in shapes]
 
 
 def restored(labels, codebooks):
-    return [np.append(np.float32(0), c)[each] for each, c in zip(labels, codebooks, strict=True)]
+    return [
+        np.append(np.float32(0), c)[each]
+        for each, c in zip(labels, codebooks, strict=True)
+    ]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=4),
+    shapes=st.lists(
+        st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=4
+    ),
     bits=st.integers(1, 8),
     gap_bits=st.integers(1, 8),
     kept=st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]),
@@ -48,7 +56,8 @@ def test_what_is_read_is_what_was_written(shapes, bits, gap_bits, kept, seed):
 
 
 def test_the_papers_example_of_relative_indices():
-    """Figure 2: 3 bits; values at places 1, 4 and 15 take a filler between the last two."""
+    """Figure 2: 3 bits; values at places 1, 4 and 15 take a filler between the last
+    two."""
     labels = np.zeros(16, int)
     labels[[1, 4, 15]] = 3, 1, 2
     entries, gaps = weight_file.relative_indices(labels, 3)
@@ -67,7 +76,10 @@ def test_gaps_at_and_beyond_the_limit(zeros, fillers):
 
 
 def test_bytes_of_the_stages_by_hand():
-    labels, codebooks = [np.array([[0, 1], [2, 3]]), np.array([0, 0, 1])], [np.ones(3)] * 2
+    labels, codebooks = (
+        [np.array([[0, 1], [2, 3]]), np.array([0, 0, 1])],
+        [np.ones(3)] * 2,
+    )
     file = weight_file.write("n", labels, codebooks, 2, encode)
     stages = weight_file.stage_bytes(file)
     # Entries: 1, 2, 3 and, after 2 zeros, 1. Two codebooks of 3 float32.

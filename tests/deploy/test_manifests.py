@@ -56,7 +56,10 @@ def test_names_agree():
     claim = find("PersistentVolumeClaim")["metadata"]["name"]
     deployment = find("Deployment")["spec"]["template"]
     for volume in (*template["volumes"], *deployment["spec"]["volumes"]):
-        assert volume.get("persistentVolumeClaim", {"claimName": claim})["claimName"] == claim
+        assert (
+            volume.get("persistentVolumeClaim", {"claimName": claim})["claimName"]
+            == claim
+        )
     selector = services[find("Deployment")["metadata"]["name"]]["selector"]
     assert selector.items() <= deployment["metadata"]["labels"].items()
 

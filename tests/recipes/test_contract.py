@@ -1,4 +1,5 @@
-"""What every recipe promises. A new file in a theme folder comes under these tests by itself."""
+"""What every recipe promises. A new file in a theme folder comes under these tests by
+itself."""
 
 import ast
 import json
@@ -17,8 +18,11 @@ RECIPES = catalogue.find_recipes(ROOT / "recipes")
 
 
 def each_recipe(test):
-    """Parametrises a test over all recipes; one worker runs all tests of a recipe (conftest)."""
-    return pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)(test)
+    """Parametrises a test over all recipes; one worker runs all tests of a recipe
+    (conftest)."""
+    return pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)(
+        test
+    )
 
 
 def test_names_are_unique_and_every_file_is_in_a_theme():
@@ -80,7 +84,9 @@ def global_names(table):
 def test_no_lambda_layers_no_pickle_no_eval(recipe):
     tree = ast.parse(recipe.path.read_text())
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    attributes = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    }
     assert not {"Lambda", "pickle", "eval", "exec"} & names
     assert not {"Lambda", "pickle"} & attributes
 
@@ -88,31 +94,52 @@ def test_no_lambda_layers_no_pickle_no_eval(recipe):
 @each_recipe
 def test_every_hyperparameter_is_documented_and_in_the_help(recipe, capsys):
     tree = ast.parse(recipe.path.read_text())
-    (config,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"]
+    (config,) = [
+        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"
+    ]
     fields = [node.target.id for node in config.body if isinstance(node, ast.AnnAssign)]
     texts = [node for node in config.body if isinstance(node, ast.Expr)]
     assert len(fields) == len(texts) > 0
-    assert [type(node) for node in config.body] == [ast.AnnAssign, ast.Expr] * len(fields)
+    assert [type(node) for node in config.body] == [ast.AnnAssign, ast.Expr] * len(
+        fields
+    )
 
     assert run_in_process(recipe.name, Path("unused"), "--help").code == 0
     text = capsys.readouterr().out
     assert recipe.title in text
-    for field in [*fields, "preset", "seed", "out", "resume", "strategy", "precision", "export"]:
+    for field in [
+        *fields,
+        "preset",
+        "seed",
+        "out",
+        "resume",
+        "strategy",
+        "precision",
+        "export",
+    ]:
         flag = field.replace("_", "-")
-        assert f"--{flag}" in text or f"--no-{flag}" in text  # what is on can be turned off
+        assert (
+            f"--{flag}" in text or f"--no-{flag}" in text
+        )  # what is on can be turned off
     assert not Path("unused").exists()
 
 
 @pytest.fixture(scope="module")
 def quick_runs(tmp_path_factory):
-    """The quick preset of a recipe, run once for all tests that look at what it left."""
+    """The quick preset of a recipe, run once for all tests that look at what it
+    left."""
     finished = {}
 
     def run(name):
         if name not in finished:
             folder = tmp_path_factory.mktemp(name)
             finished[name] = run_in_process(
-                name, folder / "run", "--preset", "quick", "--export", str(folder / "models")
+                name,
+                folder / "run",
+                "--preset",
+                "quick",
+                "--export",
+                str(folder / "models"),
             )
         return finished[name]
 
@@ -126,7 +153,9 @@ def test_the_quick_preset_runs_and_all_claims_hold(recipe, quick_runs):
     assert record["finished"]
     assert len(record["claims"]) >= 2
     assert [claim["text"] for claim in record["claims"] if not claim["holds"]] == []
-    assert all(any(c.isdigit() for c in claim["measured"]) for claim in record["claims"])
+    assert all(
+        any(c.isdigit() for c in claim["measured"]) for claim in record["claims"]
+    )
     assert finished.code == 0
     assert record["metrics"]
     assert all(math.isfinite(metric["value"]) for metric in record["metrics"].values())
@@ -182,9 +211,13 @@ def test_the_export_comes_with_what_a_server_needs(recipe, quick_runs):
 
     version = Path(quick_runs(recipe.name).metrics["exports"][0])
     file = version / "assets.extra" / "tf_serving_warmup_requests"
-    records = [PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
+    records = [
+        PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))
+    ]
     requests = [record.predict_log.request for record in records]
-    recorded = {request.model_spec.signature_name: set(request.inputs) for request in requests}
+    recorded = {
+        request.model_spec.signature_name: set(request.inputs) for request in requests
+    }
     assert set(recorded) == set(tf.saved_model.load(str(version)).signatures)
     (instance,) = json.loads((version.parent / "request.json").read_text())["instances"]
     assert set(instance) == recorded["serving_default"]
@@ -198,4 +231,6 @@ def test_the_same_seed_gives_the_same_metrics(recipe, quick_runs, tmp_path):
     again = run_in_process(recipe.name, tmp_path / "again", "--preset", "quick").metrics
     for name, metric in first["metrics"].items():
         if not metric["timing"]:
-            assert again["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-6), name
+            assert again["metrics"][name]["value"] == pytest.approx(
+                metric["value"], rel=1e-6
+            ), name

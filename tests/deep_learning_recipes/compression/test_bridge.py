@@ -25,7 +25,8 @@ def example(tensor):
 
 
 def check(model, x=None):
-    """tf_keras's outputs equal Keras 3's, the weights come back, the source is as it was."""
+    """tf_keras's outputs equal Keras 3's, the weights come back, the source is as it
+    was."""
     for variable in model.weights:
         if "float" in str(variable.dtype):
             variable.assign(random.uniform(0.3, 1.5, size=variable.shape))
@@ -45,11 +46,15 @@ def check(model, x=None):
     for one, other in zip(model.get_weights(), back.get_weights(), strict=True):
         np.testing.assert_array_equal(other, one)
     for one, other in zip(
-        keras.tree.flatten(expected), keras.tree.flatten(back(x, training=False)), strict=True
+        keras.tree.flatten(expected),
+        keras.tree.flatten(back(x, training=False)),
+        strict=True,
     ):
         np.testing.assert_array_equal(np.asarray(other), np.asarray(one))
     assert model.get_config() == config
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)
+    )
     return twin
 
 
@@ -81,13 +86,31 @@ def by_dimension():
 def others():
     image, sequence, vector = (9, 8, 4), (7, 3), (6,)
     yield layers.Conv1D(5, 3, padding="causal", dilation_rate=2), (9, 4)
-    yield layers.Conv2D(4, 3, groups=2, kernel_regularizer="l2", kernel_constraint="non_neg"), image
+    yield (
+        layers.Conv2D(
+            4, 3, groups=2, kernel_regularizer="l2", kernel_constraint="non_neg"
+        ),
+        image,
+    )
     yield layers.Conv2D(4, 3, activation="hard_silu"), image
     yield layers.Dense(5, activation="hard_sigmoid"), vector
     yield layers.Dense(5, use_bias=False), sequence
-    yield layers.EinsumDense("abcd,de->abce", output_shape=(None, None, 5), bias_axes="e"), image
+    yield (
+        layers.EinsumDense(
+            "abcd,de->abce", output_shape=(None, None, 5), bias_axes="e"
+        ),
+        image,
+    )
     for name in [
-        *("elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "linear"),
+        *(
+            "elu",
+            "exponential",
+            "gelu",
+            "hard_sigmoid",
+            "hard_silu",
+            "leaky_relu",
+            "linear",
+        ),
         *("log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax"),
         *("softplus", "softsign", "tanh"),
     ]:
@@ -127,14 +150,22 @@ def others():
     yield layers.ActivityRegularization(0.1), vector
     yield layers.Discretization([-1.0, 0.0, 1.0]), vector
     yield layers.TimeDistributed(layers.Conv1D(4, 2)), image
-    yield layers.TimeDistributed(keras.Sequential([keras.Input((8, 4)), layers.Flatten()])), image
+    yield (
+        layers.TimeDistributed(
+            keras.Sequential([keras.Input((8, 4)), layers.Flatten()])
+        ),
+        image,
+    )
     for kind in (layers.LSTM, layers.GRU, layers.SimpleRNN):
         yield kind(5), sequence
         yield kind(5, return_sequences=True, go_backwards=True), sequence
         yield kind(5, return_state=True, unroll=True), sequence
         yield layers.Bidirectional(kind(5, return_sequences=True)), sequence
     yield layers.GRU(5, reset_after=False), sequence
-    yield layers.LSTM(5, activation="relu", recurrent_activation="hard_sigmoid"), sequence
+    yield (
+        layers.LSTM(5, activation="relu", recurrent_activation="hard_sigmoid"),
+        sequence,
+    )
     yield layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)]), sequence
     yield layers.RNN(layers.SimpleRNNCell(4)), sequence
     backward = layers.GRU(3, go_backwards=True)
@@ -232,7 +263,9 @@ def test_masks(make):
 
 
 def test_sequential_models_given_an_input_or_built_by_a_call():
-    check(keras.Sequential([keras.Input((6,)), layers.Dense(4, "relu"), layers.Dense(2)]))
+    check(
+        keras.Sequential([keras.Input((6,)), layers.Dense(4, "relu"), layers.Dense(2)])
+    )
     model = keras.Sequential([layers.Dense(4, "relu"), layers.Dense(2)])
     model(np.zeros((1, 6)))
     check(model)
@@ -240,7 +273,9 @@ def test_sequential_models_given_an_input_or_built_by_a_call():
 
 def test_nested_shared_multiple_and_bare_operations():
     image = keras.Input((8, 8, 3), name="image")
-    block = keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()])
+    block = keras.Sequential(
+        [layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization()]
+    )
     shared = layers.Conv2D(4, 3, padding="same", name="shared")
     x = shared(shared(block(image)))
     x = 1.0 - x[:, 1:, ...]
@@ -276,25 +311,38 @@ def test_nested_shared_multiple_and_bare_operations():
 
 def test_inputs_by_name_and_outputs_in_a_tuple():
     inputs = {"u": keras.Input((4,), name="u"), "v": keras.Input((4,), name="v")}
-    model = keras.Model(inputs, (inputs["u"] @ ops.transpose(inputs["v"]), ops.exp(inputs["u"])))
+    model = keras.Model(
+        inputs, (inputs["u"] @ ops.transpose(inputs["v"]), ops.exp(inputs["u"]))
+    )
     check(model, {name: example(each) for name, each in inputs.items()})
 
 
 def test_mixed_precision_and_frozen_layers():
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        stack = [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.Flatten()]
+        stack = [
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Flatten(),
+        ]
         stack[0].trainable = False
-        model = keras.Sequential([keras.Input((6, 6, 3)), *stack, layers.Dense(3, dtype="float32")])
+        model = keras.Sequential(
+            [keras.Input((6, 6, 3)), *stack, layers.Dense(3, dtype="float32")]
+        )
     finally:
         keras.config.set_dtype_policy("float32")
     twin = check(model)
-    assert [each.trainable for each in twin.layers[1:]] == [each.trainable for each in model.layers]
+    assert [each.trainable for each in twin.layers[1:]] == [
+        each.trainable for each in model.layers
+    ]
     assert twin.layers[1].compute_dtype == "float16"
 
 
 def test_to_keras_brings_trained_weights_home_and_compiles():
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(1)]
+    )
     model.compile("sgd", "mse")
     twin = to_tf_keras(model)
     twin.compile("sgd", "mse")
@@ -308,7 +356,9 @@ def test_to_keras_brings_trained_weights_home_and_compiles():
         like = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="other")])
         to_keras(twin, like=like)
     with pytest.raises(ValueError, match=r"'a' .*\(4, 5\).*\(4, 3\)"):
-        to_keras(twin, like=keras.Sequential([keras.Input((4,)), layers.Dense(5, name="a")]))
+        to_keras(
+            twin, like=keras.Sequential([keras.Input((4,)), layers.Dense(5, name="a")])
+        )
     with pytest.raises(ValueError, match="tf_keras.Model is needed"):
         to_keras(model, like=model)
 
@@ -321,11 +371,17 @@ class Own(layers.Dense):
     ("layer", "words"),
     [
         (Own(3, name="mine"), ["'mine'", "Own", "class of its own", "keras.ops"]),
-        (layers.RMSNormalization(name="rms"), ["'rms'", "RMSNormalization", "LayerNormalization"]),
+        (
+            layers.RMSNormalization(name="rms"),
+            ["'rms'", "RMSNormalization", "LayerNormalization"],
+        ),
         (layers.Lambda(lambda x: x, name="l"), ["'l'", "Lambda", "keras.ops"]),
         (layers.RandomErasing(name="e"), ["'e'", "RandomErasing", "data pipeline"]),
         (layers.RandomCrop(4, 4, name="c"), ["'c'", "RandomCrop", "CenterCrop"]),
-        (layers.Resizing(4, 4, antialias=True, name="r"), ["'r'", "antialias=True", "False"]),
+        (
+            layers.Resizing(4, 4, antialias=True, name="r"),
+            ["'r'", "antialias=True", "False"],
+        ),
         (layers.TimeDistributed(Own(3, name="inner")), ["'inner'", "Own"]),
     ],
 )
@@ -371,41 +427,68 @@ APPLICATIONS = {
 }
 if os.environ.get("ALL_APPLICATIONS"):
     others_of_family = (
-        *("ConvNeXtSmall", "ConvNeXtBase", "DenseNet169", "DenseNet201", "InceptionResNetV2"),
+        *(
+            "ConvNeXtSmall",
+            "ConvNeXtBase",
+            "DenseNet169",
+            "DenseNet201",
+            "InceptionResNetV2",
+        ),
         *(f"EfficientNetB{n}" for n in range(1, 8)),
-        *("EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2S"),
-        *("EfficientNetV2M", "EfficientNetV2L", "MobileNetV3Large", "NASNetLarge", "ResNet101"),
+        *(
+            "EfficientNetV2B1",
+            "EfficientNetV2B2",
+            "EfficientNetV2B3",
+            "EfficientNetV2S",
+        ),
+        *(
+            "EfficientNetV2M",
+            "EfficientNetV2L",
+            "MobileNetV3Large",
+            "NASNetLarge",
+            "ResNet101",
+        ),
         *("ResNet101V2", "ResNet152", "ResNet152V2", "VGG19"),
     )
-    APPLICATIONS |= {n: 75 if n.startswith("Inception") else 32 for n in others_of_family}
+    APPLICATIONS |= {
+        n: 75 if n.startswith("Inception") else 32 for n in others_of_family
+    }
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name):
-    """One architecture of each family; all that both know with ALL_APPLICATIONS=1 (minutes)."""
+    """One architecture of each family; all that both know with ALL_APPLICATIONS=1
+    (minutes)."""
     keras.utils.clear_session()
     size = APPLICATIONS[name]
     build = getattr(keras.applications, name)
-    model = build(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
+    model = build(
+        weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
+    )
     x = random.uniform(0, 255, size=(2, size, size, 3)).astype("float32")
     np.testing.assert_array_equal(to_tf_keras(model)(x), model(x))
 
 
 @st.composite
 def graphs(draw):
-    """The inputs and outputs of a random functional graph of layers and operations on vectors."""
+    """The inputs and outputs of a random functional graph of layers and operations on
+    vectors."""
     width = draw(st.integers(2, 6))
     inputs = [keras.Input((width,)) for _ in range(draw(st.integers(1, 3)))]
     tensors = list(inputs)
     shared = layers.Dense(width, activation="tanh")
-    nested = keras.Sequential([keras.Input((width,)), layers.Dense(width), layers.ReLU()])
+    nested = keras.Sequential(
+        [keras.Input((width,)), layers.Dense(width), layers.ReLU()]
+    )
     one = [
         shared,
         nested,
         ops.relu,
         ops.softmax,
         lambda x: 2.0 - x / 3.0,
-        lambda x: ops.reshape(ops.transpose(ops.expand_dims(x, 1), (0, 2, 1)), (-1, width)),
+        lambda x: ops.reshape(
+            ops.transpose(ops.expand_dims(x, 1), (0, 2, 1)), (-1, width)
+        ),
         lambda x: x[:, ::-1],
         lambda x: x - ops.mean(x, axis=-1, keepdims=True),
         lambda x: layers.BatchNormalization()(x),
@@ -427,7 +510,9 @@ def graphs(draw):
             pair = [draw(st.sampled_from(tensors)) for _ in range(2)]
             tensors.append(draw(st.sampled_from(two))(*pair))
     made = tensors[len(inputs) :]
-    outputs = draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique_by=id))
+    outputs = draw(
+        st.lists(st.sampled_from(made), min_size=1, max_size=3, unique_by=id)
+    )
     structure = draw(st.sampled_from(["list", "dict", "single"]))
     if structure == "dict":
         outputs = {f"output-{index}": each for index, each in enumerate(outputs)}

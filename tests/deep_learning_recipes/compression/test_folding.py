@@ -15,14 +15,20 @@ VECTORS = RANDOM.normal(3, 2, size=(50, 5)).astype("float32")
 def scramble(model):
     """Every weight at random, the moving variances positive."""
     for weight in model.weights:
-        weight.assign(RANDOM.uniform(0.2, 1.5, weight.shape) * RANDOM.choice([1, 1], weight.shape))
+        weight.assign(
+            RANDOM.uniform(0.2, 1.5, weight.shape) * RANDOM.choice([1, 1], weight.shape)
+        )
         if "kernel" in weight.name:
             weight.assign(RANDOM.normal(size=weight.shape))
     return model
 
 
 def kinds(model):
-    return [type(layer).__name__ for layer in model.layers if layer.weights or layer.count_params()]
+    return [
+        type(layer).__name__
+        for layer in model.layers
+        if layer.weights or layer.count_params()
+    ]
 
 
 def assert_same(model, folded, x):
@@ -46,7 +52,9 @@ def test_an_inverting_normalization():
     normalization = layers.Normalization(
         mean=[1.0, 2, 3, 4, 5], variance=[4.0, 9, 1, 1, 1], invert=True
     )
-    model = scramble(keras.Sequential([keras.Input((5,)), normalization, layers.Dense(3)]))
+    model = scramble(
+        keras.Sequential([keras.Input((5,)), normalization, layers.Dense(3)])
+    )
     assert_same(model, fold(model), VECTORS)
 
 
@@ -61,7 +69,9 @@ def test_an_inverting_normalization():
     ids=["conv", "strided without bias", "depthwise", "flatten"],
 )
 def test_batch_normalization_goes_into_what_follows(following):
-    model = keras.Sequential([keras.Input((9, 9, 4)), layers.BatchNormalization(), following()])
+    model = keras.Sequential(
+        [keras.Input((9, 9, 4)), layers.BatchNormalization(), following()]
+    )
     model.add(layers.Flatten())
     model.add(layers.Dense(3))
     scramble(model)
@@ -84,7 +94,9 @@ def test_batch_normalization_goes_into_what_follows(following):
 )
 def test_batch_normalization_goes_into_what_precedes(before):
     image = keras.Input((9, 9, 4))
-    x = layers.BatchNormalization(scale=False)(layers.BatchNormalization()(before()(image)))
+    x = layers.BatchNormalization(scale=False)(
+        layers.BatchNormalization()(before()(image))
+    )
     model = scramble(keras.Model(image, layers.ReLU()(x)))
     folded = fold(model)
     assert len(kinds(folded)) == 1
@@ -123,12 +135,15 @@ def test_after_an_activation_batch_normalization_becomes_a_pointwise_convolution
 def residual_network():
     image = keras.Input((9, 9, 4), name="image")
     x = layers.Rescaling(1 / 255)(image)
-    x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", use_bias=False)(x))
+    x = layers.BatchNormalization()(
+        layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+    )
     shortcut = x = layers.ReLU()(x)
     x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x))
     x = layers.ReLU()(layers.Add()([x, shortcut]) * 0.5)
     inner = keras.Sequential(
-        [keras.Input((9, 9, 8)), layers.BatchNormalization(), layers.Conv2D(4, 1)], name="inner"
+        [keras.Input((9, 9, 8)), layers.BatchNormalization(), layers.Conv2D(4, 1)],
+        name="inner",
     )
     x = layers.GlobalAveragePooling2D()(inner(x))
     outputs = {"logits": layers.Dense(3, name="logits")(x), "features": x}
@@ -164,7 +179,9 @@ def test_a_folded_network_converts_to_integers():
 
 
 def test_a_compiled_network_folds_too():
-    model = keras.Sequential([keras.Input((5,)), layers.Rescaling(0.1), layers.Dense(4)])
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Rescaling(0.1), layers.Dense(4)]
+    )
     model.compile("adam", "mse")
     model.fit(VECTORS, np.zeros((50, 4)), verbose=0)
     folded = fold(model)
@@ -173,7 +190,8 @@ def test_a_compiled_network_folds_too():
 
 
 def test_what_another_place_needs_too_is_not_changed():
-    """A layer that is used twice, a tensor that is an output itself, groups of channels."""
+    """A layer that is used twice, a tensor that is an output itself, groups of
+    channels."""
     image = keras.Input((9, 9, 4))
     shared = layers.Conv2D(4, 1)
     twice = layers.BatchNormalization()(shared(layers.ReLU()(shared(image))))
@@ -195,7 +213,9 @@ def test_what_another_place_needs_too_is_not_changed():
 
 def test_a_pixel_that_never_varies_is_divided_as_keras_does():
     normalization = layers.Normalization(mean=[1.0] * 5, variance=[0.0, 1, 1, 1, 1])
-    model = scramble(keras.Sequential([keras.Input((5,)), normalization, layers.Dense(3)]))
+    model = scramble(
+        keras.Sequential([keras.Input((5,)), normalization, layers.Dense(3)])
+    )
     normalization.variance = np.array([[0.0, 1, 1, 1, 1]], "float32")
     assert_same(model, fold(model), VECTORS)
 
@@ -206,7 +226,9 @@ def test_what_cannot_be_folded_says_so():
     shared = layers.BatchNormalization(name="shared")
     twice = layers.Add()([shared(layers.Dense(5)(x)), shared(x)])
     image = keras.Input((9, 9, 4))
-    sideways = layers.Conv2D(2, 1)(layers.BatchNormalization(axis=1, name="sideways")(image))
+    sideways = layers.Conv2D(2, 1)(
+        layers.BatchNormalization(axis=1, name="sideways")(image)
+    )
     byte = keras.Input((9, 9, 4), dtype="uint8")
     bytes_in = layers.Conv2D(2, 1)(layers.Rescaling(1 / 255, name="scale")(byte))
     for source, outputs, message in [

@@ -1,4 +1,5 @@
-"""LiteRT files against the models they were made of, and against the affine formula in NumPy."""
+"""LiteRT files against the models they were made of, and against the affine formula in
+NumPy."""
 
 import gzip
 import itertools
@@ -42,7 +43,10 @@ def int8(classifier):
 @pytest.fixture(scope="module")
 def two_in_two_out():
     keras.utils.set_random_seed(0)
-    images, extra = keras.Input((8, 8, 1), name="images"), keras.Input((3,), name="extra")
+    images, extra = (
+        keras.Input((8, 8, 1), name="images"),
+        keras.Input((3,), name="extra"),
+    )
     x = layers.Concatenate()([layers.Flatten()(images), extra])
     x = layers.Dense(8, activation="relu")(x)
     outputs = {"logits": layers.Dense(5)(x), "angle": layers.Dense(2)(x)}
@@ -53,8 +57,15 @@ def two_in_two_out():
 def test_each_mode_computes_the_model(classifier, mode):
     expected = np.asarray(classifier(IMAGES))
     model = LiteRTModel(to_litert(classifier, mode, IMAGES))
-    # Of 2⁸ steps over the range of the outputs, a few; of 2¹⁶ with 8-bit weights, fewer.
-    bounds = {"float32": 1e-6, "float16": 1e-3, "dynamic": 0.02, "int8": 0.03, "int16x8": 0.02}
+    # Of 2⁸ steps over the range of the outputs, a few; of 2¹⁶ with 8-bit weights,
+    # fewer.
+    bounds = {
+        "float32": 1e-6,
+        "float16": 1e-3,
+        "dynamic": 0.02,
+        "int8": 0.03,
+        "int16x8": 0.02,
+    }
     error = np.abs(model.predict(IMAGES) - expected).max() / np.ptp(expected)
     assert error < bounds[mode]
     # And the mode does something: only float32 is exact.
@@ -90,8 +101,9 @@ def test_the_input_keeps_within_half_a_step(int8):
 
 
 def test_a_dense_layer_by_the_affine_formula():
-    """The interpreter's integers, from its scales and zero points alone: q = round(x/s) + z in,
-    int32 sums of products, one real multiplier out (Jacob et al., 2018, equation 7)."""
+    """The interpreter's integers, from its scales and zero points alone: q = round(x/s)
+    + z in, int32 sums of products, one real multiplier out (Jacob et al., 2018,
+    equation 7)."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((20,), name="x"), layers.Dense(7)])
     model.layers[0].bias.assign(RANDOM.normal(size=7))
@@ -101,8 +113,12 @@ def test_a_dense_layer_by_the_affine_formula():
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     details = interpreter.get_tensor_details()
-    (kernel,) = [d for d in details if d["dtype"] == np.int8 and tuple(d["shape"]) == (7, 20)]
-    (bias,) = [d for d in details if d["dtype"] == np.int32 and tuple(d["shape"]) == (7,)]
+    (kernel,) = [
+        d for d in details if d["dtype"] == np.int8 and tuple(d["shape"]) == (7, 20)
+    ]
+    (bias,) = [
+        d for d in details if d["dtype"] == np.int32 and tuple(d["shape"]) == (7,)
+    ]
     weights = interpreter.get_tensor(kernel["index"]).astype(np.int64)
     scales = kernel["quantization_parameters"]["scales"].astype(np.float64)
     assert not kernel["quantization_parameters"]["zero_points"].any()
@@ -113,7 +129,9 @@ def test_a_dense_layer_by_the_affine_formula():
 
     runner = LiteRTModel(content)
     (source,), (output,) = runner.inputs.values(), runner.outputs.values()
-    q = np.clip(np.round(x / source.scale) + source.zero_point, -128, 127).astype(np.int64)
+    q = np.clip(np.round(x / source.scale) + source.zero_point, -128, 127).astype(
+        np.int64
+    )
     sums = (q - source.zero_point) @ weights.T + interpreter.get_tensor(bias["index"])
     expected = np.round(sums * source.scale * scales / output.scale) + output.zero_point
     expected = np.clip(expected, -128, 127)
@@ -130,9 +148,13 @@ def test_any_batch_size_gives_the_same(classifier, mode):
     model = LiteRTModel(to_litert(classifier, mode, IMAGES), num_threads=2)
     whole = model.predict(IMAGES)
     for count in (1, 3, 30):
-        np.testing.assert_allclose(model.predict(IMAGES[:count]), whole[:count], atol=1e-6)
+        np.testing.assert_allclose(
+            model.predict(IMAGES[:count]), whole[:count], atol=1e-6
+        )
     invoke, batches = model.invoke, []
-    model.invoke = lambda inputs: batches.append(len(inputs["images"])) or invoke(inputs)
+    model.invoke = lambda inputs: (
+        batches.append(len(inputs["images"])) or invoke(inputs)
+    )
     np.testing.assert_allclose(model.predict(IMAGES, batch_size=7), whole, atol=1e-6)
     assert batches == [7, 7, 7, 7, 2]
 
@@ -146,18 +168,26 @@ def test_inputs_and_outputs_go_by_name(two_in_two_out, mode):
     expected = two_in_two_out([IMAGES, EXTRA])
     assert set(found) == set(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5 if mode == "float32" else 0.1)
+        np.testing.assert_allclose(
+            found[name], value, atol=1e-5 if mode == "float32" else 0.1
+        )
     with pytest.raises(ValueError, match=r"as a dict: .*'extra' \(None, 3\)"):
         model.predict(IMAGES)
-    with pytest.raises(ValueError, match="'extra' 29, 'images' 30|'images' 30, 'extra' 29"):
+    with pytest.raises(
+        ValueError, match="'extra' 29, 'images' 30|'images' 30, 'extra' 29"
+    ):
         model.predict({"images": IMAGES, "extra": EXTRA[1:]})
-    with pytest.raises(ValueError, match="representative_data as a dict of images, extra"):
+    with pytest.raises(
+        ValueError, match="representative_data as a dict of images, extra"
+    ):
         to_litert(two_in_two_out, "int8", IMAGES)
 
 
 def test_several_outputs_in_a_list_get_the_layers_names():
     x = keras.Input((3,), name="x")
-    model = keras.Model(x, [layers.Dense(2, name="left")(x), layers.Dense(4, name="right")(x)])
+    model = keras.Model(
+        x, [layers.Dense(2, name="left")(x), layers.Dense(4, name="right")(x)]
+    )
     found = LiteRTModel(to_litert(model)).predict(EXTRA)
     assert {name: value.shape for name, value in found.items()} == {
         "left": (30, 2),
@@ -181,7 +211,10 @@ def test_integer_inputs_stay_integers():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (IMAGES[..., 0], r"'images' has shape \(30, 8, 8\): the model takes \(None, 8, 8, 1\)"),
+        (
+            IMAGES[..., 0],
+            r"'images' has shape \(30, 8, 8\): the model takes \(None, 8, 8, 1\)",
+        ),
         (IMAGES[:, :7], r"shape \(30, 7, 8, 1\)"),
         (IMAGES[:0], "no example"),
         (IMAGES.astype(str), "is <U.*: the model takes real numbers"),
@@ -198,10 +231,19 @@ def test_wrong_input_gets_one_clear_line(int8, x, message):
 
 def test_wrong_requests_get_one_clear_line(classifier, int8, tmp_path):
     for make, message in [
-        (lambda: to_litert(classifier, "int4"), "'int4': choose one of float32, .*, int16x8"),
+        (
+            lambda: to_litert(classifier, "int4"),
+            "'int4': choose one of float32, .*, int16x8",
+        ),
         (lambda: to_litert(classifier, "int8"), "needs representative_data"),
-        (lambda: to_litert(classifier, "int8", IMAGES[:, 1:]), r"representative images.*7, 8, 1"),
-        (lambda: to_litert(classifier, "int8", {"x": IMAGES}), "for 'x': the model takes 'images'"),
+        (
+            lambda: to_litert(classifier, "int8", IMAGES[:, 1:]),
+            r"representative images.*7, 8, 1",
+        ),
+        (
+            lambda: to_litert(classifier, "int8", {"x": IMAGES}),
+            "for 'x': the model takes 'images'",
+        ),
         (lambda: LiteRTModel(b"PK\3\4 no model"), "not a LiteRT"),
         (lambda: LiteRTModel(int8.content[: int8.size // 2]), "damaged"),
         (lambda: LiteRTModel(int8.content, num_threads=0), "num_threads=0"),
@@ -225,18 +267,25 @@ def test_an_operation_that_litert_lacks_is_refused_in_one_line():
 def test_reads_a_file(classifier, tmp_path):
     path = tmp_path / "small.tflite"
     path.write_bytes(to_litert(classifier))
-    np.testing.assert_allclose(LiteRTModel(path).predict(IMAGES), classifier(IMAGES), atol=1e-5)
+    np.testing.assert_allclose(
+        LiteRTModel(path).predict(IMAGES), classifier(IMAGES), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_what_keras_quantised_serves_as_a_saved_model_and_is_refused_here(mode, tmp_path):
-    """LiteRT converts Keras's int4 but then computes something else: hence the refusal."""
+def test_what_keras_quantised_serves_as_a_saved_model_and_is_refused_here(
+    mode, tmp_path
+):
+    """LiteRT converts Keras's int4 but then computes something else: hence the
+    refusal."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((20,)), layers.Dense(16), layers.Dense(4)])
     x = RANDOM.normal(size=(30, 20)).astype("float32")
     exact = np.asarray(model(x))
     model.quantize(mode)
-    with pytest.raises(ValueError, match=f"quantised to {mode} by keras.Model.quantize"):
+    with pytest.raises(
+        ValueError, match=f"quantised to {mode} by keras.Model.quantize"
+    ):
         to_litert(model)
     model.export(tmp_path / "model", format="tf_saved_model", verbose=False)
     saved = SavedModel(tmp_path / "model")
@@ -262,9 +311,13 @@ def test_the_benchmark_measures_what_it_says(classifier, int8, tmp_path, monkeyp
     assert file.size == len(to_litert(classifier))
     assert file.gzip_size == len(gzip.compress(to_litert(classifier), mtime=0))
     assert file.accuracy == saved.accuracy == pytest.approx(24 / 30)
-    assert file.milliseconds == file.milliseconds_two_threads == saved.milliseconds == 1000
+    assert (
+        file.milliseconds == file.milliseconds_two_threads == saved.milliseconds == 1000
+    )
     assert saved.milliseconds_two_threads is None
-    on_disk = sum(p.stat().st_size for p in (tmp_path / "model").rglob("*") if p.is_file())
+    on_disk = sum(
+        p.stat().st_size for p in (tmp_path / "model").rglob("*") if p.is_file()
+    )
     assert saved.size == on_disk
     header, *lines = table(rows).splitlines()
     assert "gzip" in header
@@ -295,7 +348,8 @@ def test_converting_writes_nothing_to_the_screen(classifier, capfd):
 
 
 def test_a_quantisation_aware_model_converts_by_the_ranges_it_learned():
-    """No representative data; the file answers as the trained model with its fake quantisation."""
+    """No representative data; the file answers as the trained model with its fake
+    quantisation."""
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 8, 1), name="images")
     x = layers.Flatten()(layers.Conv2D(6, 3, activation="relu")(images))

@@ -27,7 +27,8 @@ def trained(digits):
     keras.utils.set_random_seed(0)
     x, y, *_ = digits
     block = keras.Sequential(
-        [keras.Input((8, 8, 16)), layers.Conv2D(16, 3, padding="same", name="inner")], name="block"
+        [keras.Input((8, 8, 16)), layers.Conv2D(16, 3, padding="same", name="inner")],
+        name="block",
     )
     images = keras.Input((8, 8, 1))
     h = layers.Conv2D(16, 3, padding="same", name="first")(images)
@@ -46,14 +47,20 @@ def untouched(trained):
     """No function changes its source."""
     weights, config = trained.get_weights(), trained.get_config()
     yield
-    assert all(np.array_equal(a, b) for a, b in zip(weights, trained.get_weights(), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(weights, trained.get_weights(), strict=True)
+    )
     assert trained.get_config() == config
 
 
 def kernels(model):
     nested = model.get_layer("block").get_layer("inner")
     named = {name: model.get_layer(name) for name in ("first", "dense", "logits")}
-    return {name: np.asarray(each.kernel) for name, each in (named | {"inner": nested}).items()}
+    return {
+        name: np.asarray(each.kernel)
+        for name, each in (named | {"inner": nested}).items()
+    }
 
 
 def accuracy(model, digits):
@@ -68,8 +75,12 @@ def test_prune_reaches_its_sparsity_and_the_model_still_reads(trained, digits):
     result = compression.prune(
         trained, x, y, sparsity=sparsity, validation_data=(x_test, y_test), **TRAINING
     )
-    found = {name: np.mean(kernel == 0) for name, kernel in kernels(result.model).items()}
-    assert found == pytest.approx({"first": 0, "dense": 0.75, "inner": 0.5, "logits": 0}, abs=1e-3)
+    found = {
+        name: np.mean(kernel == 0) for name, kernel in kernels(result.model).items()
+    }
+    assert found == pytest.approx(
+        {"first": 0, "dense": 0.75, "inner": 0.5, "logits": 0}, abs=1e-3
+    )
     assert accuracy(result.model, digits) > accuracy(trained, digits) - 0.03
 
     # What stays is among the larger weights: pruning goes by magnitude.
@@ -128,15 +139,24 @@ def test_cluster_shares_values_and_keeps_zeros(trained, digits):
 
     pruned = compression.prune(trained, *digits[:2], sparsity=0.5, **TRAINING).model
     both = compression.cluster(
-        pruned, *digits[:2], clusters=16, preserve_sparsity=True, layers=["dense"], **TRAINING
+        pruned,
+        *digits[:2],
+        clusters=16,
+        preserve_sparsity=True,
+        layers=["dense"],
+        **TRAINING,
     )
     before, after = kernels(pruned)["dense"], kernels(both.model)["dense"]
     np.testing.assert_array_equal(after[before == 0], 0)
     assert len(np.unique(after)) <= 16
     assert len(np.unique(kernels(both.model)["logits"])) > 16
 
-    few = compression.prune(trained, *digits[:2], sparsity={"first": 0.95}, **TRAINING).model
-    kept = compression.cluster(few, *digits[:2], preserve_sparsity=True, **TRAINING).model
+    few = compression.prune(
+        trained, *digits[:2], sparsity={"first": 0.95}, **TRAINING
+    ).model
+    kept = compression.cluster(
+        few, *digits[:2], preserve_sparsity=True, **TRAINING
+    ).model
     np.testing.assert_array_equal(kernels(kept)["first"], kernels(few)["first"])
 
 
@@ -185,7 +205,10 @@ def run_int8(content, x):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content)
-    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (given,), (found,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
     assert given["dtype"] == found["dtype"] == np.int8
     interpreter.resize_tensor_input(given["index"], x.shape)
     interpreter.allocate_tensors()
@@ -209,7 +232,9 @@ def test_quantize_aware_brings_separable_convolutions_home(digits):
     )
     for one, other in zip(model.get_weights(), result.model.get_weights(), strict=True):
         assert np.all(one.shape == other.shape) and np.any(one != other)
-    logits = [np.asarray(each(digits[2])) for each in (result.model, result.tf_keras_model)]
+    logits = [
+        np.asarray(each(digits[2])) for each in (result.model, result.tf_keras_model)
+    ]
     # They differ by rounding to 8 bits, not by other weights.
     assert np.mean(logits[0].argmax(axis=1) == logits[1].argmax(axis=1)) > 0.95
     assert np.abs(logits[0] - logits[1]).mean() < 0.3 * np.abs(logits[0]).mean()
@@ -235,9 +260,11 @@ def test_quantize_aware_names_what_it_cannot_quantise(layer, words):
 def test_bad_arguments_get_one_clear_line(trained, digits):
     x, y = digits[:2]
     calls = {
-        "no layer 'dens'.*dense": lambda: compression.prune(trained, x, y, layers=["dens"]),
-        r"'normalize' \(BatchNormalization\): can prune only": lambda: compression.prune(
-            trained, x, y, layers=["normalize"]
+        "no layer 'dens'.*dense": lambda: compression.prune(
+            trained, x, y, layers=["dens"]
+        ),
+        r"'normalize' \(BatchNormalization\): can prune only": lambda: (
+            compression.prune(trained, x, y, layers=["normalize"])
         ),
         "sparsity=1.0": lambda: compression.prune(trained, x, y, sparsity=1.0),
         "schedule='slow'": lambda: compression.prune(trained, x, y, schedule="slow"),
@@ -260,14 +287,22 @@ def test_bad_arguments_get_one_clear_line(trained, digits):
 def test_prune_an_application_and_strip_it():
     keras.utils.clear_session()
     model = keras.applications.MobileNet(
-        weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg", alpha=0.25
+        weights=None,
+        include_top=False,
+        input_shape=(32, 32, 3),
+        pooling="avg",
+        alpha=0.25,
     )
     x = np.random.default_rng(0).uniform(size=(8, 32, 32, 3)).astype("float32")
     y = np.zeros((8, 256), "float32")
-    result = compression.prune(model, x, y, sparsity=0.5, epochs=2, loss="mse", verbose=0)
+    result = compression.prune(
+        model, x, y, sparsity=0.5, epochs=2, loss="mse", verbose=0
+    )
     for layer in result.model.layers:
         if type(layer).__name__ == "Conv2D":
-            assert np.mean(np.asarray(layer.kernel) == 0) == pytest.approx(0.5, abs=0.01)
+            assert np.mean(np.asarray(layer.kernel) == 0) == pytest.approx(
+                0.5, abs=0.01
+            )
     np.testing.assert_allclose(result.model(x), result.tf_keras_model(x), atol=1e-5)
 
 
@@ -275,5 +310,7 @@ def test_the_environment_stays_as_it_was(trained, digits):
     assert os.environ.get("TF_USE_LEGACY_KERAS") is None
     assert tf.keras.version().startswith("3.")
     program = "import sys, deep_learning_recipes; print('tensorflow' in sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
     assert finished.stdout.strip() == "False"

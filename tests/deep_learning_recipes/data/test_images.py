@@ -59,7 +59,9 @@ def test_same_seed_same_arrays_whatever_a_caller_does_to_its_own(name):
     for part in first:
         for array in part:
             array[:] = 0
-    for one, other in zip(kept, (a for part in data.load(name, seed=3) for a in part), strict=True):
+    for one, other in zip(
+        kept, (a for part in data.load(name, seed=3) for a in part), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -91,13 +93,19 @@ def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
     (x_train, y_train), (x_test, y_test) = data.load("digits")
-    ours = {(x.tobytes(), y) for x, y in zip([*x_train, *x_test], [*y_train, *y_test], strict=True)}
+    ours = {
+        (x.tobytes(), y)
+        for x, y in zip([*x_train, *x_test], [*y_train, *y_test], strict=True)
+    }
     x, y = load_digits(return_X_y=True)
-    assert ours == {((a / 16).astype("float32").tobytes(), b) for a, b in zip(x, y, strict=True)}
+    assert ours == {
+        ((a / 16).astype("float32").tobytes(), b) for a, b in zip(x, y, strict=True)
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("digits", 0.983, 0.995), ("digits_by_writer", 0.95, 0.975)]
+    ("name", "low", "high"),
+    [("digits", 0.983, 0.995), ("digits_by_writer", 0.95, 0.975)],
 )
 def test_reference_accuracies_on_digits(name, low, high):
     from sklearn.neighbors import KNeighborsClassifier
@@ -105,11 +113,14 @@ def test_reference_accuracies_on_digits(name, low, high):
 
     (x_train, y_train), (x_test, y_test) = data.load(name)
     for model in (SVC(), KNeighborsClassifier(3)):
-        assert low <= model.fit(flat(x_train), y_train).score(flat(x_test), y_test) <= high
+        assert (
+            low <= model.fit(flat(x_train), y_train).score(flat(x_test), y_test) <= high
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "low"), [("glyphs", None, 0.85), ("printed_digits", 8, 0.9), ("faces", 8, 0.9)]
+    ("name", "size", "low"),
+    [("glyphs", None, 0.85), ("printed_digits", 8, 0.9), ("faces", 8, 0.9)],
 )
 def test_labels_belong_to_images(name, size, low):
     from sklearn.svm import SVC
@@ -131,15 +142,21 @@ def test_resize_is_pillows_bicubic(size):
     (x, _), _ = data.load("digits")
     ours = pixels.resize(x[:3], size)
     for image, resized in zip(x, ours, strict=False):
-        expected = Image.fromarray(image[..., 0]).resize((size, size), Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(resized[..., 0], np.clip(np.asarray(expected), 0, 1), atol=1e-5)
+        expected = Image.fromarray(image[..., 0]).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+        np.testing.assert_allclose(
+            resized[..., 0], np.clip(np.asarray(expected), 0, 1), atol=1e-5
+        )
 
 
 def test_resize_keeps_colours_and_directions_apart():
     photo = crops.scaled_photos()[1]
     ours = pixels.resize(photo[np.newaxis].astype("float32") / 255, 50)[0]
     theirs = Image.fromarray(photo).resize((50, 50), Image.Resampling.BICUBIC)
-    np.testing.assert_allclose(ours * 255, np.asarray(theirs), atol=1.5)  # theirs rounds twice
+    np.testing.assert_allclose(
+        ours * 255, np.asarray(theirs), atol=1.5
+    )  # theirs rounds twice
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -148,7 +165,9 @@ def test_size_and_channels(name):
     assert x_train.shape[1:] == x_test.shape[1:] == (12, 12, 3)
     (grey, _), _ = data.load(name, size=12, channels=1)
     assert grey.shape == (*x_train.shape[:3], 1)
-    luminance = np.array([Image.fromarray(c).convert("L") for c in to_bytes(x_train[:20])])
+    luminance = np.array(
+        [Image.fromarray(c).convert("L") for c in to_bytes(x_train[:20])]
+    )
     np.testing.assert_allclose(grey[:20, ..., 0] * 255, luminance, atol=1.5)
 
 
@@ -156,8 +175,11 @@ def to_bytes(x):
     return (x * 255).round().astype("uint8")
 
 
-# Drawing centres to half a pixel and leaves grey edges; a turned 7 or 4 has its outline elsewhere.
-@pytest.mark.parametrize(("name", "off_centre"), [("glyphs", 2), ("printed_digits", 12)])
+# Drawing centres to half a pixel and leaves grey edges; a turned 7 or 4 has its outline
+# elsewhere.
+@pytest.mark.parametrize(
+    ("name", "off_centre"), [("glyphs", 2), ("printed_digits", 12)]
+)
 def test_characters_are_whole_centred_and_there(name, off_centre):
     for x, _ in data.load(name, size=64):
         assert border(x).max() < 0.5
@@ -179,7 +201,9 @@ def test_glyph_families_are_in_one_part():
     from matplotlib.ft2font import FT2Font
 
     def families(faces):
-        return {FT2Font(glyphs.face_path(face)).family_name.split()[0] for face in faces}
+        return {
+            FT2Font(glyphs.face_path(face)).family_name.split()[0] for face in faces
+        }
 
     assert families(glyphs.TRAIN_FACES) == {"DejaVu", "STIXGeneral"}
     assert families(glyphs.TEST_FACES).isdisjoint(families(glyphs.TRAIN_FACES))
@@ -235,7 +259,9 @@ def test_bad_arguments_get_one_line(arguments, line):
 
 
 def test_class_names_of_an_unknown_set():
-    with pytest.raises(UsageError, match="unknown data set 'nmist'; did you mean mnist?"):
+    with pytest.raises(
+        UsageError, match="unknown data set 'nmist'; did you mean mnist?"
+    ):
         data.class_names("nmist")
     with pytest.raises(UsageError, match=r"^unknown data set 'qqq' \(digits, "):
         data.class_names("qqq")
@@ -269,7 +295,9 @@ def test_keras_sets_without_a_network(name, embedded, tmp_path, monkeypatch):
     with pytest.raises(UsageError) as raised:
         data.load(name)
     line = str(raised.value)
-    assert line.startswith(f"{name} is not in Keras's cache and could not be downloaded (URL fetch")
+    assert line.startswith(
+        f"{name} is not in Keras's cache and could not be downloaded (URL fetch"
+    )
     assert line.endswith(f"Use --data {embedded}, which is embedded.")
     assert "\n" not in line
     assert socket.getdefaulttimeout() is None
@@ -292,7 +320,9 @@ def test_keras_timeout_is_a_failed_download_and_a_bug_is_not(monkeypatch):
         data.load("mnist")
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mnist", (28, 28)), ("cifar10", (32, 32, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("mnist", (28, 28)), ("cifar10", (32, 32, 3))]
+)
 def test_keras_sets_are_converted(name, shape, monkeypatch):
     import keras
 
@@ -315,11 +345,15 @@ def test_keras_sets_are_converted(name, shape, monkeypatch):
 
 
 def test_importing_data_imports_no_library():
-    heavy = "keras tensorflow sklearn skimage matplotlib pandas PIL faker statsmodels scipy"
+    heavy = (
+        "keras tensorflow sklearn skimage matplotlib pandas PIL faker statsmodels scipy"
+    )
     code = f"""
 import sys
 from deep_learning_recipes import data
 print(*sorted(set(sys.modules) & set({heavy.split()})))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []

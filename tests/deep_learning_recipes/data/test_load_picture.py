@@ -28,7 +28,8 @@ def test_the_painting_is_the_same_each_time_and_goes_on_at_the_opposite_edge():
 
 
 def test_strokes_run_along_the_field():
-    """Smeared along lines, a picture changes little in one direction and much across it."""
+    """Smeared along lines, a picture changes little in one direction and much across
+    it."""
     grey = data.load_picture("painting", 256).mean(axis=-1)
     down, right = np.gradient(grey)
     slopes = np.stack(np.gradient(grey)).reshape(2, 16, 16, 16, 16)
@@ -46,7 +47,9 @@ def test_a_file_of_ones_own(tmp_path):
 
 
 def test_bad_input_gets_one_clear_line(tmp_path):
-    with pytest.raises(UsageError, match="floower: neither a picture file .* did you mean flower"):
+    with pytest.raises(
+        UsageError, match="floower: neither a picture file .* did you mean flower"
+    ):
         data.load_picture("floower")
     with pytest.raises(UsageError, match="16 to 1024"):
         data.load_picture("flower", 8)

@@ -26,9 +26,15 @@ def test_box_is_that_of_the_mask_and_the_digit_is_lighter_than_the_photograph(sc
             part.images, part.masks, part.boxes, strict=True
         ):
             assert mask[top:bottom, left:right].sum() == mask.sum() > 20
-            for edge in (mask[top], mask[bottom - 1], mask[:, left], mask[:, right - 1]):
+            for edge in (
+                mask[top],
+                mask[bottom - 1],
+                mask[:, left],
+                mask[:, right - 1],
+            ):
                 assert edge.any()
-            # One colour, and at least as light as the lightest that a photograph may be.
+            # One colour, and at least as light as the lightest that a photograph may
+            # be.
             strokes = image[mask] @ LUMINANCE
             assert strokes.mean() > 0.5
             assert (image[~mask] @ LUMINANCE).mean() < strokes.mean()

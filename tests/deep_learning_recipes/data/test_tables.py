@@ -94,9 +94,13 @@ def test_series_values_stand_at_their_times():
 
 
 def test_unknown_names():
-    with pytest.raises(UsageError, match=r"^unknown table 'wines'; did you mean wine\? \(breast"):
+    with pytest.raises(
+        UsageError, match=r"^unknown table 'wines'; did you mean wine\? \(breast"
+    ):
         data.load_table("wines")
     with pytest.raises(UsageError, match="^unknown table 'wines'"):
         data.feature_names("wines")
-    with pytest.raises(UsageError, match=r"'co'; did you mean co2\? \(co2, elnino, sunspots\)$"):
+    with pytest.raises(
+        UsageError, match=r"'co'; did you mean co2\? \(co2, elnino, sunspots\)$"
+    ):
         data.load_series("co")

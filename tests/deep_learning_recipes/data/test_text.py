@@ -18,7 +18,9 @@ def test_prose_parts_hold_whole_topics_and_all_of_them():
     topics = text.prose_topics()
     train, test = data.load_text()
     assert train + "\n" + test == "\n\n".join(topics) + "\n"
-    assert [(topic in train) != (topic in test) for topic in topics] == [True] * len(topics)
+    assert [(topic in train) != (topic in test) for topic in topics] == [True] * len(
+        topics
+    )
     assert "assert" in topics[0]
 
 
@@ -35,11 +37,16 @@ def test_names_convention():
     (names_train, languages_train), (names_test, languages_test) = data.load_names()
     classes = len(data.class_names("names"))
     assert data.class_names("names") == list(text.LOCALES)
-    for names, languages in ((names_train, languages_train), (names_test, languages_test)):
+    for names, languages in (
+        (names_train, languages_train),
+        (names_test, languages_test),
+    ):
         assert languages.dtype == np.int64
         assert languages.shape == (len(names),)
         assert set(languages) == set(range(classes))
-        assert all(type(name) is str and name.strip() == name and name for name in names)
+        assert all(
+            type(name) is str and name.strip() == name and name for name in names
+        )
         assert all(c.isalpha() or c in " -'’" for name in names for c in name)
         # shuffled: no language has a run of its own
         assert len(set(languages[:100])) > classes / 2
@@ -62,7 +69,9 @@ def test_no_language_has_a_handful_or_most():
 def test_names_have_their_language_and_no_other():
     (names, languages), (names_test, _) = data.load_names()
     language = dict(zip(names, languages, strict=True))
-    names_of = {name: set(text.last_names(locale)) for name, locale in text.LOCALES.items()}
+    names_of = {
+        name: set(text.last_names(locale)) for name, locale in text.LOCALES.items()
+    }
     for name, label in list(language.items())[::20]:
         owners = [owner for owner, theirs in names_of.items() if name in theirs]
         assert owners == [data.class_names("names")[label]]
@@ -88,7 +97,9 @@ def test_names_can_be_told_apart_by_their_letters():
 
 
 def test_unknown_text():
-    with pytest.raises(UsageError, match=r"^unknown text 'pros'; did you mean prose\? \(prose\)$"):
+    with pytest.raises(
+        UsageError, match=r"^unknown text 'pros'; did you mean prose\? \(prose\)$"
+    ):
         data.load_text("pros")
 
 

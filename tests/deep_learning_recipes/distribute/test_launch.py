@@ -82,7 +82,9 @@ def wait_for(condition, process, seconds=120):
 
 def is_gone(process_id):
     status = Path(f"/proc/{process_id}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    return (
+        not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    )
 
 
 def test_each_worker_is_told_its_place_and_its_lines_begin_with_its_name():
@@ -128,18 +130,26 @@ def test_when_one_dies_all_are_stopped_and_its_last_lines_shown(end, code, how):
     finished = command(*LAUNCH, "program.py")
     assert time.monotonic() - started < 30
     assert finished.returncode == code
-    assert f"worker 1 ended {how}; all 2 are stopped. Its last lines:" in finished.stderr
+    assert (
+        f"worker 1 ended {how}; all 2 are stopped. Its last lines:" in finished.stderr
+    )
     assert "    all is lost\n" in finished.stderr
-    processes = [line.split()[-1] for line in finished.stdout.splitlines() if "process" in line]
+    processes = [
+        line.split()[-1] for line in finished.stdout.splitlines() if "process" in line
+    ]
     assert len(processes) >= 1
     assert all(is_gone(each) for each in processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_termination_stop_all(number):
-    write("import os, pathlib, time; pathlib.Path(str(os.getpid())).touch(); time.sleep(600)")
+    write(
+        "import os, pathlib, time; pathlib.Path(str(os.getpid())).touch(); time.sleep(600)"
+    )
     process = start("program.py")
-    wait_for(lambda: len([p for p in Path().iterdir() if p.name.isdecimal()]) == 2, process)
+    wait_for(
+        lambda: len([p for p in Path().iterdir() if p.name.isdecimal()]) == 2, process
+    )
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -166,16 +176,21 @@ def test_after_kill_9_of_a_worker_resume_ends_with_the_same_weights():
     whole = command(*LAUNCH, "program.py", "--out", "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert (
-        "[worker 0] program · default preset · seed 0 · worker 1 of 2 (TF_CONFIG)" in whole.stdout
+        "[worker 0] program · default preset · seed 0 · worker 1 of 2 (TF_CONFIG)"
+        in whole.stdout
     )
     assert "second_epochs" in whole.stdout
     assert not [
-        line for line in whole.stdout.splitlines() if "[worker 1]" in line and "loss" in line
+        line
+        for line in whole.stdout.splitlines()
+        if "[worker 1]" in line and "loss" in line
     ]
 
     process = start("program.py", "--out", "killed")
     wait_for(Path("killed/checkpoints/02-second.npz").exists, process)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = (
+        Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    )
     os.kill(int(workers[1]), signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == 137
@@ -184,11 +199,15 @@ def test_after_kill_9_of_a_worker_resume_ends_with_the_same_weights():
     resumed = command(*LAUNCH, "program.py", "--out", "killed", "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     for name in ("01-first", "02-second"):
-        expected, found = (np.load(f"{f}/checkpoints/{name}.npz") for f in ("whole", "killed"))
+        expected, found = (
+            np.load(f"{f}/checkpoints/{name}.npz") for f in ("whole", "killed")
+        )
         assert set(expected.files) == set(found.files)
         for key in expected.files:
             np.testing.assert_array_equal(expected[key], found[key])
-    records = [json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")]
+    records = [
+        json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")
+    ]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert records[1]["metrics"]["second_epochs"]["value"] == 40
 
@@ -197,8 +216,12 @@ def test_a_worker_whose_peer_is_gone_says_so():
     write(TOY.strip())
     process = start("program.py", "--out", "here", "--epochs", "5000")
     wait_for(Path("here/checkpoints/01-first.npz").exists, process)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGSTOP)  # so that the launcher does not stop the other first
+    workers = (
+        Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    )
+    process.send_signal(
+        signal.SIGSTOP
+    )  # so that the launcher does not stop the other first
     os.kill(int(workers[1]), signal.SIGKILL)
     deadline = time.monotonic() + 60
     while not is_gone(workers[0]):
@@ -206,4 +229,6 @@ def test_a_worker_whose_peer_is_gone_says_so():
         time.sleep(0.1)
     process.send_signal(signal.SIGCONT)
     printed, _ = process.communicate(timeout=60)
-    assert "[worker 0] error: another worker is gone; start all of them again" in printed
+    assert (
+        "[worker 0] error: another worker is gone; start all of them again" in printed
+    )

@@ -1,4 +1,5 @@
-"""Parameter servers: training is asynchronous, so it is judged by what it learns and counts."""
+"""Parameter servers: training is asynchronous, so it is judged by what it learns and
+counts."""
 
 import json
 import os
@@ -18,18 +19,28 @@ TASKS = ("ps", "worker 0", "worker 1", "chief")
 
 
 def value(folder, name):
-    return json.loads(Path(folder, "metrics.json").read_text())["metrics"][name]["value"]
+    return json.loads(Path(folder, "metrics.json").read_text())["metrics"][name][
+        "value"
+    ]
 
 
 @pytest.fixture
 def cluster():
-    """Starts a run that would last for minutes, and waits until it trains: the launcher, and the
-    processes of its tasks."""
+    """Starts a run that would last for minutes, and waits until it trains: the
+    launcher, and the processes of its tasks."""
     started = []
 
     def start(epochs):
         process = subprocess.Popen(
-            [sys.executable, *LAUNCH, "--parameter-servers", "1", PROGRAM, "--epochs", str(epochs)]
+            [
+                sys.executable,
+                *LAUNCH,
+                "--parameter-servers",
+                "1",
+                PROGRAM,
+                "--epochs",
+                str(epochs),
+            ]
             + ["--out", "here"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -41,7 +52,9 @@ def cluster():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        )
         return process, dict(zip(TASKS, map(int, children), strict=True))
 
     yield start
@@ -53,7 +66,9 @@ def cluster():
 
 def is_gone(process_id):
     status = Path(f"/proc/{process_id}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    return (
+        not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    )
 
 
 def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
@@ -73,14 +88,27 @@ def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
 
 
 def test_mlp_learns_and_is_exported_once_by_the_chief():
-    arguments = ("-m", "recipes.mlp", "--preset", "quick", "--epochs", "10", "--restarts", "1")
+    arguments = (
+        "-m",
+        "recipes.mlp",
+        "--preset",
+        "quick",
+        "--epochs",
+        "10",
+        "--restarts",
+        "1",
+    )
     arguments += ("--export", "models")
     finished = command(*LAUNCH, "--parameter-servers", "1", *arguments)
     # With so few epochs some claims may fall: 1 is the code for that.
-    assert finished.returncode in (0, 1), finished.stdout[-3000:] + finished.stderr[-3000:]
+    assert finished.returncode in (0, 1), (
+        finished.stdout[-3000:] + finished.stderr[-3000:]
+    )
     (folder,) = Path("runs/mlp").iterdir()
     assert value(folder, "test_accuracy") > 0.93
-    assert [path.name for path in Path("models/mlp").iterdir() if path.is_dir()] == ["1"]
+    assert [path.name for path in Path("models/mlp").iterdir() if path.is_dir()] == [
+        "1"
+    ]
     told = [line for line in finished.stdout.splitlines() if "test_accuracy" in line]
     assert all(line.startswith("[chief 0]") for line in told)
 
@@ -99,10 +127,16 @@ def test_a_killed_worker_is_not_missed(cluster):
     ("killed", "code", "message"),
     [
         ("chief", 137, "chief 0 ended by SIGKILL; all 4 are stopped"),
-        ("ps", 3, "error: a parameter server is gone; start all of them again with --resume"),
+        (
+            "ps",
+            3,
+            "error: a parameter server is gone; start all of them again with --resume",
+        ),
     ],
 )
-def test_all_end_by_themselves_when_one_is_lost_that_is_needed(cluster, killed, code, message):
+def test_all_end_by_themselves_when_one_is_lost_that_is_needed(
+    cluster, killed, code, message
+):
     process, tasks = cluster(epochs=5_000)
     process.send_signal(signal.SIGSTOP)  # so that the launcher does not stop the others
     os.kill(tasks[killed], signal.SIGKILL)
@@ -116,7 +150,10 @@ def test_all_end_by_themselves_when_one_is_lost_that_is_needed(cluster, killed, 
     if killed == "chief":
         assert process.returncode == code
     else:
-        assert process.returncode in (code, 137)  # by the order in which the launcher heard
+        assert process.returncode in (
+            code,
+            137,
+        )  # by the order in which the launcher heard
 
 
 def test_ctrl_c_stops_all(cluster):
@@ -143,7 +180,12 @@ time.sleep({chief} if task["type"] == "chief" else 2)
     [
         ("os.kill(os.getpid(), 9 * (task['index'] == 0))", 2, 0, "goes on with 1"),
         ("os.kill(os.getpid(), 9)", 60, 137, "by SIGKILL; all 4 are stopped"),
-        ("sys.exit(5 * task['index'])", 60, 5, "worker 1 ended with code 5; all 4 are stopped"),
+        (
+            "sys.exit(5 * task['index'])",
+            60,
+            5,
+            "worker 1 ended with code 5; all 4 are stopped",
+        ),
     ],
 )
 def test_what_the_launcher_makes_of_workers_that_end(worker, chief, code, message):

@@ -1,4 +1,5 @@
-"""Replicas against one device: the same weights and metrics, whatever the model and the batch.
+"""Replicas against one device: the same weights and metrics, whatever the model and the
+batch.
 
 Devices are laid out once a process, so each strategy trains in a process of its own.
 """
@@ -26,10 +27,18 @@ def trained(tmp_path_factory):
             folder = tmp_path_factory.mktemp("trained")
             arguments = [str(PROGRAM), strategy, str(folder)]
             if strategy == "multi_worker":
-                launch = ["-m", "deep_learning_recipes.distribute", "launch", "--workers", "2"]
+                launch = [
+                    "-m",
+                    "deep_learning_recipes.distribute",
+                    "launch",
+                    "--workers",
+                    "2",
+                ]
                 arguments = [*launch, *arguments]
             process = command(*arguments)
-            assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+            assert process.returncode == 0, (
+                process.stdout[-3000:] + process.stderr[-3000:]
+            )
             finished[strategy] = folder
         return finished[strategy]
 
@@ -43,7 +52,9 @@ def results(folder, worker, model, examples):
     return [weights[key] for key in weights.files], history
 
 
-@pytest.mark.parametrize("model", ["classifier", "clipped", "scaled", "embedding", "custom"])
+@pytest.mark.parametrize(
+    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
+)
 @pytest.mark.parametrize("last_batch", EXAMPLES)
 @pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
 def test_replicas_end_with_the_weights_and_metrics_of_one_device(
@@ -51,7 +62,9 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
 ):
     expected, expected_history = results(trained("cpu"), 0, model, EXAMPLES[last_batch])
     for worker in range(2 if strategy == "multi_worker" else 1):
-        weights, history = results(trained(strategy), worker, model, EXAMPLES[last_batch])
+        weights, history = results(
+            trained(strategy), worker, model, EXAMPLES[last_batch]
+        )
         assert len(weights) == len(expected) > 0
         for found, wanted in zip(weights, expected, strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
@@ -64,7 +77,9 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
 def test_ordinary_batch_normalization_differs(trained, strategy):
     expected, _ = results(trained("cpu"), 0, "normalized", 64)
     weights, _ = results(trained(strategy), 0, "normalized", 64)
-    assert max(np.abs(a - b).max() for a, b in zip(weights, expected, strict=True)) > 1e-4
+    assert (
+        max(np.abs(a - b).max() for a, b in zip(weights, expected, strict=True)) > 1e-4
+    )
 
 
 def test_synchronized_batch_normalization_does_not(trained):
@@ -75,7 +90,9 @@ def test_synchronized_batch_normalization_does_not(trained):
 
 
 def test_workers_agree_on_batch_normalization(trained):
-    first, second = (results(trained("multi_worker"), w, "normalized", 64)[0] for w in (0, 1))
+    first, second = (
+        results(trained("multi_worker"), w, "normalized", 64)[0] for w in (0, 1)
+    )
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 

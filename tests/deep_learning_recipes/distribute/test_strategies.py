@@ -1,4 +1,5 @@
-"""Strategies by name, in processes of their own: devices are laid out once a process."""
+"""Strategies by name, in processes of their own: devices are laid out once a
+process."""
 
 import json
 import os
@@ -61,40 +62,61 @@ def test_a_tf_config_that_makes_no_sense(monkeypatch, text):
     [
         ({"worker": ["a:1"]}, "0 chief, 1 worker, 0 ps"),
         ({"worker": ["a:1"], "ps": ["a:2"]}, "0 chief, 1 worker, 1 ps"),
-        ({"worker": ["a:1"], "ps": ["a:2"], "chief": ["a:3", "a:4"]}, "2 chief, 1 worker, 1 ps"),
+        (
+            {"worker": ["a:1"], "ps": ["a:2"], "chief": ["a:3", "a:4"]},
+            "2 chief, 1 worker, 1 ps",
+        ),
     ],
 )
 def test_parameter_servers_need_a_cluster_of_their_kind(monkeypatch, cluster, found):
     config = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    with pytest.raises(UsageError, match=f"^TF_CONFIG: parameter_server needs .* not {found}$"):
+    with pytest.raises(
+        UsageError, match=f"^TF_CONFIG: parameter_server needs .* not {found}$"
+    ):
         strategies.strategy("parameter_server")
 
 
 def test_a_cluster_with_parameter_servers_is_taken_for_that(monkeypatch):
-    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2"], "ps": ["127.0.0.1:3"]}
+    cluster = {
+        "chief": ["127.0.0.1:1"],
+        "worker": ["127.0.0.1:2"],
+        "ps": ["127.0.0.1:3"],
+    }
     for kind in ("worker", "ps"):
         config = {"cluster": cluster, "task": {"type": kind, "index": 0}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(config))
         server, place = strategies.strategy("auto")
         assert isinstance(server, parameter_server.Server)
         assert place == f"{kind} 0 of 1 workers, 1 ps (TF_CONFIG)"
-        with pytest.raises(UsageError, match="names parameter servers; use parameter_server$"):
+        with pytest.raises(
+            UsageError, match="names parameter servers; use parameter_server$"
+        ):
             strategies.strategy("multi_worker")
     monkeypatch.delenv("TF_CONFIG")
-    with pytest.raises(UsageError, match="not set; try .* launch --workers 2 --parameter-servers"):
+    with pytest.raises(
+        UsageError, match="not set; try .* launch --workers 2 --parameter-servers"
+    ):
         strategies.strategy("parameter_server")
 
 
 def test_who_never_starts_is_named(monkeypatch):
     monkeypatch.setattr(parameter_server, "SECONDS_TO_START", 0.3)
-    cluster = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:1"], "ps": ["127.0.0.1:1"]}
-    with pytest.raises(UsageError, match="^TF_CONFIG: ps 0 does not answer at 127.0.0.1:1$"):
+    cluster = {
+        "chief": ["127.0.0.1:1"],
+        "worker": ["127.0.0.1:1"],
+        "ps": ["127.0.0.1:1"],
+    }
+    with pytest.raises(
+        UsageError, match="^TF_CONFIG: ps 0 does not answer at 127.0.0.1:1$"
+    ):
         parameter_server.connect(cluster)
 
 
 def test_an_unknown_name_gets_a_near_one():
-    with pytest.raises(UsageError, match="--strategy parameter-server: .*mean parameter_server"):
+    with pytest.raises(
+        UsageError, match="--strategy parameter-server: .*mean parameter_server"
+    ):
         strategies.strategy("parameter-server")
 
 
@@ -108,7 +130,9 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
     assert numbers == [0, 1, 2]
     monkeypatch.delenv("TF_CONFIG")
     assert strategies.worker_number() is None
-    with pytest.raises(UsageError, match="multi_worker: TF_CONFIG is not set; try .* launch"):
+    with pytest.raises(
+        UsageError, match="multi_worker: TF_CONFIG is not set; try .* launch"
+    ):
         strategies.strategy("multi_worker")
 
 
@@ -131,7 +155,16 @@ def test_a_state_that_lives_on_one_device_is_said_in_one_line():
 
 def test_the_quick_preset_of_two_workers():
     launch = ("-m", "deep_learning_recipes.distribute", "launch", "--workers", "2")
-    arguments = ("-m", "recipes.lenet", "--preset", "quick", "--out", "here", "--export", "models")
+    arguments = (
+        "-m",
+        "recipes.lenet",
+        "--preset",
+        "quick",
+        "--out",
+        "here",
+        "--export",
+        "models",
+    )
     finished = command(*launch, *arguments)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     versions = [path.name for path in Path("models/lenet").iterdir() if path.is_dir()]

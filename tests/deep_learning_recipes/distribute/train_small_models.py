@@ -1,4 +1,5 @@
-"""`train_small_models.py STRATEGY FOLDER`: trains small models and saves what they became."""
+"""`train_small_models.py STRATEGY FOLDER`: trains small models and saves what they
+became."""
 
 import json
 import sys
@@ -20,8 +21,9 @@ CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 class Mixed(keras.Model):
-    """A step of its own that adds up a loss of Keras's making, which Keras divides by the number of
-    replicas, and one of its own making, which it does not; and two optimizers."""
+    """A step of its own that adds up a loss of Keras's making, which Keras divides by
+    the number of replicas, and one of its own making, which it does not; and two
+    optimizers."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +52,9 @@ class Mixed(keras.Model):
             (self.second, self.second_optimizer),
         ):
             weights = network.trainable_variables
-            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+            optimizer.apply_gradients(
+                zip(tape.gradient(loss, weights), weights, strict=True)
+            )
         return {"own": self.tracker.result()}
 
     def test_step(self, data):
@@ -59,7 +63,8 @@ class Mixed(keras.Model):
 
 
 class Noise(keras.Model):
-    """Sums up what it draws, one number for each replica, in the gradient of its weights."""
+    """Sums up what it draws, one number for each replica, in the gradient of its
+    weights."""
 
     def __init__(self):
         super().__init__()
@@ -79,13 +84,17 @@ class Noise(keras.Model):
 
 def compiled(model, optimizer=None):
     model.compile(
-        optimizer or keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY, metrics=["accuracy"]
+        optimizer or keras.optimizers.SGD(0.1, momentum=0.9),
+        CROSS_ENTROPY,
+        metrics=["accuracy"],
     )
     return model
 
 
 def dense(*first):
-    return keras.Sequential([keras.Input((6,)), *first, layers.Dense(8, "tanh"), layers.Dense(2)])
+    return keras.Sequential(
+        [keras.Input((6,)), *first, layers.Dense(8, "tanh"), layers.Dense(2)]
+    )
 
 
 def make(name):
@@ -98,7 +107,11 @@ def make(name):
         optimizer = keras.optimizers.SGD(0.1, clipnorm=0.1)
         return compiled(dense(), keras.optimizers.LossScaleOptimizer(optimizer)), X
     if name == "embedding":
-        inputs = [keras.Input((5,)), layers.Embedding(9, 4), layers.GlobalAveragePooling1D()]
+        inputs = [
+            keras.Input((5,)),
+            layers.Embedding(9, 4),
+            layers.GlobalAveragePooling1D(),
+        ]
         return compiled(keras.Sequential([*inputs, layers.Dense(2)])), WORDS
     if name == "normalized":
         return compiled(dense(layers.BatchNormalization())), X
@@ -130,7 +143,11 @@ def train(name, examples, strategy, path):
         ).history
     np.savez(
         path,
-        *(np.array(weight) for weight in model.weights if weight.name != "seed_generator_state"),
+        *(
+            np.array(weight)
+            for weight in model.weights
+            if weight.name != "seed_generator_state"
+        ),
     )
     path.with_suffix(".json").write_text(json.dumps(history))
 
@@ -140,8 +157,15 @@ def main(strategy_name, folder):
     worker = strategies.worker_number() or 0
     for examples in (64, 69, 65):
         for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
-            train(name, examples, strategy, Path(folder, f"{worker}-{name}-{examples}.npz"))
-    names = ["normalized", "noisy"] + ["synchronized"] * (strategy_name != "multi_worker")
+            train(
+                name,
+                examples,
+                strategy,
+                Path(folder, f"{worker}-{name}-{examples}.npz"),
+            )
+    names = ["normalized", "noisy"] + ["synchronized"] * (
+        strategy_name != "multi_worker"
+    )
     for name in names:
         train(name, 64, strategy, Path(folder, f"{worker}-{name}-64.npz"))
 

@@ -38,7 +38,10 @@ def test_every_weight_gets_a_gradient():
     before = model.get_weights()
     x = np.random.default_rng(0).uniform(size=(64, 32, 32, 1)).astype("float32")
     model.fit(x, np.arange(64) % 10, verbose=0)
-    assert all(np.abs(b - a).max() > 0 for a, b in zip(before, model.get_weights(), strict=True))
+    assert all(
+        np.abs(b - a).max() > 0
+        for a, b in zip(before, model.get_weights(), strict=True)
+    )
 
 
 def test_shift_moves_right_and_down_and_fills_with_black():

@@ -1,4 +1,5 @@
-"""Winograd convolution against Lavin and Gray's matrices, SciPy, Keras, and counts by hand."""
+"""Winograd convolution against Lavin and Gray's matrices, SciPy, Keras, and counts by
+hand."""
 
 from fractions import Fraction
 
@@ -13,7 +14,8 @@ from recipes import winograd
 
 RANDOM = np.random.default_rng(0)
 
-# Bᵀ, G and Aᵀ as printed in section 4.1 (F(2, 3)) and section 4.3 (F(4, 3)) of the paper.
+# Bᵀ, G and Aᵀ as printed in section 4.1 (F(2, 3)) and section 4.3 (F(4, 3)) of the
+# paper.
 PRINTED = {
     2: (
         [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
@@ -37,20 +39,28 @@ PRINTED = {
             ["1/24", "-1/12", "1/6"],
             [0, 0, 1],
         ],
-        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+        [
+            [1, 1, 1, 1, 1, 0],
+            [0, 1, -1, 2, -2, 0],
+            [0, 1, 1, 4, 4, 0],
+            [0, 1, -1, 8, -8, 1],
+        ],
     ),
 }
 
 
 @pytest.mark.parametrize("tile", PRINTED)
 def test_the_matrices_are_the_papers(tile):
-    """Up to a sign that two of the three share at a point, which their product does not show."""
+    """Up to a sign that two of the three share at a point, which their product does not
+    show."""
     signs = 1
     for ours, printed, by_column in zip(
         winograd.transforms(tile), PRINTED[tile], (False, False, True), strict=True
     ):
         ours = ours.T if by_column else ours
-        printed = np.vectorize(Fraction, otypes=[object])(np.array(printed, dtype=object))
+        printed = np.vectorize(Fraction, otypes=[object])(
+            np.array(printed, dtype=object)
+        )
         printed = printed.T if by_column else printed
         same, opposite = (ours == printed).all(axis=1), (ours == -printed).all(axis=1)
         assert (same | opposite).all()
@@ -59,7 +69,8 @@ def test_the_matrices_are_the_papers(tile):
 
 
 class Counted:
-    """An exact number that counts how often two of its kind are multiplied: data by weights."""
+    """An exact number that counts how often two of its kind are multiplied: data by
+    weights."""
 
     multiplications = 0
 
@@ -80,10 +91,16 @@ class Counted:
 
 @pytest.mark.parametrize(("tile", "count"), [(2, 16), (4, 36), (6, 64), (8, 100)])
 def test_a_tile_is_exact_in_fractions_and_takes_so_many_multiplications(tile, count):
-    """Sliding the kernel takes 9 for each of the outputs: 36 (2.25 times) and 144 (4 times)."""
+    """Sliding the kernel takes 9 for each of the outputs: 36 (2.25 times) and 144 (4
+    times)."""
     b, g, a = winograd.transforms(tile)
-    patch, kernel = RANDOM.integers(-9, 10, (tile + 2, tile + 2)), RANDOM.integers(-9, 10, (3, 3))
-    data, weights = (np.vectorize(Counted, otypes=[object])(each) for each in (patch, kernel))
+    patch, kernel = (
+        RANDOM.integers(-9, 10, (tile + 2, tile + 2)),
+        RANDOM.integers(-9, 10, (3, 3)),
+    )
+    data, weights = (
+        np.vectorize(Counted, otypes=[object])(each) for each in (patch, kernel)
+    )
     Counted.multiplications = 0
     outputs = a @ ((g @ weights @ g.T) * (b @ data @ b.T)) @ a.T
     assert Counted.multiplications == count
@@ -115,12 +132,19 @@ def test_the_layer_equals_keras_and_tensorflow(tile, size):
         outputs, tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias), atol=1e-8
     )
     padded = np.pad(x[0], [(1, 1), (1, 1), (0, 0)])
-    by_scipy = sum(correlate2d(padded[..., c], kernel[..., c, 2], "valid") for c in range(3))
-    np.testing.assert_allclose(outputs[0, ..., 2], np.maximum(by_scipy + bias[2], 0), atol=1e-8)
+    by_scipy = sum(
+        correlate2d(padded[..., c], kernel[..., c, 2], "valid") for c in range(3)
+    )
+    np.testing.assert_allclose(
+        outputs[0, ..., 2], np.maximum(by_scipy + bias[2], 0), atol=1e-8
+    )
 
 
 def test_gradients_equal_those_of_the_direct_convolution():
-    x, kernel = tf.constant(RANDOM.normal(size=(2, 6, 7, 3))), RANDOM.normal(size=(3, 3, 3, 4))
+    x, kernel = (
+        tf.constant(RANDOM.normal(size=(2, 6, 7, 3))),
+        RANDOM.normal(size=(3, 3, 3, 4)),
+    )
     layer = winograd.WinogradConv2D(4, 4, dtype="float64")
     layer.build(x.shape)
     layer.kernel.assign(kernel)
@@ -130,7 +154,9 @@ def test_gradients_equal_those_of_the_direct_convolution():
         direct = tf.reduce_sum(tf.nn.conv2d(x, layer.kernel.value, 1, "SAME") ** 3)
     for of in (x, layer.kernel.value):
         expected = tape.gradient(direct, of)
-        np.testing.assert_allclose(tape.gradient(ours, of), expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            tape.gradient(ours, of), expected, rtol=1e-6, atol=1e-6
+        )
 
 
 def test_taking_over_leaves_other_layers_and_the_model_alone(tmp_path):
@@ -145,7 +171,11 @@ def test_taking_over_leaves_other_layers_and_the_model_alone(tmp_path):
     model = keras.Model(images, x)
     before = model.get_weights()
     taken = winograd.take_over(model, 4)
-    kinds = {layer.name for layer in taken.layers if isinstance(layer, winograd.WinogradConv2D)}
+    kinds = {
+        layer.name
+        for layer in taken.layers
+        if isinstance(layer, winograd.WinogradConv2D)
+    }
     assert kinds == {"usual"}
     assert taken.get_layer("usual").tile == 4
     data = RANDOM.normal(size=(2, 12, 12, 2)).astype("float32")
@@ -168,7 +198,8 @@ def test_the_policy_is_what_the_layers_compute_in():
 
 
 def test_multiplications_counted_in_the_graph():
-    """Of Conv2D: outputs × 9 × channels; of F(m×m, 3×3): tiles × (m + 2)² × channels × filters."""
+    """Of Conv2D: outputs × 9 × channels; of F(m×m, 3×3): tiles × (m + 2)² × channels ×
+    filters."""
     images = keras.Input((8, 8, 3))
     model = keras.Model(images, layers.Conv2D(5, 3, padding="same")(images))
     assert winograd.multiplications(model) == 8 * 8 * 5 * 9 * 3

@@ -1,4 +1,5 @@
-"""Rounded weights against NumPy and least squares, their gradient, and the bytes of the files."""
+"""Rounded weights against NumPy and least squares, their gradient, and the bytes of the
+files."""
 
 import keras
 import numpy as np
@@ -20,12 +21,15 @@ def layer_of(scheme, matrix=MATRIX):
 
 
 def test_binary_weights_are_signs_and_none_is_zero():
-    rounded = np.asarray(binary_networks.binarise(np.array([-2.0, -1e-9, 0.0, 1e-9, 3.0])))
+    rounded = np.asarray(
+        binary_networks.binarise(np.array([-2.0, -1e-9, 0.0, 1e-9, 3.0]))
+    )
     np.testing.assert_array_equal(rounded, [-1, -1, 1, 1, 1])
 
 
 def test_ternary_weights_by_hand():
-    # The mean of |W| is 1, so the threshold is 0.7; 1 and 2.4 are kept, and their mean is 1.7.
+    # The mean of |W| is 1, so the threshold is 0.7; 1 and 2.4 are kept, and their mean
+    # is 1.7.
     rounded = binary_networks.ternarise(np.array([0.1, -0.5, 1.0, -2.4], "float32"))
     np.testing.assert_allclose(rounded, [0, 0, 1.7, -1.7], rtol=1e-6)
 
@@ -40,14 +44,18 @@ def test_ternary_scale_is_the_least_squares_one_and_the_threshold_near_the_best(
 
     def error(threshold):
         kept = np.abs(weights) > threshold
-        return np.sum((weights - kept * np.sign(weights) * np.abs(weights[kept]).mean()) ** 2)
+        return np.sum(
+            (weights - kept * np.sign(weights) * np.abs(weights[kept]).mean()) ** 2
+        )
 
     best = min(error(threshold) for threshold in np.linspace(0.05, 2, 100))
     assert np.sum((weights - rounded) ** 2) < 1.03 * best
 
 
 @pytest.mark.parametrize("scheme", ["binary", "ternary", "stochastic", "float"])
-def test_forward_uses_the_rounded_weights_and_the_gradient_goes_straight_through(scheme):
+def test_forward_uses_the_rounded_weights_and_the_gradient_goes_straight_through(
+    scheme,
+):
     layer = layer_of(scheme)
     rounded = np.asarray(binary_networks.RULES[scheme](MATRIX))
     upstream = RANDOM.normal(size=(4, 5)).astype("float32")
@@ -68,7 +76,9 @@ def test_what_the_layer_computes_with_is_exactly_one_of_two_values():
 
 def test_signs_are_drawn_with_their_probability_in_training_only():
     bound = binary_networks.reach((100, 50))
-    assert bound == pytest.approx(np.sqrt(6 / 150) / 2)  # half of Glorot's uniform limit
+    assert bound == pytest.approx(
+        np.sqrt(6 / 150) / 2
+    )  # half of Glorot's uniform limit
     shares = np.array([-2, -1, -0.5, 0, 0.2, 1, 2])
     matrix = np.resize(shares, (50, 7)).T.repeat(15, axis=0)[:100] * bound
     layer = layer_of("stochastic", matrix.astype("float32"))
@@ -87,7 +97,8 @@ def test_latent_weights_start_and_stay_within_their_bounds():
     bound = binary_networks.reach((20, 30))
     assert 0.95 * bound < np.abs(first).max() <= bound
     model.compile(
-        keras.optimizers.SGD(10.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        keras.optimizers.SGD(10.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     x = RANDOM.normal(size=(64, 20)).astype("float32")
     model.fit(x, RANDOM.integers(0, 3, 64), verbose=0)
@@ -97,7 +108,9 @@ def test_latent_weights_start_and_stay_within_their_bounds():
 
 
 def test_packed_bits_by_hand():
-    matrix = np.float32(0.5) * np.array([[1, -1, 1, 1], [-1, -1, 1, -1], [1, 0, 0, 0]], "float32")
+    matrix = np.float32(0.5) * np.array(
+        [[1, -1, 1, 1], [-1, -1, 1, -1], [1, 0, 0, 0]], "float32"
+    )
     scale = np.float32(0.5).tobytes()
     assert binary_networks.pack([matrix[:2]], 1) == scale + bytes([0b10110010])
     positive, negative = "101100101000", "010011010000"
@@ -107,12 +120,18 @@ def test_packed_bits_by_hand():
 
 @pytest.mark.parametrize(("scheme", "bits"), binary_networks.BITS.items())
 def test_files_hold_the_weights_exactly_in_the_bytes_they_should(scheme, bits):
-    matrices = [RANDOM.normal(size=shape).astype("float32") for shape in ((13, 11), (11, 3))]
+    matrices = [
+        RANDOM.normal(size=shape).astype("float32") for shape in ((13, 11), (11, 3))
+    ]
     matrices = [np.asarray(binary_networks.RULES[scheme](each)) for each in matrices]
     vector = RANDOM.normal(size=11).astype("float32")
     weights = [matrices[0], vector, matrices[1]]
     packed = binary_networks.pack(weights, bits)
-    size = {1: (4 + 18) + 44 + (4 + 5), 2: (4 + 36) + 44 + (4 + 9), 32: 4 * (143 + 11 + 33)}
+    size = {
+        1: (4 + 18) + 44 + (4 + 5),
+        2: (4 + 36) + 44 + (4 + 9),
+        32: 4 * (143 + 11 + 33),
+    }
     assert len(packed) == size[bits]
     read = binary_networks.unpack(packed, [each.shape for each in weights], bits)
     for before, after in zip(weights, read, strict=True):
@@ -128,8 +147,12 @@ def test_batch_statistics_are_those_of_the_rounded_weights():
     binary_networks.run_rounded(model, weights, binary_networks.binarise, images)
     answers = images @ np.where(weights[0] >= 0, 1, -1)
     normalise = next(each for each in model.layers if hasattr(each, "moving_mean"))
-    np.testing.assert_allclose(normalise.moving_mean, answers.mean(axis=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(normalise.moving_variance, answers.var(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(
+        normalise.moving_mean, answers.mean(axis=0), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        normalise.moving_variance, answers.var(axis=0), rtol=1e-3
+    )
 
 
 def test_a_saved_model_loads_and_computes_the_same(tmp_path):

@@ -15,7 +15,9 @@ SETTING = {"seed": 0, "units": 8, "learning_rate": 0.1, "epochs": 2, "batch_size
 def test_parameters_with_and_without_normalization():
     assert data_parallel.build_model(5, 8).count_params() == 5 * 8 + 8 * 8 + 8 * 10 + 10
     trainable = data_parallel.build_model(5, 8, "ordinary").trainable_variables
-    assert sum(np.prod(v.shape) for v in trainable) == 5 * 8 + 8 * 8 + 8 * 10 + 10 + 4 * 8
+    assert (
+        sum(np.prod(v.shape) for v in trainable) == 5 * 8 + 8 * 8 + 8 * 10 + 10 + 4 * 8
+    )
 
 
 def test_one_replica_trains_as_keras_does():
@@ -36,5 +38,7 @@ def test_one_replica_trains_as_keras_does():
 def test_the_mean_of_means_is_the_mean_for_equal_shares_only():
     strategy = tf.distribute.get_strategy()
     # With one replica both are the same, ragged batch or not.
-    found = [data_parallel.train(strategy, X, Y, SETTING, mean_of_means=m)[0] for m in (0, 1)]
+    found = [
+        data_parallel.train(strategy, X, Y, SETTING, mean_of_means=m)[0] for m in (0, 1)
+    ]
     np.testing.assert_allclose(*found, atol=1e-6)

@@ -1,4 +1,5 @@
-"""Deep Compression: the Huffman coder against bounds and another algorithm, pruning, centroids."""
+"""Deep Compression: the Huffman coder against bounds and another algorithm, pruning,
+centroids."""
 
 import keras
 import numpy as np
@@ -14,7 +15,8 @@ RANDOM = np.random.default_rng(0)
 
 
 def least_bits(counts):
-    """Bits of an optimal code: the sum of all merged weights (by sorting, without a tree)."""
+    """Bits of an optimal code: the sum of all merged weights (by sorting, without a
+    tree)."""
     counts, total = sorted(c for c in counts if c), 0
     while len(counts) > 1:
         merged = counts[0] + counts[1]
@@ -24,13 +26,17 @@ def least_bits(counts):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.integers(0, 2000), min_size=2, max_size=40).filter(lambda c: sum(map(bool, c)) > 1)
+    st.lists(st.integers(0, 2000), min_size=2, max_size=40).filter(
+        lambda c: sum(map(bool, c)) > 1
+    )
 )
 def test_codes_are_optimal_complete_and_within_a_bit_of_the_entropy(counts):
     counts = np.array(counts)
     lengths = deep_compression.huffman_lengths(counts).astype(int)
     assert np.array_equal(lengths > 0, counts > 0)
-    assert np.sum(0.5 ** lengths[lengths > 0]) == 1  # Kraft's equality: no code is left over
+    assert (
+        np.sum(0.5 ** lengths[lengths > 0]) == 1
+    )  # Kraft's equality: no code is left over
     assert np.sum(counts * lengths) == least_bits(counts.tolist())
     shares = counts[counts > 0] / counts.sum()
     entropy = -np.sum(shares * np.log2(shares))
@@ -39,7 +45,12 @@ def test_codes_are_optimal_complete_and_within_a_bit_of_the_entropy(counts):
 
 def test_canonical_codes_by_hand():
     lengths = np.array([2, 0, 1, 3, 3], "uint8")
-    assert deep_compression.canonical_codes(lengths) == {2: "0", 0: "10", 3: "110", 4: "111"}
+    assert deep_compression.canonical_codes(lengths) == {
+        2: "0",
+        0: "10",
+        3: "110",
+        4: "111",
+    }
 
 
 @settings(max_examples=80, deadline=None)
@@ -47,7 +58,9 @@ def test_canonical_codes_by_hand():
 def test_symbols_come_back(symbols):
     symbols = np.array(symbols, int)
     coded = deep_compression.huffman_encode(symbols, 32)
-    assert np.array_equal(deep_compression.huffman_decode(coded, 32, len(symbols)), symbols)
+    assert np.array_equal(
+        deep_compression.huffman_decode(coded, 32, len(symbols)), symbols
+    )
 
 
 @pytest.mark.parametrize("symbols", [[], [3], [3] * 9, [0] * 8 + [1]])
@@ -55,10 +68,14 @@ def test_few_symbols_come_back(symbols):
     symbols = np.array(symbols, int)
     coded = deep_compression.huffman_encode(symbols, 4)
     assert len(coded) == 4 + -(-len(symbols) // 8)  # a bit a symbol
-    assert np.array_equal(deep_compression.huffman_decode(coded, 4, len(symbols)), symbols)
+    assert np.array_equal(
+        deep_compression.huffman_decode(coded, 4, len(symbols)), symbols
+    )
 
 
-@pytest.mark.parametrize(("name", "weights"), [("lenet_300_100", 266_610), ("lenet_5", 431_080)])
+@pytest.mark.parametrize(
+    ("name", "weights"), [("lenet_300_100", 266_610), ("lenet_5", 431_080)]
+)
 def test_networks_have_the_papers_weights(name, weights):
     assert deep_compression.build_model(name).count_params() == weights
 
@@ -77,7 +94,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def test_pruning_takes_the_smallest_weights_and_training_keeps_them_out():
     model = small_network()
-    before = [each + (each.ndim == 1) for each in model.get_weights()]  # no unit is silent
+    before = [
+        each + (each.ndim == 1) for each in model.get_weights()
+    ]  # no unit is silent
     model.set_weights(before)
     deep_compression.prune(model, [0.1, 0.25])
     for index, left in ((0, 12), (2, 50)):
@@ -96,7 +115,9 @@ def test_pruning_takes_the_smallest_weights_and_training_keeps_them_out():
 
 def shared_network():
     model = small_network()
-    model.set_weights([w + 0.01 * RANDOM.normal(size=w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [w + 0.01 * RANDOM.normal(size=w.shape) for w in model.get_weights()]
+    )
     deep_compression.prune(model, [0.5, 0.5])
     return deep_compression.SharedWeights(model, bits=2)
 
@@ -107,7 +128,9 @@ def test_a_centroid_steps_by_the_sum_of_its_weights_gradients():
         loss = LOSS(Y, shared.network(X))
     gradients = tape.gradient(loss, shared.network.trainable_variables)
     expected = []
-    for gradient, labels, centroids in zip(gradients, shared.labels, shared.centroids, strict=True):
+    for gradient, labels, centroids in zip(
+        gradients, shared.labels, shared.centroids, strict=True
+    ):
         sums = [np.sum(gradient.numpy()[labels == k + 1]) for k in range(3)]
         expected.append(centroids.numpy() - 0.1 * np.array(sums))
     shared.compile(keras.optimizers.SGD(0.1), LOSS)

@@ -1,4 +1,5 @@
-"""Low rank against counts by hand, Eckart and Young, scikit-learn's PCA and the bounds of HOSVD."""
+"""Low rank against counts by hand, Eckart and Young, scikit-learn's PCA and the bounds
+of HOSVD."""
 
 import keras
 import numpy as np
@@ -21,8 +22,11 @@ def model():
 
 
 def test_multiply_adds_counted_by_hand(model):
-    # 3 × 3 over 8 × 8 places, then 4 × 4 after pooling; 2 × 2 × 10 numbers go into the dense layer.
-    assert low_rank.multiply_adds(model) == 64 * 9 * 6 + 16 * 9 * 6 * 10 + 40 * 16 + 16 * 3
+    # 3 × 3 over 8 × 8 places, then 4 × 4 after pooling; 2 × 2 × 10 numbers go into the
+    # dense layer.
+    assert (
+        low_rank.multiply_adds(model) == 64 * 9 * 6 + 16 * 9 * 6 * 10 + 40 * 16 + 16 * 3
+    )
     halved = low_rank.compress(model, "weights", 0.5, IMAGES)
     ends = 64 * 9 * 6 + 16 * 3
     expected = ends + 16 * (9 * 6 * 5 + 5 * 10) + (40 * 8 + 8 * 16)
@@ -46,7 +50,9 @@ def test_the_source_model_is_left_alone(model):
     small = low_rank.compress(model, "weights", 0.5, IMAGES)
     for weight in small.weights:
         weight.assign(weight * 0)
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)
+    )
 
 
 def test_truncation_leaves_out_the_tail_of_the_singular_values():
@@ -65,7 +71,9 @@ def test_truncation_leaves_out_the_tail_of_the_singular_values():
 
 def test_responses_are_projected_as_pca_does(model):
     images = RANDOM.uniform(size=(40, 8, 8, 1)).astype("float32")
-    answers = np.asarray(keras.Model(model.input, model.get_layer("conv_2").output)(images))
+    answers = np.asarray(
+        keras.Model(model.input, model.get_layer("conv_2").output)(images)
+    )
     flat = answers.reshape(-1, 10)
     pca = PCA(4).fit(flat)
     _, variances, mean = low_rank.basis_of_responses(model, "conv_2", images)
@@ -89,7 +97,11 @@ def test_tucker_finds_a_kernel_of_low_rank_exactly():
         "cr,klrs,sd->klcd", RANDOM.normal(size=(6, 2)), core, RANDOM.normal(size=(3, 8))
     )
     kernels = low_rank.tucker2(kernel, 2, 3)
-    assert [each.shape for each in kernels] == [(1, 1, 6, 2), (3, 3, 2, 3), (1, 1, 3, 8)]
+    assert [each.shape for each in kernels] == [
+        (1, 1, 6, 2),
+        (3, 3, 2, 3),
+        (1, 1, 3, 8),
+    ]
     np.testing.assert_allclose(put_together(kernels), kernel, atol=1e-12)
     assert np.abs(put_together(low_rank.tucker2(kernel, 1, 3)) - kernel).max() > 0.1
     assert np.abs(put_together(low_rank.tucker2(kernel, 2, 2)) - kernel).max() > 0.1
@@ -98,8 +110,14 @@ def test_tucker_finds_a_kernel_of_low_rank_exactly():
 def test_tucker_errs_within_the_bounds_of_hosvd():
     """At least the larger, at most the sum of what the two unfoldings leave out."""
     kernel = RANDOM.normal(size=(3, 3, 6, 8))
-    inward = np.linalg.svd(kernel.transpose(2, 0, 1, 3).reshape(6, -1), compute_uv=False) ** 2
-    outward = np.linalg.svd(kernel.transpose(3, 0, 1, 2).reshape(8, -1), compute_uv=False) ** 2
+    inward = (
+        np.linalg.svd(kernel.transpose(2, 0, 1, 3).reshape(6, -1), compute_uv=False)
+        ** 2
+    )
+    outward = (
+        np.linalg.svd(kernel.transpose(3, 0, 1, 2).reshape(8, -1), compute_uv=False)
+        ** 2
+    )
     error = np.sum((put_together(low_rank.tucker2(kernel, 4, 5)) - kernel) ** 2)
     tails = inward[4:].sum(), outward[5:].sum()
     assert max(tails) <= error <= sum(tails)
@@ -110,5 +128,7 @@ def test_the_rival_is_the_narrowest_with_as_many_multiply_adds():
     budget = 5000
     rival = low_rank.build_smaller(budget, shape, widths, classes=3)
     first = rival.get_layer("conv_1").filters
-    narrower = low_rank.build_model(shape, (first - 1, 2 * (first - 1), 4 * (first - 1)), 3)
+    narrower = low_rank.build_model(
+        shape, (first - 1, 2 * (first - 1), 4 * (first - 1)), 3
+    )
     assert low_rank.multiply_adds(narrower) < budget <= low_rank.multiply_adds(rival)

@@ -13,7 +13,11 @@ Y = RANDOM.integers(0, 10, 32)
 
 @pytest.mark.parametrize(
     ("policy", "compute"),
-    [("float32", "float32"), ("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16")],
+    [
+        ("float32", "float32"),
+        ("mixed_float16", "float16"),
+        ("mixed_bfloat16", "bfloat16"),
+    ],
 )
 def test_variables_and_logits_stay_in_32_bits(policy, compute):
     model = mixed_precision.build_model(5, 8, policy)
@@ -28,7 +32,9 @@ def test_only_float16_scales_its_loss():
     for policy, scaled in (("float32", 0), ("mixed_bfloat16", 0), ("mixed_float16", 1)):
         model = mixed_precision.build_model(5, 8, policy)
         mixed_precision.compile_classifier(model, policy, 1e-3)
-        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+        assert (
+            isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+        )
 
 
 def test_gradients_below_float16_vanish_until_scaled():

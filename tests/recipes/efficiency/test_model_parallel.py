@@ -1,4 +1,5 @@
-"""Model parallelism: the time line by hand and by the paper's formula; stages against Keras."""
+"""Model parallelism: the time line by hand and by the paper's formula; stages against
+Keras."""
 
 import keras
 import numpy as np
@@ -18,7 +19,9 @@ def test_the_time_line_of_two_stages_and_two_micro_batches_by_hand():
     np.testing.assert_array_equal(backward, [[5, 4], [4, 3]])
 
 
-@pytest.mark.parametrize(("stages", "micro_batches"), [(1, 1), (1, 4), (4, 1), (4, 8), (3, 32)])
+@pytest.mark.parametrize(
+    ("stages", "micro_batches"), [(1, 1), (1, 4), (4, 1), (4, 8), (3, 32)]
+)
 def test_the_idle_share_is_the_papers(stages, micro_batches):
     expected = (stages - 1) / (micro_batches + stages - 1)
     assert model_parallel.idle_share(stages, micro_batches) == pytest.approx(expected)
@@ -45,7 +48,8 @@ def test_a_step_through_stages_equals_keras(micro_batches):
     ):
         np.testing.assert_array_equal(ours, expected)
     whole.compile(
-        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     whole.train_on_batch(X, Y)
     optimizers = [keras.optimizers.SGD(0.1) for _ in stages]

@@ -24,7 +24,9 @@ def test_the_network_of_the_paper():
 
 def test_the_smallest_weights_go():
     kernel = np.array([[0.1, -3.0], [-0.2, 0.5], [4.0, 0.3]])
-    np.testing.assert_array_equal(pruning.magnitude_mask(kernel, 0.5), [[0, 1], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(
+        pruning.magnitude_mask(kernel, 0.5), [[0, 1], [0, 1], [1, 0]]
+    )
     kernel = random.normal(size=(30, 40))
     mask = pruning.magnitude_mask(kernel, 0.9)
     assert mask.sum() == 120
@@ -75,9 +77,15 @@ def test_tfmot_removes_the_same_weights_and_the_same_patterns():
     kernels = [kernel.numpy() for kernel in model.kernels]
     how = {"epochs": 1, "loss": model.loss, "verbose": 0, "learning_rate": 1e-6}
     shares = dict(
-        zip(("hidden_1", "hidden_2", "logits"), pruning.shares_to_remove(0.9), strict=True)
+        zip(
+            ("hidden_1", "hidden_2", "logits"),
+            pruning.shares_to_remove(0.9),
+            strict=True,
+        )
     )
-    found = compression.prune(network, x, y, sparsity=shares, schedule="constant", **how).model
+    found = compression.prune(
+        network, x, y, sparsity=shares, schedule="constant", **how
+    ).model
     for mask, kernel in zip(
         pruning.magnitude_masks(kernels, 0.9), found.get_weights()[::2], strict=True
     ):

@@ -10,7 +10,9 @@ from recipes import quantization
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.2, 5.0), (-4.0, -1.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.0, 3.0), (0.2, 5.0), (-4.0, -1.0), (0.0, 1.0)]
+)
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_the_affine_formula_covers_the_range_to_half_a_step(low, high, bits):
     scale, zero_point = quantization.choose_affine(low, high, bits)
@@ -50,7 +52,8 @@ def test_fake_quantisation_is_tensorflows_with_the_same_range(bits):
 
 
 def test_the_gradient_goes_straight_through():
-    """As TensorFlow's within the range: d(rounded)/d(weight) is taken as 1, not as 0."""
+    """As TensorFlow's within the range: d(rounded)/d(weight) is taken as 1, not as
+    0."""
     weights = tf.constant(RANDOM.normal(size=(6, 5)).astype("float32"))
     factors = RANDOM.normal(size=(6, 5)).astype("float32")
     with tf.GradientTape() as tape:
@@ -89,10 +92,13 @@ def test_every_weight_learns_through_the_rounding():
 
 
 def test_the_networks_weights_counted_by_hand():
-    """Kernels and biases of both dense layers, kernels of the convolutions, 4 numbers a channel of
-    batch normalisation."""
+    """Kernels and biases of both dense layers, kernels of the convolutions, 4 numbers a
+    channel of batch normalisation."""
     dense = (16 * 64) * 64 + 64 + 64 * 10 + 10
-    assert quantization.build_model().count_params() == 9 * 32 + 9 * 32 * 64 + 4 * 96 + dense
+    assert (
+        quantization.build_model().count_params()
+        == 9 * 32 + 9 * 32 * 64 + 4 * 96 + dense
+    )
 
 
 def test_the_stored_kernel_is_that_of_the_file():

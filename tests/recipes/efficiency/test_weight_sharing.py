@@ -1,4 +1,5 @@
-"""Weight sharing: k-means against scikit-learn, centroids' gradients against finite differences."""
+"""Weight sharing: k-means against scikit-learn, centroids' gradients against finite
+differences."""
 
 import keras
 import numpy as np
@@ -19,7 +20,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 def test_k_means_finds_what_scikit_learn_finds(start):
     first = weight_sharing.first_centroids(VALUES, 8, start, np.random.default_rng(1))
     labels, centroids = weight_sharing.k_means(VALUES, first)
-    rival = KMeans(8, init=first[:, None], n_init=1, tol=0, max_iter=1000, algorithm="lloyd")
+    rival = KMeans(
+        8, init=first[:, None], n_init=1, tol=0, max_iter=1000, algorithm="lloyd"
+    )
     rival.fit(VALUES.reshape(-1, 1).astype("float64"))
     np.testing.assert_allclose(centroids, rival.cluster_centers_[:, 0], atol=1e-5)
     assert np.mean(labels.ravel() == rival.labels_) == 1
@@ -35,7 +38,8 @@ def test_an_empty_cluster_stays_where_it_is():
 def test_starts_by_their_definitions():
     random = np.random.default_rng(0)
     linear, drawn, density = (
-        weight_sharing.first_centroids(VALUES, 5, start, random) for start in weight_sharing.STARTS
+        weight_sharing.first_centroids(VALUES, 5, start, random)
+        for start in weight_sharing.STARTS
     )
     np.testing.assert_allclose(np.diff(linear), np.ptp(VALUES) / 4, rtol=1e-4)
     assert np.isin(drawn, VALUES).all()
@@ -49,7 +53,8 @@ def shared_network():
     network = weight_sharing.build_model(5, 7)
     kernels = [kernel.numpy() for kernel in weight_sharing.get_kernels(network)]
     codebooks = [
-        weight_sharing.k_means(each, np.linspace(each.min(), each.max(), 4)) for each in kernels
+        weight_sharing.k_means(each, np.linspace(each.min(), each.max(), 4))
+        for each in kernels
     ]
     return weight_sharing.SharedWeights(network, codebooks)
 
@@ -59,7 +64,9 @@ def test_the_centroids_gradients_equal_finite_differences():
     with tf.GradientTape() as tape:
         loss = LOSS(Y, shared.network(X))
     gradients = tape.gradient(loss, weight_sharing.get_kernels(shared.network))
-    for sums, centroids in zip(shared.sum_by_cluster(gradients), shared.centroids, strict=True):
+    for sums, centroids in zip(
+        shared.sum_by_cluster(gradients), shared.centroids, strict=True
+    ):
         values = centroids.numpy()
         for index in range(len(values)):
             losses = []
@@ -84,7 +91,9 @@ def test_training_moves_centroids_only():
             assert np.all(old != new)
             assert len(np.unique(new)) <= 4
     kernels = weight_sharing.get_kernels(shared.network)
-    for kernel, labels, centroids in zip(kernels, shared.labels, shared.centroids, strict=True):
+    for kernel, labels, centroids in zip(
+        kernels, shared.labels, shared.centroids, strict=True
+    ):
         assert np.array_equal(kernel.numpy(), centroids.numpy()[labels])
 
 

@@ -18,7 +18,10 @@ def seeded():
 
 def small_vae(likelihood="bernoulli"):
     return vae.VAE(
-        vae.build_encoder(6, 2, 8), vae.build_decoder(6, 2, 8, likelihood), likelihood, name="small"
+        vae.build_encoder(6, 2, 8),
+        vae.build_decoder(6, 2, 8, likelihood),
+        likelihood,
+        name="small",
     )
 
 
@@ -32,14 +35,18 @@ def test_the_closed_form_kl_equals_monte_carlo():
     error = log_ratio.sum(axis=-1).std(axis=0) / np.sqrt(400_000)
     found = np.asarray(vae.kl_divergence(mean, log_variance))
     assert np.all(np.abs(found - expected) < 5 * error)
-    np.testing.assert_allclose(vae.kl_divergence(np.zeros((1, 4)), np.zeros((1, 4))), 0, atol=1e-7)
+    np.testing.assert_allclose(
+        vae.kl_divergence(np.zeros((1, 4)), np.zeros((1, 4))), 0, atol=1e-7
+    )
 
 
 def test_log_normal_equals_scipy():
     x, mean = RANDOM.normal(size=(2, 5, 3)).astype("float32")
     log_variance = RANDOM.normal(size=(5, 1)).astype("float32")
     expected = stats.norm.logpdf(x, mean, np.exp(0.5 * log_variance)).sum(axis=-1)
-    np.testing.assert_allclose(vae.log_normal(x, mean, log_variance), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        vae.log_normal(x, mean, log_variance), expected, rtol=1e-5
+    )
 
 
 def test_the_bernoulli_likelihood_equals_scipy():
@@ -85,12 +92,14 @@ def test_every_weight_gets_a_gradient(likelihood):
 
 
 def test_the_importance_weighted_bound_nears_the_likelihood_from_below():
-    """With one latent number the likelihood itself is an integral that a grid can do."""
+    """With one latent number the likelihood itself is an integral that a grid can
+    do."""
     model = vae.VAE(vae.build_encoder(6, 1, 8), vae.build_decoder(6, 1, 8, "bernoulli"))
     x = (RANDOM.uniform(size=(5, 6)) > 0.5).astype("float32")
     grid = np.linspace(-8, 8, 4001)[:, None].astype("float32")
     joint = [
-        np.asarray(model.log_likelihood(np.repeat(each[None], len(grid), 0), grid)) for each in x
+        np.asarray(model.log_likelihood(np.repeat(each[None], len(grid), 0), grid))
+        for each in x
     ]
     density = np.exp(np.array(joint)) * stats.norm.pdf(grid[:, 0])
     log_likelihood = np.log(np.trapezoid(density, grid[:, 0], axis=1))

@@ -1,4 +1,5 @@
-"""The ascent against a closed form, its regularisers against NumPy, SciPy and tf-keras-vis."""
+"""The ascent against a closed form, its regularisers against NumPy, SciPy and
+tf-keras-vis."""
 
 import dataclasses
 import warnings
@@ -30,7 +31,9 @@ def linear_model(size=5, classes=3):
 
 def ascend(model, images, classes, strengths, unit=1.0, seed=0, **settings):
     config = dataclasses.replace(am.Config(), **settings)
-    strengths = {name: np.full(len(images), each) for name, each in (OFF | strengths).items()}
+    strengths = {
+        name: np.full(len(images), each) for name, each in (OFF | strengths).items()
+    }
     climb = am.build_ascent(model, classes, strengths, config, unit=unit, seed=seed)
     return climb(tf.constant(images), tf.constant(0), tf.constant(config.steps)).numpy()
 
@@ -43,7 +46,9 @@ def test_a_linear_score_under_l2_has_its_maximum_where_the_formula_says():
     """w·x/u − λ·mean(x²) is largest at w·N/(2λu)."""
     model = linear_model()
     weights = model.layers[-1].kernel.numpy().T.reshape(3, 5, 5, 1)
-    made = ascend(model, normal(3, 5, 5, 1), [0, 1, 2], {"l2": 7.0}, unit=2.0, steps=500)
+    made = ascend(
+        model, normal(3, 5, 5, 1), [0, 1, 2], {"l2": 7.0}, unit=2.0, steps=500
+    )
     np.testing.assert_allclose(made, weights * 25 / (2 * 7.0 * 2.0), atol=2e-3)
 
 
@@ -72,7 +77,9 @@ def test_the_steps_fall_along_a_line():
     """With a constant gradient the whole way is step_size · Σ (1 − i/n)."""
     start = normal(1, 5, 5, 1)
     made = ascend(linear_model(), start, [1], {}, steps=4, step_size=0.1)
-    assert np.sqrt(np.mean((made - start) ** 2)) == pytest.approx(0.1 * (1 + 0.75 + 0.5 + 0.25))
+    assert np.sqrt(np.mean((made - start) ** 2)) == pytest.approx(
+        0.1 * (1 + 0.75 + 0.5 + 0.25)
+    )
 
 
 def test_total_variation_equals_numpy():
@@ -90,7 +97,11 @@ def test_total_variation_equals_numpy():
 def test_blur_equals_scipy(deviation):
     images = normal(2, 9, 8, 3)
     expected = ndimage.gaussian_filter(
-        images, deviation, axes=(1, 2), mode="reflect", radius=int(np.ceil(3 * deviation))
+        images,
+        deviation,
+        axes=(1, 2),
+        mode="reflect",
+        radius=int(np.ceil(3 * deviation)),
     )
     np.testing.assert_allclose(
         am.gaussian_blur(tf.constant(images), deviation), expected, atol=1e-5
@@ -99,7 +110,11 @@ def test_blur_equals_scipy(deviation):
 
 def test_the_gradient_of_the_penalty_equals_finite_differences():
     images = RANDOM.uniform(size=(2, 4, 4, 1))
-    strengths = {"l2": [1.0, 0.0], "alpha_norm": [0.5, 2.0], "total_variation": [0.0, 3.0]}
+    strengths = {
+        "l2": [1.0, 0.0],
+        "alpha_norm": [0.5, 2.0],
+        "total_variation": [0.0, 3.0],
+    }
     strengths = {name: tf.constant(each, "float64") for name, each in strengths.items()}
     x = tf.Variable(images)
     with tf.GradientTape() as tape:
@@ -108,12 +123,16 @@ def test_the_gradient_of_the_penalty_equals_finite_differences():
     for index in np.ndindex(images.shape):
         step = np.zeros_like(images)
         step[index] = 1e-6
-        up, down = (np.sum(am.penalty(images + sign * step, strengths)) for sign in (1, -1))
+        up, down = (
+            np.sum(am.penalty(images + sign * step, strengths)) for sign in (1, -1)
+        )
         assert gradient[index] == pytest.approx((up - down) / 2e-6, rel=1e-4, abs=1e-7)
 
 
 def test_the_norms_of_known_pictures():
-    images = np.stack([np.full((4, 4, 1), 0.5), np.full((4, 4, 1), 2.0)]).astype("float32")
+    images = np.stack([np.full((4, 4, 1), 0.5), np.full((4, 4, 1), 2.0)]).astype(
+        "float32"
+    )
     one = np.ones(2, "float32")
     l2 = am.penalty(images, OFF | {"l2": 3 * one})
     alpha = am.penalty(images, OFF | {"alpha_norm": one})
@@ -122,7 +141,8 @@ def test_the_norms_of_known_pictures():
 
 
 def test_jitter_shows_the_network_moved_pictures_and_blur_smooths():
-    """A network that sees one pixel alone: jitter spreads what it wants over its neighbours."""
+    """A network that sees one pixel alone: jitter spreads what it wants over its
+    neighbours."""
     x = keras.Input((9, 9, 1))
     model = keras.Model(x, keras.layers.Flatten()(keras.layers.Cropping2D(4)(x)))
     start = np.zeros((1, 9, 9, 1), "float32")
@@ -155,25 +175,38 @@ def test_likeness_is_the_highest_correlation_within_the_class():
     y = np.array([0, 0, 0, 1, 1, 1])
     found = am.likeness(images, np.array([1, 0]), real, y)
     for i, members in enumerate([(3, 4, 5), (0, 1, 2)]):
-        best = max(stats.pearsonr(images[i].ravel(), real[m].ravel())[0] for m in members)
+        best = max(
+            stats.pearsonr(images[i].ravel(), real[m].ravel())[0] for m in members
+        )
         assert found[i] == pytest.approx(best, rel=1e-4)
     assert am.likeness(real[:1], np.array([0]), real, y) == pytest.approx([1.0])
 
 
 def test_a_network_of_ones_own(tmp_path):
     x = keras.Input((12, 10, 3))
-    colors = keras.layers.GlobalAveragePooling2D()(x)  # the classes are red, green and blue
+    colors = keras.layers.GlobalAveragePooling2D()(
+        x
+    )  # the classes are red, green and blue
     model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(colors))
     model.layers[-1].kernel.assign(50 * np.eye(3))
     model.save("own.keras")
     finished = run_in_process(
-        "activation_maximization", tmp_path / "run", "--preset", "quick", "--model", "own.keras"
+        "activation_maximization",
+        tmp_path / "run",
+        "--preset",
+        "quick",
+        "--model",
+        "own.keras",
     )
     record = finished.metrics
     assert finished.code == 0
     assert record["claims"] == []
-    assert set(record["metrics"]) == {f"confidence_class {number}" for number in range(3)}
+    assert set(record["metrics"]) == {
+        f"confidence_class {number}" for number in range(3)
+    }
     assert all(each["value"] > 0.5 for each in record["metrics"].values())
     assert record["figures"] == ["class_images.png"]
-    missing = run_in_process("activation_maximization", tmp_path / "no", "--model", "no.keras")
+    missing = run_in_process(
+        "activation_maximization", tmp_path / "no", "--model", "no.keras"
+    )
     assert missing.code == 2

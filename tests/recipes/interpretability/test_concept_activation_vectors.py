@@ -12,7 +12,9 @@ def test_the_vector_of_two_heaps_points_from_one_to_the_other():
     random = np.random.default_rng(0)
     direction = np.array([3.0, 0, 4, 0]) / 5
     heap = random.normal(size=(400, 4))
-    vector, way, accuracy = recipe.concept_vector(heap[:200] + 4 * direction, heap[200:])
+    vector, way, accuracy = recipe.concept_vector(
+        heap[:200] + 4 * direction, heap[200:]
+    )
     assert vector @ direction > 0.98
     assert np.linalg.norm(vector) == pytest.approx(1)
     assert way == pytest.approx(4, abs=0.3)
@@ -43,7 +45,8 @@ def test_the_score_is_the_share_of_slopes_that_rise():
 
 
 def test_sensitivities_are_the_heads_weights_behind_a_mean():
-    """In a network of the layer, a mean over places and a dense layer they are its weights."""
+    """In a network of the layer, a mean over places and a dense layer they are its
+    weights."""
     x = keras.Input((8, 8, 3))
     maps = layers.Conv2D(5, 3, name=recipe.LAYER)(x)
     model = keras.Model(x, layers.Dense(10)(layers.GlobalAveragePooling2D()(maps)))
@@ -62,6 +65,8 @@ def test_concepts_are_drawn_over_the_picture(concept):
     assert 0.5 < drawn.max() <= 1
     change = drawn - images
     np.testing.assert_allclose(change.mean((1, 2, 3)), 0, atol=0.06)
-    assert np.abs(change).max((1, 2, 3)).max() > np.abs(change).max((1, 2, 3)).min() + 0.01
+    assert (
+        np.abs(change).max((1, 2, 3)).max() > np.abs(change).max((1, 2, 3)).min() + 0.01
+    )
     along = np.abs(change - np.roll(change, (1, -1), (1, 2)))[:, 2:-2, 2:-2].max()
     assert (along < 1e-6) == (concept == "stripes")  # stripes run along a diagonal

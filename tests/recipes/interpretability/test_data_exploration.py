@@ -1,4 +1,5 @@
-"""Neighbours and outliers against scikit-learn's, the confident joint against a count by hand."""
+"""Neighbours and outliers against scikit-learn's, the confident joint against a count
+by hand."""
 
 import keras
 import numpy as np
@@ -14,7 +15,9 @@ from recipes import data_exploration as exploration
 def digits():
     x, y = load_digits(return_X_y=True)
     # Exact ties would be ranked by chance.
-    return x[:400] / 16 + 1e-3 * np.random.default_rng(0).normal(size=(400, 64)), y[:400]
+    return x[:400] / 16 + 1e-3 * np.random.default_rng(0).normal(size=(400, 64)), y[
+        :400
+    ]
 
 
 def test_neighbours_are_scikit_learns(digits):
@@ -23,7 +26,8 @@ def test_neighbours_are_scikit_learns(digits):
     theirs = NearestNeighbors(n_neighbors=7).fit(x[50:]).kneighbors(x[:50])
     np.testing.assert_allclose(distances, theirs[0])
     np.testing.assert_array_equal(rows, theirs[1])
-    # Asked about its own rows without naming them, scikit-learn leaves each row itself out.
+    # Asked about its own rows without naming them, scikit-learn leaves each row itself
+    # out.
     distances, rows = exploration.others(x, 7)
     theirs = NearestNeighbors(n_neighbors=7).fit(x).kneighbors()
     np.testing.assert_allclose(distances, theirs[0])
@@ -41,26 +45,38 @@ def test_a_copy_is_a_neighbour_at_distance_zero():
 def test_the_local_outlier_factor_is_scikit_learns(digits, count):
     x, y = digits
     theirs = -LocalOutlierFactor(n_neighbors=count).fit(x).negative_outlier_factor_
-    np.testing.assert_allclose(exploration.local_outlier_factor(x, count), theirs, rtol=1e-6)
+    np.testing.assert_allclose(
+        exploration.local_outlier_factor(x, count), theirs, rtol=1e-6
+    )
     factors = exploration.outliers_of_classes(x, y, count)
     for label in range(10):
         alone = LocalOutlierFactor(n_neighbors=count).fit(x[y == label])
-        np.testing.assert_allclose(factors[y == label], -alone.negative_outlier_factor_, rtol=1e-6)
+        np.testing.assert_allclose(
+            factors[y == label], -alone.negative_outlier_factor_, rtol=1e-6
+        )
 
 
 def test_of_a_class_of_three_all_others_are_neighbours():
     x = np.random.default_rng(0).normal(size=(3, 4))
     expected = -LocalOutlierFactor(2).fit(x).negative_outlier_factor_
-    np.testing.assert_allclose(exploration.local_outlier_factor(x, 20), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        exploration.local_outlier_factor(x, 20), expected, rtol=1e-6
+    )
 
 
 def test_the_confident_joint_as_counted_by_hand():
     probabilities = np.array(
         [
-            [0.9, 0.1],  # labelled 0; class 0 is possible from (0.9 + 0.8 + 0.1) / 3 = 0.6 on
+            [
+                0.9,
+                0.1,
+            ],  # labelled 0; class 0 is possible from (0.9 + 0.8 + 0.1) / 3 = 0.6 on
             [0.8, 0.2],
             [0.1, 0.9],  # labelled 0, but 1: suspected
-            [0.3, 0.7],  # labelled 1; class 1 is possible from (0.7 + 0.5 + 0.9) / 3 = 0.7 on
+            [
+                0.3,
+                0.7,
+            ],  # labelled 1; class 1 is possible from (0.7 + 0.5 + 0.9) / 3 = 0.7 on
             [0.5, 0.5],  # neither is possible: not counted
             [0.1, 0.9],
         ]
@@ -94,7 +110,8 @@ def test_the_loss_is_scikit_learns_without_the_network_of_the_images_fold():
     for k, loss in enumerate(np.asarray(losses)):
         shown = [n for n in range(3) if n != fold[k]]
         expected = [
-            log_loss([label[k]], probabilities[k, n][None], labels=np.arange(10)) for n in shown
+            log_loss([label[k]], probabilities[k, n][None], labels=np.arange(10))
+            for n in shown
         ]
         assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 

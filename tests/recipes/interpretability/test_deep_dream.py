@@ -24,7 +24,9 @@ def uniform(*shape):
 def pointwise(stride=1):
     """A layer that finds twice the pixel, at every stride-th pixel."""
     x = keras.Input((None, None, 1))
-    double = keras.layers.Conv2D(1, 1, stride, use_bias=False, kernel_initializer="ones")
+    double = keras.layers.Conv2D(
+        1, 1, stride, use_bias=False, kernel_initializer="ones"
+    )
     model = keras.Model(x, double(x))
     model.layers[-1].kernel.assign(2 * model.layers[-1].kernel)
     return model
@@ -38,7 +40,8 @@ def test_the_activity_is_the_mean_square():
 
 @pytest.mark.parametrize("jitter", [0, 3])
 def test_a_step_goes_up_the_slope_by_its_size_and_moves_nothing_else(jitter):
-    """The slope of the mean square of 2x is proportional to x, wherever the picture was moved."""
+    """The slope of the mean square of 2x is proportional to x, wherever the picture was
+    moved."""
     images = uniform(2, 6, 8, 1)
     climb = dd.build_climb(pointwise(), 0.01)
     found = climb(images, 1, jitter, 5)
@@ -54,7 +57,9 @@ def test_pixels_stay_in_range():
 def test_jitter_reaches_the_pixels_that_the_layer_skips():
     images = uniform(1, 8, 8, 1)
     climb = dd.build_climb(pointwise(stride=4), 0.001)
-    still, moved = (np.asarray(climb(images, 300, jitter, 0)) - images for jitter in (0, 2))
+    still, moved = (
+        np.asarray(climb(images, 300, jitter, 0)) - images for jitter in (0, 2)
+    )
     again = np.asarray(climb(images, 300, 2, 0)) - images
     assert np.count_nonzero(np.abs(still) > 1e-6) == 4
     assert np.count_nonzero(np.abs(moved) > 1e-6) == 64
@@ -117,7 +122,9 @@ def test_a_network_and_a_picture_of_ones_own(channels, tmp_path):
     x = keras.Input((20, 16, channels))
     maps = keras.layers.Conv2D(6, 3, activation="relu", name="maps")(x)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
-    keras.Model(x, keras.layers.Dense(3, activation="softmax")(pooled)).save("own.keras")
+    keras.Model(x, keras.layers.Dense(3, activation="softmax")(pooled)).save(
+        "own.keras"
+    )
     pixels = RANDOM.integers(256, size=(30, 40, 3), dtype="uint8")
     Image.fromarray(pixels).save("own.png")
     flags = "--preset", "quick", "--size", "40", "--model", "own.keras"

@@ -1,4 +1,5 @@
-"""The methods on networks whose answer is known by hand, and by tf-keras-vis; the checks' sums."""
+"""The methods on networks whose answer is known by hand, and by tf-keras-vis; the
+checks' sums."""
 
 import warnings
 
@@ -22,7 +23,9 @@ def scene():
     values = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.set_weights([values.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+            layer.set_weights(
+                [values.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()]
+            )
     x = values.uniform(size=(4, 16, 16, 3)).astype("float32")
     return model, tf.constant(x), tf.constant([3, 0, 9, 3])
 
@@ -32,7 +35,9 @@ def linear():
     """Logits are the pictures' pixels times a kernel: (4 · 4 · 3, 2)."""
     keras.utils.set_random_seed(0)
     images = keras.Input((4, 4, 3), name="images")
-    model = keras.Model(images, layers.Dense(2, name="logits")(layers.Flatten()(images)))
+    model = keras.Model(
+        images, layers.Dense(2, name="logits")(layers.Flatten()(images))
+    )
     return model, model.get_layer("logits").get_weights()[0].reshape(4, 4, 3, 2)
 
 
@@ -42,14 +47,20 @@ def theirs(model, images, classes, modifier=None):
         warnings.filterwarnings("ignore", message="The structure of `inputs`")
         saliency = Saliency(model, model_modifier=modifier)
         score = CategoricalScore([int(each) for each in classes])
-        as_they_are = {"keepdims": True, "normalize_map": False, "gradient_modifier": None}
+        as_they_are = {
+            "keepdims": True,
+            "normalize_map": False,
+            "gradient_modifier": None,
+        }
         return saliency(score, images, **as_they_are)
 
 
 def test_gradients_and_guided_backpropagation_are_those_of_tf_keras_vis(scene):
     model, x, classes = scene
     gradients = ee.gradients_at(ee.split(model, "images"), x, classes)[1]
-    np.testing.assert_allclose(gradients, theirs(model, x, classes), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        gradients, theirs(model, x, classes), rtol=1e-3, atol=1e-7
+    )
     guided = ee.gradients_at(ee.split(ee.guided(model), "images"), x, classes)[1]
     expected = theirs(model, x, classes, modifier=GuidedBackpropagation())
     np.testing.assert_allclose(guided, expected, rtol=1e-3, atol=1e-7)
@@ -68,7 +79,9 @@ def test_integrated_gradients_add_up_to_the_logit_less_that_of_black(scene):
     model, x, classes = scene
     found = ee.integrated_gradients(ee.split(model, "images"), x, classes, steps=50)
     logits = tf.gather(model(x) - model(0 * x), classes, batch_dims=1)
-    np.testing.assert_allclose(tf.reduce_sum(found, axis=(1, 2, 3)), logits, rtol=0.01, atol=2e-3)
+    np.testing.assert_allclose(
+        tf.reduce_sum(found, axis=(1, 2, 3)), logits, rtol=0.01, atol=2e-3
+    )
 
 
 def test_of_a_linear_model_all_is_known_by_hand(linear):
@@ -79,20 +92,28 @@ def test_of_a_linear_model_all_is_known_by_hand(linear):
     gradients = ee.gradients_at(parts, x, classes)[1]
     np.testing.assert_allclose(gradients, weights, rtol=1e-5)
     # Noise moves the picture, not the gradient.
-    np.testing.assert_allclose(ee.smooth_gradients(parts, x, classes), weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        ee.smooth_gradients(parts, x, classes), weights, rtol=1e-5
+    )
     integrated = ee.integrated_gradients(parts, x, classes)
     np.testing.assert_allclose(integrated, x * weights, rtol=1e-4, atol=1e-7)
     # A black patch on a pixel takes away what the pixel adds.
     lost = ee.occlusion(parts, x, classes, cells=4)[..., 0]
-    np.testing.assert_allclose(lost, np.maximum((x * weights).numpy().sum(-1), 0), atol=1e-5)
+    np.testing.assert_allclose(
+        lost, np.maximum((x * weights).numpy().sum(-1), 0), atol=1e-5
+    )
 
 
 def test_smooth_gradients_are_a_mean_over_noise(scene):
     model, x, classes = scene
     parts = ee.split(model, "images")
     without = ee.smooth_gradients(parts, x, classes, noise=0.0)
-    np.testing.assert_allclose(without, ee.gradients_at(parts, x, classes)[1], rtol=1e-4, atol=1e-7)
-    noisy = [ee.smooth_gradients(parts, x, classes, samples=n).numpy() for n in (1, 16, 32)]
+    np.testing.assert_allclose(
+        without, ee.gradients_at(parts, x, classes)[1], rtol=1e-4, atol=1e-7
+    )
+    noisy = [
+        ee.smooth_gradients(parts, x, classes, samples=n).numpy() for n in (1, 16, 32)
+    ]
     apart = [np.abs(noisy[i] - noisy[2]).mean() for i in (0, 1)]
     assert apart[1] < 0.5 * apart[0]
 
@@ -132,7 +153,11 @@ def test_the_cascade_replaces_one_layer_after_the_other_from_the_last(scene):
     for name in ee.cascade(model):
         names.append(name)
         left.append(
-            sum(np.array_equal(before[v.path], v) for v in model.weights if "kernel" in v.path)
+            sum(
+                np.array_equal(before[v.path], v)
+                for v in model.weights
+                if "kernel" in v.path
+            )
         )
     assert names == ["logits", "layer4", "layer3", "layer2", "layer1"]
     assert left == [4, 3, 2, 1, 0]
@@ -142,14 +167,18 @@ def test_an_edge_detector_asks_no_network_and_noise_is_new_each_time(scene):
     model, x, classes = scene
     methods = ee.compile_methods(model)
     maps = {
-        name: np.asarray(method(x.numpy(), classes.numpy())) for name, method in methods.items()
+        name: np.asarray(method(x.numpy(), classes.numpy()))
+        for name, method in methods.items()
     }
     assert all(heat.shape == (4, 16, 16) and heat.min() >= 0 for heat in maps.values())
     other = (classes.numpy() + 1) % 10
     for name, method in methods.items():
         same = np.array_equal(maps[name], method(x.numpy(), other))
         assert same == (name == "edge detector")
-    noise = [np.asarray(methods["random noise"](x.numpy(), classes.numpy())) for _ in range(2)]
+    noise = [
+        np.asarray(methods["random noise"](x.numpy(), classes.numpy()))
+        for _ in range(2)
+    ]
     assert not np.array_equal(*noise)
 
 

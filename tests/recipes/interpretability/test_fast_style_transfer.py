@@ -26,14 +26,22 @@ def test_energy_is_the_sum_of_the_two_by_numpy(network, random):
     found = np.asarray(energy(painted, network(contents)[energy.layer]))
     for n in range(2):
         own, goal = (
-            [np.asarray(m)[n].reshape(-1, 8) for m in network(p)] for p in (painted, contents)
+            [np.asarray(m)[n].reshape(-1, 8) for m in network(p)]
+            for p in (painted, contents)
         )
         example = [np.asarray(maps).reshape(-1, 8) for maps in network(style[None])]
-        content = ((own[2] - goal[2]) ** 2).sum() / ((goal[2] - goal[2].mean(axis=0)) ** 2).sum()
-        grams = [(f.T @ f / len(f), g.T @ g / len(g)) for f, g in zip(own, example, strict=True)]
+        content = ((own[2] - goal[2]) ** 2).sum() / (
+            (goal[2] - goal[2].mean(axis=0)) ** 2
+        ).sum()
+        grams = [
+            (f.T @ f / len(f), g.T @ g / len(g))
+            for f, g in zip(own, example, strict=True)
+        ]
         of_style = np.mean([((f - g) ** 2).sum() / (g**2).sum() for f, g in grams])
         assert found[n] == pytest.approx(content + 3 * of_style, rel=1e-3)
-    assert np.asarray(energy(style[None], network(style[None])[energy.layer])) == pytest.approx(0)
+    assert np.asarray(
+        energy(style[None], network(style[None])[energy.layer])
+    ) == pytest.approx(0)
 
 
 def test_energy_counts_the_total_variation_by_numpy(network, random):
@@ -42,7 +50,8 @@ def test_energy_counts_the_total_variation_by_numpy(network, random):
     goal = network(contents)[energies[0].layer]
     without, with_it = (np.asarray(energy(painted, goal)) for energy in energies)
     variation = [
-        (np.abs(np.diff(each, axis=0)).sum() + np.abs(np.diff(each, axis=1)).sum()) / each.size
+        (np.abs(np.diff(each, axis=0)).sum() + np.abs(np.diff(each, axis=1)).sum())
+        / each.size
         for each in painted
     ]
     np.testing.assert_allclose(with_it - without, 2 * np.array(variation), rtol=1e-3)
@@ -82,8 +91,11 @@ def test_the_painter_takes_pictures_of_any_size(random):
 
 
 def test_the_painter_has_the_weights_counted_by_hand():
-    """Kernels of ten convolutions, a bias, and a scale and shift where a map is normalised."""
-    kernels = 25 * 3 * 4 + 9 * 4 * 8 + 9 * 8 * 12 + 6 * 9 * 12 * 12 + 9 * 12 * 8 + 9 * 8 * 4
+    """Kernels of ten convolutions, a bias, and a scale and shift where a map is
+    normalised."""
+    kernels = (
+        25 * 3 * 4 + 9 * 4 * 8 + 9 * 8 * 12 + 6 * 9 * 12 * 12 + 9 * 12 * 8 + 9 * 8 * 4
+    )
     maps = 4 + 8 + 12 + 6 * 12 + 8 + 4
     last = 25 * 4 * 3 + 3
     assert fst.build_painter(4).count_params() == kernels + 3 * maps + last
@@ -92,7 +104,9 @@ def test_the_painter_has_the_weights_counted_by_hand():
 def test_instance_normalisation_forgets_contrast_and_brightness(random):
     painter = fst.build_painter(4)
     photo = random.uniform(size=(1, 64, 64, 3)).astype("float32")
-    first = keras.Model(painter.input, painter.layers[2].output)  # after the first normalisation
+    first = keras.Model(
+        painter.input, painter.layers[2].output
+    )  # after the first normalisation
     bright, dull = np.asarray(first(photo)), np.asarray(first(0.4 * photo + 0.3))
     # Not at the border, where zeros stand beside the picture.
     np.testing.assert_allclose(bright.mean(axis=(1, 2)), 0, atol=1e-3)
@@ -114,7 +128,9 @@ def test_crops_are_squares_of_the_photographs_half_of_them_flipped(random):
 
 
 def test_a_picture_of_ones_own_and_a_bad_one(tmp_path, random, capsys):
-    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(tmp_path / "a.png")
+    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(
+        tmp_path / "a.png"
+    )
     sizes = {
         "size": 40,
         "test-size": 48,
@@ -125,7 +141,9 @@ def test_a_picture_of_ones_own_and_a_bad_one(tmp_path, random, capsys):
         "epochs": 1,
     }
     small = [
-        part for name, value in (sizes | {"steps": 2}).items() for part in (f"--{name}", str(value))
+        part
+        for name, value in (sizes | {"steps": 2}).items()
+        for part in (f"--{name}", str(value))
     ]
     own = [*small, "--image", str(tmp_path / "a.png")]
     finished = run_in_process("fast_style_transfer", tmp_path / "run", *own)

@@ -1,4 +1,5 @@
-"""Importances against scikit-learn's, the network's own derivative, and networks trained alone."""
+"""Importances against scikit-learn's, the network's own derivative, and networks
+trained alone."""
 
 import keras
 import numpy as np
@@ -44,11 +45,16 @@ class Network(RegressorMixin, BaseEstimator):
         return np.asarray(self.stack(x))[:, self.number]
 
 
-def test_permutation_importance_equals_scikit_learns_for_the_same_shuffles(table, stack):
+def test_permutation_importance_equals_scikit_learns_for_the_same_shuffles(
+    table, stack
+):
     x, y = table
     repeats, seed = 5, 7
-    # scikit-learn draws a seed, shuffles each column with it, and shuffles what is shuffled.
-    state = np.random.RandomState(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1))
+    # scikit-learn draws a seed, shuffles each column with it, and shuffles what is
+    # shuffled.
+    state = np.random.RandomState(
+        np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1)
+    )
     indices, order, orders = np.arange(len(x)), np.arange(len(x)), []
     for _ in range(repeats):
         state.shuffle(indices)
@@ -82,7 +88,8 @@ def test_the_mean_in_its_place_takes_a_linear_models_column_away(table):
         np.testing.assert_allclose(changed[:, j], x[:, j].mean())
         others = np.arange(4) != j
         np.testing.assert_array_equal(changed[:, others], x[:, others])
-    # In a linear model it costs w²·Var(x) − 2w·Cov(x, residual), and residuals have no covariance.
+    # In a linear model it costs w²·Var(x) − 2w·Cov(x, residual), and residuals have no
+    # covariance.
     line = LinearRegression().fit(x, y)
     costs = [np.mean((y - line.predict(c)) ** 2) for c in fi.without(x)]
     expected = line.coef_**2 * x.var(axis=0) + np.mean((y - line.predict(x)) ** 2)
@@ -96,7 +103,9 @@ def test_slopes_equal_finite_differences(table, stack):
     step = 1e-2
     for j in range(4):
         move = step * np.eye(4)[j]
-        difference = (np.asarray(stack(x + move)) - np.asarray(stack(x - move))) / (2 * step)
+        difference = (np.asarray(stack(x + move)) - np.asarray(stack(x - move))) / (
+            2 * step
+        )
         # A kink within the step is rare.
         errors = np.abs(found[:, :, j] - difference * x[:, j].std())
         assert np.median(errors) < 1e-2
@@ -107,8 +116,12 @@ def test_the_losses_are_scikit_learns():
     y = np.array([0, 1, 1, 0, 1])
     logits = np.array([-800.0, 2.0, -1.0, 0.5, 30.0])
     (found,) = fi.log_loss(y, logits[:, None])
-    assert found == pytest.approx(log_loss(y, 1 / (1 + np.exp(-logits.clip(-700)))), rel=1e-6)
-    assert fi.squared_error(np.array([1.0, 2.0]), np.array([[3.0], [2.0]])).tolist() == [2]
+    assert found == pytest.approx(
+        log_loss(y, 1 / (1 + np.exp(-logits.clip(-700)))), rel=1e-6
+    )
+    assert fi.squared_error(
+        np.array([1.0, 2.0]), np.array([[3.0], [2.0]])
+    ).tolist() == [2]
 
 
 def test_friedmans_table_is_scikit_learns():
@@ -125,7 +138,9 @@ def test_the_truth_is_twice_the_variance_that_a_column_explains():
     squares, _ = dblquad(lambda a, b: np.sin(np.pi * a * b) ** 2, 0, 1, 0, 1)
     b = (np.arange(4000) + 0.5) / 4000
     means = (1 - np.cos(np.pi * b)) / (np.pi * b)
-    np.testing.assert_allclose(found[:2], 200 * (squares - np.mean(means**2)), rtol=0.02)
+    np.testing.assert_allclose(
+        found[:2], 200 * (squares - np.mean(means**2)), rtol=0.02
+    )
     np.testing.assert_array_equal(found[5:], 0)
 
 

@@ -48,5 +48,8 @@ def test_features_are_what_the_logits_are_made_of():
     outputs = both(np.random.default_rng(0).random((2, 48, 48, 3), "float32"))
     weights, bias = model.get_layer("logits").get_weights()
     np.testing.assert_allclose(
-        outputs["logits"], outputs["features"].numpy() @ weights + bias, rtol=1e-3, atol=1e-5
+        outputs["logits"],
+        outputs["features"].numpy() @ weights + bias,
+        rtol=1e-3,
+        atol=1e-5,
     )

@@ -15,7 +15,9 @@ from recipes import filter_visualization as recipe
 def test_a_neuron_sees_its_receptive_field_and_nothing_else(name):
     keras.utils.set_random_seed(0)
     model = recipe.build_model()
-    model.set_weights([np.abs(w) + 0.01 for w in model.get_weights()])  # nothing cancels or dies
+    model.set_weights(
+        [np.abs(w) + 0.01 for w in model.get_weights()]
+    )  # nothing cancels or dies
     size, stride, start = recipe.receptive_field(model, name)
     part = keras.Model(model.input, model.get_layer(name).output)
     images = tf.Variable(np.random.default_rng(0).random((1, 48, 48, 3), "float32"))
@@ -26,7 +28,8 @@ def test_a_neuron_sees_its_receptive_field_and_nothing_else(name):
     seen = np.abs(tape.gradient(answer, images)[0]).sum(-1)
     rows, columns = np.nonzero(seen)
     first, last = start + stride * middle, start + stride * middle + size - 1
-    # A pool passes one of its pixels on, so that the field's rim may stay out of one gradient.
+    # A pool passes one of its pixels on, so that the field's rim may stay out of one
+    # gradient.
     pooled = {"relu1": 0, "relu2": 1, "relu3": 3, "relu4": 3}[name]
     assert first <= rows.min() <= first + pooled
     assert last - pooled <= rows.max() <= last
@@ -60,11 +63,15 @@ def test_patches_are_what_stands_at_the_strongest_places():
 def test_alikeness_and_roughness_of_known_pictures():
     rng = np.random.default_rng(0)
     one, other = rng.random((2, 9, 9, 3))
-    assert recipe.alikeness(np.stack([one, 2 * one + 3, one - 1])) == pytest.approx(1, abs=1e-3)
+    assert recipe.alikeness(np.stack([one, 2 * one + 3, one - 1])) == pytest.approx(
+        1, abs=1e-3
+    )
     assert recipe.alikeness(np.stack([one, -one])) == pytest.approx(-1, abs=1e-3)
     expected = np.corrcoef(one.mean(-1).ravel(), other.mean(-1).ravel())[0, 1]
     assert recipe.alikeness(np.stack([one, other])) == pytest.approx(expected, abs=1e-3)
-    assert recipe.roughness(rng.normal(size=(40, 40, 3, 4))) == pytest.approx(2, rel=0.05)
+    assert recipe.roughness(rng.normal(size=(40, 40, 3, 4))) == pytest.approx(
+        2, rel=0.05
+    )
     ramp = np.linspace(-1, 1, 41)[:, None, None, None] * np.ones((1, 41, 1, 1))
     assert recipe.roughness(ramp) < 0.02
 

@@ -1,4 +1,5 @@
-"""Grad-CAM and its kin against CAM, tf-keras-vis, formulas by NumPy, and counts by hand."""
+"""Grad-CAM and its kin against CAM, tf-keras-vis, formulas by NumPy, and counts by
+hand."""
 
 import keras
 import numpy as np
@@ -20,7 +21,10 @@ def scene():
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights(
-                [np.random.default_rng(1).uniform(0.5, 1.5, w.shape) for w in layer.get_weights()]
+                [
+                    np.random.default_rng(1).uniform(0.5, 1.5, w.shape)
+                    for w in layer.get_weights()
+                ]
             )
     x = np.random.default_rng(0).uniform(size=(5, 24, 24, 3)).astype("float32")
     return model, tf.constant(x), tf.constant([3, 0, 9, 3, 5])
@@ -34,7 +38,9 @@ def test_grad_cam_of_a_mean_and_a_dense_layer_is_cam(scene):
     cam = np.maximum(np.einsum("nhwk,kn->nhw", features, kernel[:, classes]), 0)
     np.testing.assert_allclose(ours * 6 * 6, cam, rtol=1e-4, atol=1e-5)
     maps = np.asarray(gc.class_maps(model)(x)["class_maps"])
-    np.testing.assert_allclose(maps[np.arange(5), :, :, classes], cam, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        maps[np.arange(5), :, :, classes], cam, rtol=1e-4, atol=1e-5
+    )
     assert cam.any(axis=(1, 2)).sum() >= 3
 
 
@@ -52,13 +58,16 @@ def test_own_maps_are_those_of_tf_keras_vis(scene, layer):
         ours = method(gc.split(model, layer), x, classes).numpy()
         assert ours.shape == theirs[name].shape
         if name == "Score-CAM" and layer != "layer1":
-            # tf-keras-vis stretches a map from the middle of its first cell to that of its last.
+            # tf-keras-vis stretches a map from the middle of its first cell to that of
+            # its last.
             for a, b in zip(ours, theirs[name], strict=True):
                 assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
         else:
             # Grad-CAM++'s factor exp(y) differs from picture to picture.
             peaks = ours.max(axis=(1, 2), keepdims=True)
-            scale = theirs[name].max(axis=(1, 2), keepdims=True) / np.maximum(peaks, 1e-20)
+            scale = theirs[name].max(axis=(1, 2), keepdims=True) / np.maximum(
+                peaks, 1e-20
+            )
             np.testing.assert_allclose(ours * scale, theirs[name], rtol=1e-3, atol=1e-6)
 
 
@@ -77,7 +86,9 @@ def test_score_cam_asks_for_the_channels_that_differ_most_over_the_place(scene):
     one = gc.score_cam(parts, x, classes, channels=1).numpy()
     for picture, heat in zip(maps, one, strict=True):
         widest = picture[..., picture.std(axis=(0, 1)).argmax()]
-        assert np.corrcoef(heat.ravel(), widest.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
+        assert np.corrcoef(heat.ravel(), widest.ravel())[0, 1] == pytest.approx(
+            1, abs=1e-5
+        )
 
 
 def test_a_compiled_method_takes_arrays_and_brings_maps_to_the_pictures_size(scene):
@@ -98,7 +109,10 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path):
     finished = run_in_process("grad_cam", tmp_path / "one", *own, "--image", "own.png")
     assert finished.code == 0
     assert finished.metrics["figures"] == ["own.png"]
-    assert list(finished.metrics["metrics"]) == ["picture_0_class", "picture_0_probability"]
+    assert list(finished.metrics["metrics"]) == [
+        "picture_0_class",
+        "picture_0_probability",
+    ]
     finished = run_in_process("grad_cam", tmp_path / "photographs", *own)
     assert len(finished.metrics["metrics"]) == 18
 

@@ -1,5 +1,5 @@
-"""What texture_synthesis and both style transfers say, each for itself: the features and their Gram
-matrices."""
+"""What texture_synthesis and both style transfers say, each for itself: the features
+and their Gram matrices."""
 
 import importlib
 
@@ -33,7 +33,9 @@ def test_filters_have_no_mean_and_unit_length(recipe):
     assert [kernel.shape for kernel in kernels] == [(5, 5, 3, 8)] + 3 * [(3, 3, 8, 8)]
     for kernel in kernels:
         np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
-        np.testing.assert_allclose(np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5)
+        np.testing.assert_allclose(
+            np.linalg.norm(kernel.reshape(-1, 8), axis=0), 1, rtol=1e-5
+        )
 
 
 @each_recipe
@@ -48,7 +50,9 @@ def test_pixels_of_the_layers_see_5_10_20_and_40_of_the_picture(recipe, random):
         changed = picture.copy()
         changed[:, row] = random.uniform(size=(80, 3)) * 20
         for n, (before, after) in enumerate(zip(plain, network(changed), strict=True)):
-            seen[n] += not np.allclose(before[0, middle[n]], after[0, middle[n]], atol=1e-6)
+            seen[n] += not np.allclose(
+                before[0, middle[n]], after[0, middle[n]], atol=1e-6
+            )
     assert seen.tolist() == [5, 10, 20, 40]
 
 
@@ -64,4 +68,6 @@ def test_gram_matrix_is_numpys(recipe, random):
 def test_gram_of_a_permuted_map_is_equal(recipe, random):
     maps = random.normal(size=(1, 6, 6, 4)).astype("float32")
     moved = random.permutation(maps.reshape(36, 4)).reshape(maps.shape)
-    np.testing.assert_allclose(recipe.gram_matrix(moved), recipe.gram_matrix(maps), atol=1e-6)
+    np.testing.assert_allclose(
+        recipe.gram_matrix(moved), recipe.gram_matrix(maps), atol=1e-6
+    )

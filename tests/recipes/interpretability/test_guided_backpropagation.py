@@ -1,4 +1,5 @@
-"""Three rules of a ReLU: by hand, by NumPy, by tf-keras-vis; and what is measured of the maps."""
+"""Three rules of a ReLU: by hand, by NumPy, by tf-keras-vis; and what is measured of
+the maps."""
 
 import keras
 import numpy as np
@@ -18,7 +19,8 @@ def scene():
 
 
 def dense_net(*kernels):
-    """Pixels in one row, to dense layers without biases, with a ReLU after each but the last."""
+    """Pixels in one row, to dense layers without biases, with a ReLU after each but the
+    last."""
     images = keras.Input((1, len(kernels[0]), 1))
     x = layers.Flatten()(images)
     for i, kernel in enumerate(kernels):
@@ -30,7 +32,8 @@ def dense_net(*kernels):
 
 
 def test_two_layers_worked_by_hand():
-    # x = (1, 2): hidden units see 1, -3, 5 and 2; the score is 2, 3, -1 and 1 times what they pass.
+    # x = (1, 2): hidden units see 1, -3, 5 and 2; the score is 2, 3, -1 and 1 times
+    # what they pass.
     first = [[1, 1, 1, 0], [0, -2, 2, 1]]
     model = dense_net(first, [[2], [3], [-1], [1]])
     x = np.array([[[[1.0], [2.0]]]], "float32")
@@ -41,7 +44,9 @@ def test_two_layers_worked_by_hand():
     }
     for name, rule in gb.RULES.items():
         found = gb.explain(gb.with_rule(model, rule), x, np.array([0]))
-        np.testing.assert_allclose(found[0, 0], np.abs(expected[name]), atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            found[0, 0], np.abs(expected[name]), atol=1e-6, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", gb.RULES)
@@ -68,7 +73,9 @@ def test_three_layers_by_numpy(name):
 
 def test_guided_maps_are_those_of_tf_keras_vis(scene):
     found = gb.explain(gb.with_rule(scene[0], gb.RULES["guided"]), *scene[1:])
-    np.testing.assert_allclose(found, gb.tf_keras_vis_guided(*scene), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found, gb.tf_keras_vis_guided(*scene), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_rule_of_the_gradient_is_the_gradient_and_the_model_stays_as_it_was(scene):
@@ -78,18 +85,23 @@ def test_the_rule_of_the_gradient_is_the_gradient_and_the_model_stays_as_it_was(
         twin = gb.with_rule(model, rule)
         np.testing.assert_allclose(twin(pictures), model(pictures), atol=1e-5)
     twin = gb.with_rule(model, gb.RULES["gradient"])
-    np.testing.assert_allclose(gb.explain(twin, pictures, classes), plain, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        gb.explain(twin, pictures, classes), plain, rtol=1e-4, atol=1e-6
+    )
     guided = gb.explain(gb.with_rule(model, gb.RULES["guided"]), pictures, classes)
     assert np.abs(guided - plain).max() > 0.1 * np.abs(plain).max()
 
 
 def test_relu_layers_and_operations_between_layers():
-    # As in MobileNet: ReLU is a layer with a highest value, arithmetic stands between the layers.
+    # As in MobileNet: ReLU is a layer with a highest value, arithmetic stands between
+    # the layers.
     images = keras.Input((1, 2, 1))
     x = layers.Flatten()(2 * images)
     x = layers.ReLU(max_value=6)(layers.Dense(3, use_bias=False)(x))
     model = keras.Model(images, layers.Dense(1, use_bias=False)(x))
-    model.set_weights([np.array([[1, 4, 1], [0, 4, 1.0]]), np.array([[1], [1], [-5.0]])])
+    model.set_weights(
+        [np.array([[1, 4, 1], [0, 4, 1.0]]), np.array([[1], [1], [-5.0]])]
+    )
     pictures = np.array([[[[0.5], [1.0]]]], "float32")
     twin = gb.with_rule(model, gb.RULES["guided"])
     assert model(pictures).numpy() == pytest.approx(twin(pictures).numpy())
@@ -114,7 +126,16 @@ def test_layers_are_drawn_anew_from_the_logits_down(scene):
                     strict=True,
                 )
             )
-            for name in ("logits", "conv4", "norm4", "conv3", "norm3", "conv2", "conv1", "norm1")
+            for name in (
+                "logits",
+                "conv4",
+                "norm4",
+                "conv3",
+                "norm3",
+                "conv2",
+                "conv1",
+                "norm1",
+            )
         }
         changed.append({name for name in same if not same[name]})
     assert changed[0] == {"logits"}
@@ -127,7 +148,9 @@ def test_layers_are_drawn_anew_from_the_logits_down(scene):
 def test_what_is_kept_without_the_highest_pixels():
     # Two outputs: the sum of all pixels, and nine times the first one.
     images = keras.Input((10, 10, 1))
-    model = keras.Model(images, layers.Dense(2, use_bias=False)(layers.Flatten()(images)))
+    model = keras.Model(
+        images, layers.Dense(2, use_bias=False)(layers.Flatten()(images))
+    )
     weights = np.ones((100, 2))
     weights[:, 1] = 9 * (np.arange(100) == 0)
     model.set_weights([weights])
@@ -173,7 +196,10 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
     own = ("--model", "relu.keras", "--image", "own.png")
     finished = run_in_process("guided_backpropagation", tmp_path / "one", *own)
     assert finished.code == 0 and finished.metrics["figures"] == ["own.png"]
-    assert {*finished.metrics["metrics"]} == {"picture_0_class", "picture_0_probability"}
+    assert {*finished.metrics["metrics"]} == {
+        "picture_0_class",
+        "picture_0_probability",
+    }
     own = ("--model", "gelu.keras")
     assert run_in_process("guided_backpropagation", tmp_path / "none", *own).code == 2
     assert "no ReLU" in capsys.readouterr().err

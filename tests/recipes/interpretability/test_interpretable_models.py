@@ -32,7 +32,9 @@ def test_the_additive_model_is_a_network_for_each_column():
 def test_the_additive_model_finds_the_shapes_of_an_additive_function():
     random = np.random.default_rng(0)
     x = random.uniform(-2, 2, (1500, 3)).astype("float32")
-    truth = np.stack([np.sin(2 * x[:, 0]), x[:, 1] ** 2 - 4 / 3, np.zeros(1500)], axis=1)
+    truth = np.stack(
+        [np.sin(2 * x[:, 0]), x[:, 1] ** 2 - 4 / 3, np.zeros(1500)], axis=1
+    )
     keras.utils.set_random_seed(0)
     logits, shapes = im.build_additive(3, 16)
     logits.compile(keras.optimizers.Adam(1e-2), "mse")
@@ -61,8 +63,8 @@ def test_a_monotonic_network_keeps_its_signs_whatever_it_is_taught():
 
 def test_wrong_steps_are_counted():
     inputs = keras.Input((2,))
-    # Falls over the first half of the first column's range, rises over the second; the other's
-    # sign is wrong everywhere.
+    # Falls over the first half of the first column's range, rises over the second; the
+    # other's sign is wrong everywhere.
     bowl = keras.Model(inputs, (inputs[:, :1]) ** 2 + inputs[:, 1:])
     x = np.array([[-1.0, -1], [1, 1], [0, 0]])
     assert im.wrong_steps(bowl, x, np.array([1, -1]), points=5) == (0.5 + 1) / 2
@@ -110,7 +112,9 @@ def test_each_rule_takes_what_is_left_and_its_shares_are_those_of_its_rows():
         for column, is_above, threshold in rule:
             taken &= x[:, column] > threshold if is_above else x[:, column] <= threshold
         assert taken.sum() >= 10 or rule == []
-        np.testing.assert_allclose(shares, np.bincount(y[taken], minlength=2) / taken.sum())
+        np.testing.assert_allclose(
+            shares, np.bincount(y[taken], minlength=2) / taken.sum()
+        )
         expected[taken] = np.bincount(y[taken]).argmax()
         left &= ~taken
     np.testing.assert_array_equal(im.apply_rules(rules, x), expected)

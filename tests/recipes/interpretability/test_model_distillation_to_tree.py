@@ -1,4 +1,5 @@
-"""Trees against scikit-learn's classifier, and the network that is a tree against the tree."""
+"""Trees against scikit-learn's classifier, and the network that is a tree against the
+tree."""
 
 import numpy as np
 import pytest
@@ -70,7 +71,11 @@ def test_the_network_is_the_tree(wine, deep):
     inner = np.flatnonzero(nodes.feature >= 0)
     for node in inner:
         on = nodes.threshold[node].astype("float32")
-        for value in (on, np.nextafter(on, np.float32(0)), np.nextafter(on, np.float32(1e9))):
+        for value in (
+            on,
+            np.nextafter(on, np.float32(0)),
+            np.nextafter(on, np.float32(1e9)),
+        ):
             rows = np.concatenate([rows, x[:3]])
             rows[-3:, nodes.feature[node]] = value
     outputs = distillation.as_network(deep)(rows)
@@ -82,7 +87,10 @@ def test_a_threshold_between_two_floats_is_rounded_down():
     first = np.float32(1e6)
     second = np.nextafter(first, np.float32(1e9))
     third = np.nextafter(second, np.float32(1e9))
-    for pair in ((first, second), (second, third)):  # to nearest, one of them would go up
+    for pair in (
+        (first, second),
+        (second, third),
+    ):  # to nearest, one of them would go up
         x = np.array(pair)[:, None]
         tree = distillation.grow(x, np.eye(2), 1)
         outputs = distillation.as_network(tree)(x)

@@ -23,10 +23,13 @@ def scene():
 
 
 def linear_model(height=10, width=9):
-    """Three classes, each the sum of all pixels times weights of its own; and these weights."""
+    """Three classes, each the sum of all pixels times weights of its own; and these
+    weights."""
     keras.utils.set_random_seed(0)
     images = keras.Input((height, width, 3))
-    model = keras.Model(images, layers.Dense(3, use_bias=False)(layers.Flatten()(images)))
+    model = keras.Model(
+        images, layers.Dense(3, use_bias=False)(layers.Flatten()(images))
+    )
     return model, model.get_weights()[0].reshape(height, width, 3, 3)
 
 
@@ -52,7 +55,9 @@ def test_it_is_the_loop_of_the_paper(scene, fill):
         filling = {
             "grey": np.full_like(picture, 0.5),
             "mean": np.zeros_like(picture) + picture.mean((0, 1)),
-            "blur": np.stack([gaussian_filter(picture[..., c], side / 2) for c in range(3)], -1),
+            "blur": np.stack(
+                [gaussian_filter(picture[..., c], side / 2) for c in range(3)], -1
+            ),
         }[fill]
         count = np.zeros((12, 16))
         for top in (0, 2, 4, 6, 7):
@@ -74,7 +79,9 @@ def test_it_is_the_loop_of_the_paper(scene, fill):
 def test_a_loop_of_predict_gives_the_same(scene):
     model, pictures, classes = scene
     covers = occ.windows(12, 16, 4, 4)
-    found = occ.falls(model, pictures[:1], np.full_like(pictures[:1], 0.5), classes[:1], covers)
+    found = occ.falls(
+        model, pictures[:1], np.full_like(pictures[:1], 0.5), classes[:1], covers
+    )
     loop = occ.by_predict(model, pictures[0], classes[0], covers)
     assert loop.shape == found.shape == (1, len(covers))
     np.testing.assert_allclose(found, loop, rtol=1e-3, atol=1e-5)
@@ -108,15 +115,20 @@ def test_nothing_falls_where_nothing_is_covered_though_training_would_drop_units
 
 def test_one_pixel_that_matters_heats_the_squares_around_it():
     images = keras.Input((9, 9, 1))
-    model = keras.Model(images, layers.Dense(1, use_bias=False)(layers.Flatten()(images)))
+    model = keras.Model(
+        images, layers.Dense(1, use_bias=False)(layers.Flatten()(images))
+    )
     weights = np.zeros((9, 9))
     weights[4, 4] = 2.0
     model.set_weights([weights.reshape(81, 1)])
     pictures = np.ones((1, 9, 9, 1), "float32")
     covers = occ.windows(9, 9, 3, 1)
-    fallen = occ.falls(model, pictures, np.full_like(pictures, 0.5), np.array([0]), covers).numpy()
+    fallen = occ.falls(
+        model, pictures, np.full_like(pictures, 0.5), np.array([0]), covers
+    ).numpy()
     heat = occ.heat_of(fallen, covers)[0]
-    # The pixel at (4, 4) is in all of its 9 squares, its neighbour in 6 of 9, the next in 3 of 9.
+    # The pixel at (4, 4) is in all of its 9 squares, its neighbour in 6 of 9, the next
+    # in 3 of 9.
     steps = np.array([0, 0, 3, 6, 9, 6, 3, 0, 0]) / 9
     np.testing.assert_allclose(heat, np.outer(steps, steps) * 1.0, atol=1e-6)
 
@@ -127,7 +139,9 @@ def test_fillings():
     assert {*found} == {"grey", "mean", "blur"}
     assert all(each.shape == pictures.shape for each in found.values())
     assert all(each.dtype == "float32" for each in found.values())
-    np.testing.assert_allclose(found["mean"][1, 3, 2], pictures[1].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        found["mean"][1, 3, 2], pictures[1].mean((0, 1)), rtol=1e-5
+    )
     assert found["blur"].std() < pictures.std() / 2
 
 
@@ -136,8 +150,13 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
     own = ("--model", "own.keras")
     finished = run_in_process("occlusion", tmp_path / "one", *own, "--image", "own.png")
     assert finished.code == 0 and finished.metrics["figures"] == ["own.png"]
-    assert {*finished.metrics["metrics"]} == {"picture_0_class", "picture_0_probability"}
-    assert run_in_process("occlusion", tmp_path / "bad", "--image", "none.png").code == 2
+    assert {*finished.metrics["metrics"]} == {
+        "picture_0_class",
+        "picture_0_probability",
+    }
+    assert (
+        run_in_process("occlusion", tmp_path / "bad", "--image", "none.png").code == 2
+    )
     assert "none.png: there is no such file" in capsys.readouterr().err
     assert run_in_process("occlusion", tmp_path / "side", "--sides", "49").code == 2
     assert "49" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Saliency against finite differences, tf-keras-vis, and models whose gradient is known."""
+"""Saliency against finite differences, tf-keras-vis, and models whose gradient is
+known."""
 
 import keras
 import numpy as np
@@ -67,23 +68,32 @@ def test_smooth_gradient_comes_to_that_of_tf_keras_vis(scene):
 
 
 def test_smooth_gradient_of_a_square_knows_the_size_of_the_noise():
-    # The gradient of x² is 2x, and E|2(x + n)| for x = 0 is 2σ √(2/π); σ is a share of the range.
+    # The gradient of x² is 2x, and E|2(x + n)| for x = 0 is 2σ √(2/π); σ is a share of
+    # the range.
     images = keras.Input((30, 30, 1))
     squares = layers.Multiply()([images, images])
     model = keras.Model(images, layers.GlobalAveragePooling2D()(squares))
     pictures = np.zeros((1, 30, 30, 1), "float32")
     pictures[0, 0, 0] = 4.0
-    smooth = 900 * sal.smooth_gradient(model, pictures, np.array([0]), 200, 0.25).numpy()[0]
+    smooth = (
+        900 * sal.smooth_gradient(model, pictures, np.array([0]), 200, 0.25).numpy()[0]
+    )
     assert smooth[1:].mean() == pytest.approx(2 * np.sqrt(2 / np.pi), rel=0.01)
     assert smooth[0, 0] == pytest.approx(8.0, rel=0.05)
 
 
 def test_segment_cuts_out_all_of_the_salient_colour():
-    image = np.full((20, 20, 3), 0.2) + np.random.default_rng(0).uniform(0, 0.1, (20, 20, 3))
+    image = np.full((20, 20, 3), 0.2) + np.random.default_rng(0).uniform(
+        0, 0.1, (20, 20, 3)
+    )
     masks = np.zeros((1, 20, 20), bool)
     masks[0, 4:12, 5:9] = True
     image[masks[0]] = (0.9, 0.3, 0.1)
-    image[15:18, 15:18] = (0.1, 0.3, 0.9)  # as far from the ground, but of another colour
+    image[15:18, 15:18] = (
+        0.1,
+        0.3,
+        0.9,
+    )  # as far from the ground, but of another colour
     maps = np.zeros((1, 20, 20))
     maps[0, 4:12, 6:9] = 1.0
     np.testing.assert_array_equal(sal.segment(image[None], maps), masks)
@@ -99,7 +109,9 @@ def test_the_exported_layer_explains_the_most_probable_class(scene):
     logits = model(pictures).numpy()
     expected = sal.saliency(model, pictures, logits.argmax(axis=1))
     np.testing.assert_allclose(outputs["saliency"], expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(logits), atol=1e-6)
+    np.testing.assert_allclose(
+        outputs["probabilities"], tf.nn.softmax(logits), atol=1e-6
+    )
 
 
 def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
@@ -108,7 +120,10 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path, capsys):
     finished = run_in_process("saliency", tmp_path / "one", *own, "--image", "own.png")
     assert finished.code == 0
     assert finished.metrics["figures"] == ["own.png"]
-    assert {*finished.metrics["metrics"]} == {"picture_0_class", "picture_0_probability"}
+    assert {*finished.metrics["metrics"]} == {
+        "picture_0_class",
+        "picture_0_probability",
+    }
     assert finished.metrics["claims"] == []
     finished = run_in_process("saliency", tmp_path / "photographs", *own)
     assert len(finished.metrics["metrics"]) == 18

@@ -29,9 +29,14 @@ def test_energies_are_the_papers_by_numpy(network, random):
             [np.asarray(maps)[n].reshape(-1, 8) for maps in network(each)]
             for each in (painted, contents, styles)
         )
-        expected = ((own[2] - goal[2]) ** 2).sum() / ((goal[2] - goal[2].mean(axis=0)) ** 2).sum()
+        expected = ((own[2] - goal[2]) ** 2).sum() / (
+            (goal[2] - goal[2].mean(axis=0)) ** 2
+        ).sum()
         assert float(content[n]) == pytest.approx(expected, rel=1e-3)
-        grams = [(f.T @ f / len(f), g.T @ g / len(g)) for f, g in zip(own, example, strict=True)]
+        grams = [
+            (f.T @ f / len(f), g.T @ g / len(g))
+            for f, g in zip(own, example, strict=True)
+        ]
         expected = np.mean([((f - g) ** 2).sum() / (g**2).sum() for f, g in grams])
         assert float(style[n]) == pytest.approx(expected, rel=1e-3)
 
@@ -45,15 +50,20 @@ def test_a_network_of_two_layers_has_its_content_in_the_second(network, random):
     assert float(content[0]) == pytest.approx(expected, rel=1e-3)
 
 
-def test_no_energy_is_left_of_the_content_itself_nor_of_the_style_itself(network, random):
+def test_no_energy_is_left_of_the_content_itself_nor_of_the_style_itself(
+    network, random
+):
     pictures = random.uniform(size=(1, 48, 48, 3)).astype("float32")
     content, style = st.energies_by(network, pictures, pictures)(pictures)
     np.testing.assert_allclose([content, style], 0, atol=1e-9)
 
 
 def test_content_has_places_and_style_has_none(network, random):
-    """A picture moved by a whole step of all pools, on an endless ground of the same kind."""
-    ground = np.tile(random.uniform(size=(1, 16, 16, 3)), (1, 5, 5, 1)).astype("float32")
+    """A picture moved by a whole step of all pools, on an endless ground of the same
+    kind."""
+    ground = np.tile(random.uniform(size=(1, 16, 16, 3)), (1, 5, 5, 1)).astype(
+        "float32"
+    )
     here, moved = ground[:, :64, :64], ground[:, 8:72, :64]
     same_content, same_style = st.energies_by(network, here, here)(ground[:, 16:, 16:])
     content, style = st.energies_by(network, here, here)(moved)
@@ -72,7 +82,9 @@ def test_edges_correlate_with_themselves_not_with_others(random):
 
 def test_a_network_and_pictures_of_ones_own(tmp_path, random):
     model = small.save_two_convolutions(tmp_path / "own.keras", 40)
-    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(tmp_path / "a.png")
+    Image.fromarray(random.integers(256, size=(50, 60, 3)).astype("uint8")).save(
+        tmp_path / "a.png"
+    )
     own = ["--model", model, "--content", str(tmp_path / "a.png")]
     own += ["--styles", "brick, flower", "--steps", "20"]
     finished = run_in_process("style_transfer", tmp_path / "run", *own)
@@ -83,8 +95,12 @@ def test_a_network_and_pictures_of_ones_own(tmp_path, random):
 
 
 def test_a_bad_picture_gets_one_clear_line(tmp_path, capsys):
-    finished = run_in_process("style_transfer", tmp_path / "run", "--content", "none.png")
+    finished = run_in_process(
+        "style_transfer", tmp_path / "run", "--content", "none.png"
+    )
     assert finished.code == 2
     assert "none.png: neither a picture file nor one of" in capsys.readouterr().err
-    assert run_in_process("style_transfer", tmp_path / "size", "--size", "128").code == 2
+    assert (
+        run_in_process("style_transfer", tmp_path / "size", "--size", "128").code == 2
+    )
     assert "--size 128: at least 160" in capsys.readouterr().err

@@ -37,7 +37,9 @@ def test_maxout_by_hand():
     layer.build((None, 2))
     layer.set_weights([np.array([[1.0, -2.0], [3.0, 0.0]]), np.array([0.5, 1.0])])
     # max(1·1 + 3·1 + 0.5, −2·1 + 1) = 4.5; max(−2 − 3 + 0.5, 4 + 1) = 5
-    np.testing.assert_allclose(layer(np.array([[1.0, 1.0], [-2.0, -1.0]])), [[4.5], [5.0]])
+    np.testing.assert_allclose(
+        layer(np.array([[1.0, 1.0], [-2.0, -1.0]])), [[4.5], [5.0]]
+    )
     assert recipe.Maxout.from_config(layer.get_config()).units == 1
 
 
@@ -56,7 +58,9 @@ def test_maxout_keeps_the_mean_square_of_what_it_gets():
 @pytest.mark.parametrize(("name", "slope"), [("ReLU", 0.0), ("leaky ReLU", 0.01)])
 def test_maxout_contains_relus(name, slope):
     model = recipe.build_network(name, 5, depth=3, units=4, classes=2)
-    model.set_weights([np.random.default_rng(1).normal(size=w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [np.random.default_rng(1).normal(size=w.shape) for w in model.get_weights()]
+    )
     x = np.random.default_rng(2).normal(size=(50, 5)).astype("float32")
     twin = recipe.as_maxout(model, slope)
     np.testing.assert_allclose(twin(x), model(x), atol=1e-4)
@@ -79,9 +83,12 @@ def test_signs_are_one_where_no_input_is_negative():
 
 
 def test_gradient_sizes_by_hand():
-    """One hidden unit, identity weights: the gradient by the first kernel is (p − e) w₂ x."""
+    """One hidden unit, identity weights: the gradient by the first kernel is (p − e) w₂
+    x."""
     model = recipe.build_network("leaky ReLU", 1, depth=1, units=1, classes=2)
-    model.set_weights([np.ones((1, 1)), np.zeros(1), np.array([[1.0, -1.0]]), np.zeros(2)])
+    model.set_weights(
+        [np.ones((1, 1)), np.zeros(1), np.array([[1.0, -1.0]]), np.zeros(2)]
+    )
     p = expit(2 * 3.0)
     expected = abs((p - 1) - (1 - p)) * 3
     found = recipe.gradient_sizes(model, np.array([[3.0]]), np.array([0]))

@@ -1,4 +1,5 @@
-"""Derivatives against paper, SciPy and TensorFlow's own; costs against a count by hand."""
+"""Derivatives against paper, SciPy and TensorFlow's own; costs against a count by
+hand."""
 
 import numpy as np
 import pytest
@@ -45,15 +46,21 @@ def test_a_vjp_is_the_vector_times_the_jacobian():
 def test_jacobians_by_columns_and_by_rows():
     expected = jacobian_on_paper(X)
     x = tf.constant(X)
-    np.testing.assert_allclose(autodiff.jacobian_forwards(to_three, x), expected, rtol=1e-12)
-    np.testing.assert_allclose(autodiff.jacobian_backwards(to_three, x, 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        autodiff.jacobian_forwards(to_three, x), expected, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        autodiff.jacobian_backwards(to_three, x, 3), expected, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("push", [autodiff.jvp, autodiff.jvp_by_two_vjps])
 def test_gradient_and_hessian_vector_product_of_scipys_rosenbrock(push):
     x, v = tf.constant(X), tf.constant(V)
     assert float(rosenbrock(x)) == pytest.approx(rosen(X))
-    np.testing.assert_allclose(autodiff.gradient(rosenbrock, x), rosen_der(X), rtol=1e-10)
+    np.testing.assert_allclose(
+        autodiff.gradient(rosenbrock, x), rosen_der(X), rtol=1e-10
+    )
     found = autodiff.hessian_vector(rosenbrock, x, v, push)
     np.testing.assert_allclose(found, rosen_hess(X) @ V, rtol=1e-10)
 
@@ -74,7 +81,9 @@ def test_dual_numbers_do_not_confuse_perturbations_of_constants():
 def test_the_network_of_duals_is_the_network():
     f, w1, w2 = autodiff.network(4, 5, 3, seed=1)
     duals = autodiff.network_of_duals(w1.numpy(), w2.numpy(), X, V)
-    np.testing.assert_allclose([each.value for each in duals], f(tf.constant(X)), rtol=1e-12)
+    np.testing.assert_allclose(
+        [each.value for each in duals], f(tf.constant(X)), rtol=1e-12
+    )
 
 
 def test_nested_derivatives():
@@ -96,7 +105,9 @@ def test_operations_as_counted_by_hand():
     assert autodiff.count_operations(lambda x: tf.linalg.matvec(w, x), x) == 30
     assert autodiff.count_operations(lambda x: tf.tanh(tf.linalg.matvec(w, x)), x) == 35
     # What the result does not need is not computed.
-    assert autodiff.count_operations(lambda x: (tf.linalg.matvec(w, x), 2 * x)[1], x) == 3
+    assert (
+        autodiff.count_operations(lambda x: (tf.linalg.matvec(w, x), 2 * x)[1], x) == 3
+    )
     a, b = tf.ones((2, 7)), tf.ones((7, 4))
     assert autodiff.count_operations(tf.matmul, a, b) == 2 * 2 * 7 * 4
 
@@ -113,6 +124,8 @@ def test_costs_grow_with_inputs_forwards_and_with_outputs_backwards():
 def test_the_square_root_has_its_slope_eagerly_and_compiled():
     for x in (0.01, 1.0, 2.0, 1000.0):
         for f in (autodiff.square_root, tf.function(autodiff.square_root)):
-            assert float(f(tf.constant(x, tf.float64))) == pytest.approx(x**0.5, rel=1e-10)
+            assert float(f(tf.constant(x, tf.float64))) == pytest.approx(
+                x**0.5, rel=1e-10
+            )
             slope = float(autodiff.gradient(f, tf.constant(x, tf.float64)))
             assert slope == pytest.approx(0.5 / x**0.5, rel=1e-9)

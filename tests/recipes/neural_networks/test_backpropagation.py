@@ -32,7 +32,11 @@ GATES = {
     "ReLU": (bp.relu, tf.nn.relu, (3, 4)),
     "sigmoid": (bp.sigmoid, tf.sigmoid, (3, 4)),
     "conv": (bp.conv, conv_in_tensorflow, (2, 6, 5, 3), (3, 2, 3, 4)),
-    "max-pool": (bp.max_pool, lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID"), (2, 6, 4, 3)),
+    "max-pool": (
+        bp.max_pool,
+        lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID"),
+        (2, 6, 4, 3),
+    ),
     "max-pool of 3": (
         lambda x: bp.max_pool(x, 3),
         lambda x: tf.nn.max_pool2d(x, 3, 3, "VALID"),
@@ -47,7 +51,9 @@ def test_a_gate_has_the_value_and_gradients_of_tensorflow(gate):
     values = [random(*shape) for shape in shapes]
     nodes = [Node(value) for value in values]
     out = ours(*nodes)
-    weights = random(*out.value.shape)  # all entries of the gradient that comes back differ
+    weights = random(
+        *out.value.shape
+    )  # all entries of the gradient that comes back differ
     (out * weights).backward()
     with tf.GradientTape() as tape:
         tensors = [tf.Variable(value) for value in values]
@@ -64,7 +70,9 @@ def test_softmax_cross_entropy_equals_keras_and_survives_large_logits():
     loss.backward()
     with tf.GradientTape() as tape:
         logits = tf.Variable(z.value)
-        expected = keras.losses.SparseCategoricalCrossentropy(True, dtype="float64")(y, logits)
+        expected = keras.losses.SparseCategoricalCrossentropy(True, dtype="float64")(
+            y, logits
+        )
     assert float(loss.value) == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(z.gradient, tape.gradient(expected, logits), atol=1e-12)
 
@@ -148,5 +156,7 @@ def test_the_graph_draws_every_value_and_gradient():
     texts = [text.get_text() for text in figure.axes[0].texts]
     for expected in ("x", "w", "×", "+", "0.5", "-6.00", "-5.50", "-2.00", "3.00"):
         assert expected in texts
-    arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)]
+    arrows = [
+        text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)
+    ]
     assert len(arrows) == 4  # x and w into ×, × and 0.5 into +

@@ -23,7 +23,8 @@ def log_probabilities(weights, x):
 
 
 def test_the_fisher_information_is_its_definition():
-    """Enumerated in NumPy: each image, each answer, each weight, by central differences."""
+    """Enumerated in NumPy: each image, each answer, each weight, by central
+    differences."""
     network = toy()
     weights = [w.astype("float64") for w in network.get_weights()]
     x = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
@@ -72,7 +73,8 @@ def test_the_penalty_is_equation_3_also_of_two_earlier_tasks(learner):
     random = np.random.default_rng(2)
     shapes = [w.shape for w in learner.network.get_weights()]
     of_a, of_b, fisher_a, fisher_b, now = (
-        [random.uniform(size=shape).astype("float32") for shape in shapes] for _ in range(5)
+        [random.uniform(size=shape).astype("float32") for shape in shapes]
+        for _ in range(5)
     )
     fisher_a[0][0] = fisher_b[0][0] = 0  # a weight that no task needs
 
@@ -110,7 +112,10 @@ def test_one_step_goes_down_equation_3(learner):
     bias = learner.network.get_layer("logits").bias
     rest = np.array(bias)
     bias.assign(rest + 0.5)
-    x, y = np.random.default_rng(0).normal(size=(4, 3)).astype("float32"), np.array([0, 1, 2, 1])
+    x, y = (
+        np.random.default_rng(0).normal(size=(4, 3)).astype("float32"),
+        np.array([0, 1, 2, 1]),
+    )
     p = softmax(learner(x), axis=1)
     learner.train_on_batch(x, y)
     gradient = np.mean(p - np.eye(3)[y], axis=0) + 3.0 * 0.5
@@ -125,7 +130,9 @@ def test_a_batch_holds_as_many_images_of_each_earlier_task():
     np.testing.assert_array_equal(labels[:6], y)
     np.testing.assert_array_equal(labels[6:12], [100, 101] * 3)
     np.testing.assert_array_equal(labels[12:], [200, 201, 202, 203, 200, 201])
-    np.testing.assert_array_equal(images[:, 0] // 2 % 50, labels % 50)  # each with its label
+    np.testing.assert_array_equal(
+        images[:, 0] // 2 % 50, labels % 50
+    )  # each with its label
     np.testing.assert_array_equal(cf.mix((x, y, None, None), [])[0], x)
 
 
@@ -136,10 +143,14 @@ def test_the_tasks_are_what_they_say():
     a, b, c = tasks[cf.NEW_PIXELS]
     np.testing.assert_array_equal(a[0], x)
     for task in (b, c):
-        np.testing.assert_array_equal(np.sort(task[0]), np.sort(x))  # the same pixels, moved
+        np.testing.assert_array_equal(
+            np.sort(task[0]), np.sort(x)
+        )  # the same pixels, moved
         assert not np.array_equal(task[0], x)
         order = [int(np.flatnonzero(x[0] == value)[0]) for value in task[0][0]]
-        np.testing.assert_array_equal(task[2], x[:20, order] + 1)  # held out: moved alike
+        np.testing.assert_array_equal(
+            task[2], x[:20, order] + 1
+        )  # held out: moved alike
     assert not np.array_equal(b[0], c[0])
     low, high = tasks[cf.NEW_DIGITS]
     assert set(low[1]) == set(low[3]) == set(range(5))

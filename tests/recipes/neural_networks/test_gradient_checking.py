@@ -1,4 +1,5 @@
-"""The check finds what is wrong, passes what is right, and covers the catalogue's layers."""
+"""The check finds what is wrong, passes what is right, and covers the catalogue's
+layers."""
 
 import ast
 
@@ -72,7 +73,9 @@ def test_merging_layers_pass(name):
     out = getattr(layers, name)()([layers.Dense(3)(x), layers.Dense(3)(x)])
     random = np.random.default_rng(0)
     x_4, y = random.normal(size=(4, 5)), random.normal(size=(4, *out.shape[1:]))
-    rows = gc.check_gradients(keras.Model(x, out), x_4, y, keras.losses.MeanSquaredError())
+    rows = gc.check_gradients(
+        keras.Model(x, out), x_4, y, keras.losses.MeanSquaredError()
+    )
     assert max(row.error for row in rows.values()) < 1e-6
 
 
@@ -115,7 +118,9 @@ def test_the_size_of_a_mistake_is_found_and_only_there(factor, error, capsys):
     rows = check_scaled(factor)
     assert rows["own/scale"].error == pytest.approx(error, abs=1e-6)
     assert rows["dense/kernel"].error < 1e-6
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "own/scale" in line]
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if "own/scale" in line
+    ]
     assert line.endswith("WRONG") == (error > 0)
 
 
@@ -143,8 +148,12 @@ def test_quotients_are_exact_where_they_can_be():
 def test_an_entry_at_a_kink_is_told_from_a_mistake():
     x = keras.Input((1,))
     model = keras.Model(x, layers.ReLU()(layers.Dense(1, name="dense")(x)))
-    model.set_weights([np.array([[1e-6]]), np.zeros(1)])  # ReLU's input is within ε of 0
-    rows = gc.check_gradients(model, np.ones((1, 1)), np.ones((1, 1)), lambda y, out: y - out)
+    model.set_weights(
+        [np.array([[1e-6]]), np.zeros(1)]
+    )  # ReLU's input is within ε of 0
+    rows = gc.check_gradients(
+        model, np.ones((1, 1)), np.ones((1, 1)), lambda y, out: y - out
+    )
     assert (rows["dense/kernel"].kinks, rows["dense/kernel"].error) == (1, 0)
     assert rows["dense/kernel"].error_with_kinks > 0.5
 

@@ -1,5 +1,5 @@
-"""The implicit gradient against dense linear algebra, unrolling, differences and gradient checking;
-memory against a count by hand."""
+"""The implicit gradient against dense linear algebra, unrolling, differences and
+gradient checking; memory against a count by hand."""
 
 import keras
 import numpy as np
@@ -37,11 +37,15 @@ def gradients(made, g):
     with tf.GradientTape() as tape:
         tape.watch(x)
         z = made(x)
-    return [each.numpy() for each in tape.gradient(z, [*made.trainable_weights, x], tf.constant(g))]
+    return [
+        each.numpy()
+        for each in tape.gradient(z, [*made.trainable_weights, x], tf.constant(g))
+    ]
 
 
 def test_the_gradient_is_that_of_the_dense_linear_system():
-    """h = (I − J)⁻ᵀ g with J built in full for each example, then the chain rule by hand."""
+    """h = (I − J)⁻ᵀ g with J built in full for each example, then the chain rule by
+    hand."""
     made, g = layer(), RANDOM.normal(size=(BATCH, UNITS))
     z = made(X).numpy()
     w, u, _ = (np.asarray(each) for each in made.weights)
@@ -66,7 +70,9 @@ def test_the_layer_passes_the_gradient_check():
     x = keras.Input((FEATURES,))
     model = keras.Model(x, implicit.Equilibrium(UNITS, 100, name="own")(x))
     y = RANDOM.normal(size=(BATCH, UNITS))
-    rows = gradient_checking.check_gradients(model, X, y, keras.losses.MeanSquaredError())
+    rows = gradient_checking.check_gradients(
+        model, X, y, keras.losses.MeanSquaredError()
+    )
     assert max(row.error for row in rows.values()) < 1e-6
 
 
@@ -80,8 +86,8 @@ def test_the_constraint_bounds_the_largest_singular_value():
 
 
 def test_memory_as_counted_by_hand():
-    """float64, 4 examples. Unrolled: z after each iteration, (4, 8), and in the last layer too; the
-    logits' part is the same for both."""
+    """float64, 4 examples. Unrolled: z after each iteration, (4, 8), and in the last
+    layer too; the logits' part is the same for both."""
     x, y = RANDOM.normal(size=(4, 64)), np.array([0, 1, 2, 3])
     kept = {}
     for count in (10, 11, 20):
@@ -97,15 +103,20 @@ def test_memory_as_counted_by_hand():
 def test_ridge_equals_scikit_learn():
     x, y = RANDOM.normal(size=(20, 4)), RANDOM.normal(size=20)
     w, _ = implicit.ridge(x, y, 2.5)
-    np.testing.assert_allclose(w, Ridge(alpha=2.5, fit_intercept=False).fit(x, y).coef_, rtol=1e-8)
+    np.testing.assert_allclose(
+        w, Ridge(alpha=2.5, fit_intercept=False).fit(x, y).coef_, rtol=1e-8
+    )
 
 
 def test_the_slope_by_the_penalty_equals_differences_and_descent():
     x, y = RANDOM.normal(size=(20, 4)), RANDOM.normal(size=20)
     new = RANDOM.normal(size=(30, 4)), RANDOM.normal(size=30)
     low, high = (
-        implicit.validation_error(implicit.ridge(x, y, p)[0], *new) for p in (2.4999, 2.5001)
+        implicit.validation_error(implicit.ridge(x, y, p)[0], *new)
+        for p in (2.4999, 2.5001)
     )
     found = implicit.slope_by_theorem(*implicit.ridge(x, y, 2.5), *new)
     assert found == pytest.approx((high - low) / 2e-4, rel=1e-5)
-    assert implicit.slope_through_descent(2.5, x, y, *new, steps=500) == pytest.approx(found)
+    assert implicit.slope_through_descent(2.5, x, y, *new, steps=500) == pytest.approx(
+        found
+    )

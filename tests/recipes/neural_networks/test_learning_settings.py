@@ -1,4 +1,5 @@
-"""Withheld labels leave no trace; Viterbi against enumeration; clusters against all namings."""
+"""Withheld labels leave no trace; Viterbi against enumeration; clusters against all
+namings."""
 
 import itertools
 
@@ -25,7 +26,9 @@ def scrambled(y, kept):
 
 def test_what_is_told_is_right_and_the_rest_is_withheld(images):
     x, y, _ = images
-    told = ls.withhold(x, y, digit=np.array([3, 7]), high=np.array([4, 5]), pixels=np.array([0]))
+    told = ls.withhold(
+        x, y, digit=np.array([3, 7]), high=np.array([4, 5]), pixels=np.array([0])
+    )
     assert told["digit"][[3, 7]].tolist() == [3, 7]
     assert told["high"][[4, 5]].tolist() == [0, 1]
     assert np.sum(told["digit"] != -1) == np.sum(told["high"] != -1) == 2
@@ -45,7 +48,8 @@ def test_withheld_labels_can_be_scrambled(images):
             assert one.keys() == other.keys() == {*ls.CLASSES, "pixels"}
             for name in one:
                 np.testing.assert_array_equal(one[name], other[name])
-    # Other digits with the same other labels: 1 and 3, 2 and 4, 5 and 7, 6 and 8 change places.
+    # Other digits with the same other labels: 1 and 3, 2 and 4, 5 and 7, 6 and 8 change
+    # places.
     swapped = np.array([0, 3, 4, 1, 2, 7, 8, 5, 6, 9])[y]
     swapped[few] = y[few]
     for one, other in zip(
@@ -59,7 +63,9 @@ def test_withheld_labels_can_be_scrambled(images):
 
 def test_counts_of_what_is_told(images):
     told = {
-        setting: [[int(np.sum(stage[name] != -1)) for name in ls.CLASSES] for stage in stages]
+        setting: [
+            [int(np.sum(stage[name] != -1)) for name in ls.CLASSES] for stage in stages
+        ]
         for setting, stages in ls.sights(*images).items()
     }
     assert told[ls.FEW] == [[20, 0, 0]]
@@ -71,7 +77,8 @@ def test_counts_of_what_is_told(images):
 
 
 def test_training_does_not_see_withheld_labels(images):
-    """The same weights, whatever the withheld digits are; and heads without labels stay put."""
+    """The same weights, whatever the withheld digits are; and heads without labels stay
+    put."""
     x, y, few = images
     answers = []
     for labels in (y, scrambled(y, few)):
@@ -81,7 +88,8 @@ def test_training_does_not_see_withheld_labels(images):
         (told,) = ls.sights(x, labels, few)[ls.FEW]
         network.fit(x, told, batch_size=16, epochs=2, shuffle=False, verbose=0)
         moved = {
-            w.path: not np.allclose(w, b) for w, b in zip(network.weights, before, strict=True)
+            w.path: not np.allclose(w, b)
+            for w, b in zip(network.weights, before, strict=True)
         }
         answers.append(np.array(network(x)["digit"]))
     np.testing.assert_array_equal(*answers)
@@ -106,7 +114,10 @@ def test_losses_leave_out_what_is_withheld():
 @pytest.mark.parametrize("seed", range(10))
 def test_viterbi_finds_the_best_of_all_rows(seed):
     random = np.random.default_rng(seed)
-    log_p, transitions = np.log(random.dirichlet(np.ones(4), 5)), random.normal(size=(4, 4))
+    log_p, transitions = (
+        np.log(random.dirichlet(np.ones(4), 5)),
+        random.normal(size=(4, 4)),
+    )
 
     def score(row):
         return sum(log_p[range(5), row]) + sum(transitions[row[:-1], row[1:]])
@@ -116,7 +127,9 @@ def test_viterbi_finds_the_best_of_all_rows(seed):
 
 
 def test_transitions_are_counted():
-    found = np.exp(ls.learn_transitions(np.array([[8, 9, 1], [3, 4, 5]])))  # steps 1, 2, 1, 1
+    found = np.exp(
+        ls.learn_transitions(np.array([[8, 9, 1], [3, 4, 5]]))
+    )  # steps 1, 2, 1, 1
     np.testing.assert_allclose(found.sum(axis=1), 1)
     assert found[2, 3] == found[9, 0] == pytest.approx(4 / 14)
     assert found[2, 4] == found[8, 0] == pytest.approx(2 / 14)
@@ -136,5 +149,7 @@ def test_clusters_are_named_as_well_as_can_be():
     y = np.arange(100) % 10
     codes = np.eye(10)[(7 * y + 3) % 10] + random.normal(0, 0.01, (100, 10))
     np.testing.assert_array_equal(ls.clusters_named(codes, codes, y), y)
-    named = ls.clusters_named(codes, codes, np.where(y == 3, 8, y))  # 8 twice: one has to give way
+    named = ls.clusters_named(
+        codes, codes, np.where(y == 3, 8, y)
+    )  # 8 twice: one has to give way
     assert len(set(named)) == 10

@@ -1,4 +1,5 @@
-"""Points of the landscape against networks of their own, curvature against other ways to it."""
+"""Points of the landscape against networks of their own, curvature against other ways
+to it."""
 
 import keras
 import numpy as np
@@ -27,7 +28,9 @@ def move_to(model, point):
     """Gives the model the weights of a point, counted off one by one."""
     values = iter(np.array(point))
     for weight in model.weights:
-        weight.assign(np.reshape([next(values) for _ in range(np.size(weight))], weight.shape))
+        weight.assign(
+            np.reshape([next(values) for _ in range(np.size(weight))], weight.shape)
+        )
     assert next(values, None) is None
 
 
@@ -44,12 +47,14 @@ def test_a_point_is_a_network(model, points):
 def test_hessian_product_is_the_finite_difference_of_gradients(model, points):
     directions, width = tf.constant(RANDOM.normal(size=points.shape)), 1e-5
     up, down = (
-        recipe.gradients_of(model, points + sign * width * directions, X, Y) for sign in (1, -1)
+        recipe.gradients_of(model, points + sign * width * directions, X, Y)
+        for sign in (1, -1)
     )
     product = recipe.hessian_product(model, points, directions, X, Y)
     np.testing.assert_allclose(product, (up - down) / (2 * width), atol=1e-8)
     losses = [
-        recipe.losses_of(model, points + step * directions, X, Y) for step in (-1e-4, 0, 1e-4)
+        recipe.losses_of(model, points + step * directions, X, Y)
+        for step in (-1e-4, 0, 1e-4)
     ]
     curvature = (losses[0] - 2 * losses[1] + losses[2]) / 1e-8
     found = tf.reduce_sum(directions * product, axis=1)
@@ -73,7 +78,9 @@ def test_networks_descend_together_as_each_would_alone():
     points = recipe.draw_starts(4, [4, 4, 4])
     starts, batches = points.numpy(), np.array([[3, 1, 4], [5, 9, 2]])
     pairs = tf.cast(X, tf.float32), Y
-    losses = recipe.descend(recipe.build_model(4), points, *pairs, tf.constant(batches), 0.0)
+    losses = recipe.descend(
+        recipe.build_model(4), points, *pairs, tf.constant(batches), 0.0
+    )
     for index, start in enumerate(starts):
         model = recipe.build_model(4)
         move_to(model, start)
@@ -84,7 +91,9 @@ def test_networks_descend_together_as_each_would_alone():
         ours = points[index].numpy()
         flat = np.concatenate([np.ravel(each) for each in model.get_weights()])
         np.testing.assert_allclose(ours, flat, atol=1e-5)
-        assert float(losses[index]) == pytest.approx(float(loss(Y, model(pairs[0]))), rel=1e-4)
+        assert float(losses[index]) == pytest.approx(
+            float(loss(Y, model(pairs[0]))), rel=1e-4
+        )
 
 
 def test_networks_at_the_target_stand_still():
@@ -92,7 +101,9 @@ def test_networks_at_the_target_stand_still():
     starts, pairs = points.numpy(), (tf.cast(X, tf.float32), Y)
     model = recipe.build_model(4)
     losses = recipe.losses_of(model, tf.constant(starts), *pairs).numpy()
-    target = float(np.sort(losses)[:2].mean())  # one is below it, well apart from rounding
+    target = float(
+        np.sort(losses)[:2].mean()
+    )  # one is below it, well apart from rounding
     recipe.descend(model, points, *pairs, tf.constant([[0, 1]]), target)
     moved = np.any(points.numpy() != starts, axis=1)
     np.testing.assert_array_equal(moved, losses > target)
@@ -112,7 +123,9 @@ def test_a_narrow_network_stays_narrow():
 
 def test_a_directions_columns_are_as_long_as_the_neurons(model, points):
     weights = [each[0].numpy() for each in recipe.weights_at(model, points)]
-    directions = [recipe.draw_direction(np.random.default_rng(s), weights) for s in (0, 1)]
+    directions = [
+        recipe.draw_direction(np.random.default_rng(s), weights) for s in (0, 1)
+    ]
     for direction in directions:
         parts = recipe.weights_at(model, tf.constant(direction[np.newaxis]))
         for weight, part in zip(weights, parts, strict=True):

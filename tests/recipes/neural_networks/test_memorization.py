@@ -1,4 +1,5 @@
-"""The stack of networks against each network alone, and the labels that are shuffled."""
+"""The stack of networks against each network alone, and the labels that are
+shuffled."""
 
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ DECAY = np.array([0.0, 0.1, 0.5], "float32")
 
 @pytest.fixture
 def stack():
-    """Three networks of 5 inputs and 4 neurons, with biases that a pass cannot forget unseen."""
+    """Three networks of 5 inputs and 4 neurons, with biases that a pass cannot forget
+    unseen."""
     return [tf.Variable(each + 0.1) for each in recipe.build_stack(3, 5, 4)]
 
 
@@ -37,7 +39,9 @@ def test_networks_start_differently_as_keras_starts_them():
 def test_each_network_of_the_stack_sees_its_own_images(stack):
     logits = recipe.logits_of(recipe.build_model(5, 4), stack, X)
     for index in range(3):
-        np.testing.assert_allclose(logits[index], alone(stack, index)(X[index]), atol=1e-5)
+        np.testing.assert_allclose(
+            logits[index], alone(stack, index)(X[index]), atol=1e-5
+        )
 
 
 def test_losses_are_cross_entropy_and_half_the_decay_times_the_squares(stack):
@@ -45,7 +49,11 @@ def test_losses_are_cross_entropy_and_half_the_decay_times_the_squares(stack):
     losses = recipe.losses_of(model, stack, X, Y, DECAY)
     logs = log_softmax(recipe.logits_of(model, stack, X), axis=-1)
     for index in range(3):
-        penalty = sum(np.sum(stack[kernel][index] ** 2.0) for kernel in (0, 2)) * DECAY[index] / 2
+        penalty = (
+            sum(np.sum(stack[kernel][index] ** 2.0) for kernel in (0, 2))
+            * DECAY[index]
+            / 2
+        )
         expected = penalty - logs[index, np.arange(12), Y[index]].mean()
         assert float(losses[index]) == pytest.approx(expected, rel=1e-5)
 
@@ -56,7 +64,9 @@ def test_networks_train_together_as_each_would_alone(stack):
     optimizer.build(stack)
     batches = np.array([[3, 1, 4, 0], [5, 9, 2, 6], [8, 11, 7, 10]])
     for _ in range(2):
-        answers = recipe.train_epoch(models[0], stack, optimizer, X, Y, DECAY, tf.constant(batches))
+        answers = recipe.train_epoch(
+            models[0], stack, optimizer, X, Y, DECAY, tf.constant(batches)
+        )
     for index, model in enumerate(models):
         for layer in model.layers[1:]:
             layer.kernel.regularizer = keras.regularizers.L2(float(DECAY[index]) / 2)
@@ -66,7 +76,9 @@ def test_networks_train_together_as_each_would_alone(stack):
             model.train_on_batch(X[index][rows], Y[index][rows])
         for ours, theirs in zip(stack, model.get_weights(), strict=True):
             np.testing.assert_allclose(ours[index], theirs, atol=1e-5)
-        np.testing.assert_array_equal(answers[index], np.argmax(model(X[index]), axis=-1))
+        np.testing.assert_array_equal(
+            answers[index], np.argmax(model(X[index]), axis=-1)
+        )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

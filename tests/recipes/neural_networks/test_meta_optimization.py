@@ -1,4 +1,5 @@
-"""Hypergradients against finite differences and a training that is worked out by hand."""
+"""Hypergradients against finite differences and a training that is worked out by
+hand."""
 
 import keras
 import numpy as np
@@ -26,11 +27,15 @@ def test_the_hypergradient_equals_finite_differences(steps):
     weights, batches = constants(model), some_batches(steps)
     held_out = tuple(each[0] for each in some_batches(1))
     at = np.log([0.2, 0.9])
-    loss, gradient = recipe.hypergradient(model, tf.constant(at), weights, batches, held_out)
+    loss, gradient = recipe.hypergradient(
+        model, tf.constant(at), weights, batches, held_out
+    )
     for index, step in enumerate(np.eye(2) * 1e-5):
         up, down = (
             float(
-                recipe.hypergradient(model, tf.constant(at + each), weights, batches, held_out)[0]
+                recipe.hypergradient(
+                    model, tf.constant(at + each), weights, batches, held_out
+                )[0]
             )
             for each in (step, -step)
         )
@@ -41,7 +46,9 @@ def test_the_hypergradient_equals_finite_differences(steps):
 def test_each_layer_has_its_own_rate():
     model = recipe.build_model("float64")
     weights = constants(model)
-    trained = recipe.descend(model, weights, tf.constant([0.0, 0.5], tf.float64), some_batches(3))
+    trained = recipe.descend(
+        model, weights, tf.constant([0.0, 0.5], tf.float64), some_batches(3)
+    )
     moved = [bool(np.any(a != b)) for a, b in zip(weights, trained, strict=True)]
     assert moved == [False, False, True, True]
 
@@ -49,7 +56,9 @@ def test_each_layer_has_its_own_rate():
 def test_descent_equals_keras_sgd():
     model = recipe.build_model("float64")
     weights, (x, y) = constants(model), some_batches(4)
-    trained = recipe.descend(model, weights, tf.constant([0.3, 0.3], tf.float64), (x, y))
+    trained = recipe.descend(
+        model, weights, tf.constant([0.3, 0.3], tf.float64), (x, y)
+    )
     model.set_weights(weights)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
     model.compile(keras.optimizers.SGD(0.3), loss)
@@ -60,7 +69,8 @@ def test_descent_equals_keras_sgd():
 
 
 def test_one_step_by_hand():
-    """With one layer, logits x w and weights 0: after a step w = α(e(y) − p)xᵀ, p = ½ each."""
+    """With one layer, logits x w and weights 0: after a step w = α(e(y) − p)xᵀ, p = ½
+    each."""
     x = keras.Input((1,), dtype="float64")
     model = keras.Model(x, layers.Dense(2, use_bias=False, dtype="float64")(x))
     batch = np.array([[[3.0]]]), np.array([[0]])

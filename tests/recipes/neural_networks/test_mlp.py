@@ -23,7 +23,9 @@ def test_parameters_as_counted_by_hand(inputs, widths, classes, parameters):
 def test_the_numpy_forward_pass_equals_keras():
     model = mlp.build_mlp(5, (7, 6), classes=3)
     # Biases start at zero, where a pass that forgot them would go unnoticed.
-    model.set_weights([np.random.default_rng(0).normal(size=w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [np.random.default_rng(0).normal(size=w.shape) for w in model.get_weights()]
+    )
     x = np.random.default_rng(1).normal(size=(11, 5)).astype("float32")
     expected = softmax(np.asarray(model(x)), axis=1)
     np.testing.assert_allclose(mlp.forward(model.get_weights(), x), expected, atol=1e-6)
@@ -35,7 +37,9 @@ def test_softmax_survives_large_logits():
 
 
 def test_cross_entropy_is_minus_log_p_of_the_right_class():
-    assert mlp.cross_entropy(np.array([[0.25, 0.75]]), np.array([0])) == pytest.approx(np.log(4))
+    assert mlp.cross_entropy(np.array([[0.25, 0.75]]), np.array([0])) == pytest.approx(
+        np.log(4)
+    )
     logits = np.random.default_rng(0).normal(size=(6, 4))
     y = np.array([0, 1, 2, 3, 0, 1])
     found = mlp.cross_entropy(softmax(logits, axis=1), y)

@@ -1,4 +1,5 @@
-"""Constructed and trained networks against NumPy, hand-worked steps and their bounds."""
+"""Constructed and trained networks against NumPy, hand-worked steps and their
+bounds."""
 
 import keras
 import numpy as np
@@ -19,7 +20,9 @@ def test_a_staircase_by_hand():
     model = recipe.construct(lambda x: x, 2)
     middles = np.array([[-2 / 3], [0], [2 / 3]])
     np.testing.assert_allclose(model(middles), middles, atol=1e-4)
-    np.testing.assert_allclose(model(np.array([[-1 / 3], [1 / 3]])), [[-1 / 3], [1 / 3]], atol=1e-4)
+    np.testing.assert_allclose(
+        model(np.array([[-1 / 3], [1 / 3]])), [[-1 / 3], [1 / 3]], atol=1e-4
+    )
     assert model.get_layer("hidden").units == 2
 
 
@@ -30,7 +33,8 @@ def test_no_constructed_network_errs_by_more_than_the_bound(neurons):
     assert error < recipe.bound(neurons)
     # The steepest function of that slope comes near half the bound: it is no idle one.
     steep = np.abs(
-        recipe.construct(lambda t: recipe.LIPSCHITZ * t, neurons)(x) - recipe.LIPSCHITZ * x
+        recipe.construct(lambda t: recipe.LIPSCHITZ * t, neurons)(x)
+        - recipe.LIPSCHITZ * x
     )
     assert 0.45 * recipe.bound(neurons) < steep.max() < recipe.bound(neurons)
 

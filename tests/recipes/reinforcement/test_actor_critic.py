@@ -1,4 +1,5 @@
-"""Generalised advantages by hand and by their sums; the update against an exact gradient."""
+"""Generalised advantages by hand and by their sums; the update against an exact
+gradient."""
 
 import keras
 import numpy as np
@@ -19,8 +20,8 @@ def make_agent(observations=1, **settings):
 
 
 def advantages(trace, terminated=False, over=False):
-    """Of three steps that pay 1, 2, 3 with V = 10, 20, 30 and 40 after them; the second one ends or
-    is cut short, if so asked."""
+    """Of three steps that pay 1, 2, 3 with V = 10, 20, 30 and 40 after them; the second
+    one ends or is cut short, if so asked."""
     column = lambda *values: np.array(values)[:, None]  # noqa: E731
     return actor_critic.generalized_advantages(
         column(1.0, 2, 3),
@@ -49,7 +50,8 @@ def test_between_them_the_errors_are_summed_with_weights():
 
 
 def test_an_end_is_worth_nothing_beyond_and_a_time_limit_is():
-    # Neither lets the third step's error through; the end takes V = 30 away: 2 − 20 = −18.
+    # Neither lets the third step's error through; the end takes V = 30 away: 2 − 20 =
+    # −18.
     np.testing.assert_allclose(advantages(0.5, over=True), [1 - 3 / 4, -3, -7])
     np.testing.assert_allclose(advantages(0.5, True, True), [1 - 18 / 4, -18, -7])
 
@@ -66,10 +68,16 @@ def played(whole, **settings):
 
 
 def test_the_step_that_resets_is_left_out():
-    _, (states, actions, _, returns, batches), record = played(False, horizon=8, trace=1.0)
+    _, (states, actions, _, returns, batches), record = played(
+        False, horizon=8, trace=1.0
+    )
     # The first copy: 3 steps, reset, 3 steps, reset; the second: 5, reset, 2.
-    np.testing.assert_array_equal(states[:, 0].reshape(8, 2).T[0], [0, 1, 2, 3, 0, 1, 2, 3])
-    np.testing.assert_array_equal(states[:, 0].reshape(8, 2).T[1], [0, 1, 2, 3, 4, 5, 0, 1])
+    np.testing.assert_array_equal(
+        states[:, 0].reshape(8, 2).T[0], [0, 1, 2, 3, 0, 1, 2, 3]
+    )
+    np.testing.assert_array_equal(
+        states[:, 0].reshape(8, 2).T[1], [0, 1, 2, 3, 4, 5, 0, 1]
+    )
     assert set(batches.ravel()) == set(range(16)) - {2 * 3, 2 * 7, 2 * 5 + 1}
     assert batches.shape == (6, 6)
     assert set(batches[:3].ravel()) == set(batches[3:].ravel())
@@ -97,9 +105,13 @@ def test_returns_go_through_a_time_limit_and_not_through_an_end():
 
 
 def test_reinforce_plays_one_episode_in_each_copy_and_asks_no_critic():
-    _, (_, _, advantages, _, batches), record = played(True, horizon=9, trace=1.0, reward_scale=1.0)
+    _, (_, _, advantages, _, batches), record = played(
+        True, horizon=9, trace=1.0, reward_scale=1.0
+    )
     first, second = advantages.reshape(9, 2).T
-    np.testing.assert_allclose(first[:3], [1 + GAMMA + GAMMA**2, 1 + GAMMA, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        first[:3], [1 + GAMMA + GAMMA**2, 1 + GAMMA, 1], rtol=1e-6
+    )
     np.testing.assert_allclose(second[4], 1)
     assert set(batches.ravel()) == {0, 2, 4, 1, 3, 5, 7, 9}
     np.testing.assert_allclose(record, [8, 4])
@@ -137,7 +149,9 @@ def test_the_learning_rate_falls_to_zero():
     assert float(agent.optimizer.learning_rate) == 0
 
 
-def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(monkeypatch):
+def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(
+    monkeypatch,
+):
     monkeypatch.setattr(actor_critic, "ENTROPY", 0.0)
     agent, _ = make_agent(observations=3)
     random = np.random.default_rng(1)
@@ -152,10 +166,13 @@ def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(
     finally:
         tf.config.run_functions_eagerly(False)
 
-    # E[A ∇log π] with A of mean 0 and deviation 1, and the critic's squared error, as they stand.
+    # E[A ∇log π] with A of mean 0 and deviation 1, and the critic's squared error, as
+    # they stand.
     normal = (advantages - advantages.mean()) / advantages.std()
     with tf.GradientTape() as tape:
-        chosen = tf.reduce_sum(tf.nn.softmax(agent.actor(states)) * np.eye(2)[actions], axis=1)
+        chosen = tf.reduce_sum(
+            tf.nn.softmax(agent.actor(states)) * np.eye(2)[actions], axis=1
+        )
         loss = -tf.reduce_mean(normal * tf.math.log(chosen))
         loss += tf.reduce_mean((returns - agent.critic(states)[:, 0]) ** 2) / 2
     expected = tape.gradient(loss, agent.weights)
@@ -164,16 +181,21 @@ def test_the_first_update_goes_along_the_gradient_of_the_advantage_actor_critic(
 
 
 @pytest.mark.parametrize(("shift", "pulls"), [([0.0, 2.0], False), ([2.0, 0.0], True)])
-def test_where_the_policy_has_moved_too_far_nothing_pulls_further(monkeypatch, shift, pulls):
+def test_where_the_policy_has_moved_too_far_nothing_pulls_further(
+    monkeypatch, shift, pulls
+):
     monkeypatch.setattr(actor_critic, "ENTROPY", 0.0)
     agent, _ = make_agent()
     states = np.array([[0.0], [1.0]], "float32")
-    # Action 1 was good in one state and action 0 bad in the other: both ask for more of action 1.
+    # Action 1 was good in one state and action 0 bad in the other: both ask for more of
+    # action 1.
     actions, advantages = np.array([1, 0]), np.array([1.0, -1], "float32")
     seen = []
 
     def apply(gradients, weights):
-        seen.append([np.abs(each).max() for each in gradients[: len(agent.actor.weights)]])
+        seen.append(
+            [np.abs(each).max() for each in gradients[: len(agent.actor.weights)]]
+        )
         agent.actor.weights[-1].assign(shift)
 
     agent.optimizer.apply = apply
@@ -199,7 +221,10 @@ def test_the_critic_learns_the_returns():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--rivals", "sarsa"], "--rivals sarsa: choose among 'λ = 0', 'one pass', 'REINFORCE'"),
+        (
+            ["--rivals", "sarsa"],
+            "--rivals sarsa: choose among 'λ = 0', 'one pass', 'REINFORCE'",
+        ),
         (["--env", "Taxi-v4"], "its observations are no vectors"),
         (["--env", "Pendulum-v1"], "--env Pendulum-v1: its actions are continuous"),
     ],

@@ -1,4 +1,5 @@
-"""The rooms by breadth-first search, the plan by value iteration, the model's surprise by SciPy."""
+"""The rooms by breadth-first search, the plan by value iteration, the model's surprise
+by SciPy."""
 
 import keras
 import numpy as np
@@ -38,7 +39,9 @@ def test_moves_and_walls():
     start = curiosity.START
     width = curiosity.GRID.shape[1]
     following = curiosity.move(np.full(4, start), np.arange(4))
-    np.testing.assert_array_equal(following, [start - width, start + width, start, start + 1])
+    np.testing.assert_array_equal(
+        following, [start - width, start + width, start, start + 1]
+    )
 
 
 def test_the_screen_is_seen_at_its_cell_only_and_changes():
@@ -56,9 +59,15 @@ def test_surprise_is_the_negative_log_likelihood_of_what_was_seen():
     agent = make_agent("surprise", bonus=0.5)
     numbers = np.arange(agent.values.size)
     agent.seen[:] = curiosity.observe(numbers % CELLS, None)
-    agent.seen[:, CELLS:] = np.random.default_rng(0).integers(2, size=agent.seen[:, CELLS:].shape)
-    one_hot = np.hstack([np.eye(CELLS)[numbers // ACTIONS], np.eye(ACTIONS)[numbers % ACTIONS]])
-    first, first_bias, place, place_bias, screen, screen_bias = agent.model.get_weights()
+    agent.seen[:, CELLS:] = np.random.default_rng(0).integers(
+        2, size=agent.seen[:, CELLS:].shape
+    )
+    one_hot = np.hstack(
+        [np.eye(CELLS)[numbers // ACTIONS], np.eye(ACTIONS)[numbers % ACTIONS]]
+    )
+    first, first_bias, place, place_bias, screen, screen_bias = (
+        agent.model.get_weights()
+    )
     hidden = np.maximum(one_hot @ first + first_bias, 0)
     places, logits = hidden @ place + place_bias, hidden @ screen + screen_bias
     pixels = 1 / (1 + np.exp(-logits))
@@ -123,7 +132,9 @@ def test_training_keeps_a_record_and_what_came_of_each_action(kind):
     record = np.zeros((2, 3))
     curiosity.train(agent, np.random.default_rng(0), record, None, range(2))
     assert agent.visits.sum() == 2 * 10 * 3
-    np.testing.assert_array_equal(record[:, 1:], [[6, 0], [6, 0]])  # 3 copies, 5 steps an episode
+    np.testing.assert_array_equal(
+        record[:, 1:], [[6, 0], [6, 0]]
+    )  # 3 copies, 5 steps an episode
     assert record[-1, 0] == (agent.visits.sum(axis=1) > 0).sum()
     states, actions = np.nonzero(agent.visits)
     following = curiosity.move(states, actions)

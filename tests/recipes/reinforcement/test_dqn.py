@@ -15,7 +15,8 @@ from recipes import dqn
 
 
 class Corridor(gym.Env):
-    """Five places in a row; the way to the right pays 1 at its end, where the episode is over."""
+    """Five places in a row; the way to the right pays 1 at its end, where the episode
+    is over."""
 
     observation_space = gym.spaces.Box(0, 1, (5,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -28,7 +29,13 @@ class Corridor(gym.Env):
     def step(self, action):
         self.place = max(0, self.place + (1 if action else -1))
         arrived = self.place == 4
-        return np.eye(5, dtype="float32")[self.place], float(arrived), arrived, False, {}
+        return (
+            np.eye(5, dtype="float32")[self.place],
+            float(arrived),
+            arrived,
+            False,
+            {},
+        )
 
 
 def corridors(count):
@@ -38,7 +45,9 @@ def corridors(count):
 
 
 def small(**changes):
-    return replace(dqn.Config(environments=4, steps=400, batch_size=8, replay_size=400), **changes)
+    return replace(
+        dqn.Config(environments=4, steps=400, batch_size=8, replay_size=400), **changes
+    )
 
 
 def test_td_targets_as_worked_by_hand():
@@ -46,14 +55,19 @@ def test_td_targets_as_worked_by_hand():
     target = tf.constant([[1.0, 3.0], [5.0, 7.0], [4.0, 2.0]])
     online = tf.constant([[2.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     # 1 + 0.9·3; a terminal state is worth nothing; 2 + 0.5·4
-    np.testing.assert_allclose(dqn.td_targets(returns, discounts, target, target), [3.7, 1, 4])
+    np.testing.assert_allclose(
+        dqn.td_targets(returns, discounts, target, target), [3.7, 1, 4]
+    )
     # Double: online chooses action 0, then 1, 1; the target network judges them.
-    np.testing.assert_allclose(dqn.td_targets(returns, discounts, target, online), [1.9, 1, 3])
+    np.testing.assert_allclose(
+        dqn.td_targets(returns, discounts, target, online), [1.9, 1, 3]
+    )
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 4])
 def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
-    """Episodes are followed one by one here; the replay holds them side by side in a ring."""
+    """Episodes are followed one by one here; the replay holds them side by side in a
+    ring."""
     config = small(n_steps=n_steps, environments=3, replay_size=120, gamma=0.9)
     random = np.random.default_rng(0)
     replay = dqn.Replay(config, 10, (1,), "float32", random)
@@ -66,7 +80,9 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
         rewards = np.where(is_reset, 0, random.normal(size=3)).astype("float32")
         terminated = ~is_reset & (random.random(3) < 0.15)
         truncated = ~is_reset & ~terminated & (random.random(3) < 0.15)
-        block.append((marks[:, None], np.zeros(3), rewards, terminated, terminated | truncated))
+        block.append(
+            (marks[:, None], np.zeros(3), rewards, terminated, terminated | truncated)
+        )
         if len(block) == size:
             replay.add(*map(np.array, zip(*block, strict=True)))
             block, size = [], next(sizes, None)
@@ -81,8 +97,15 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
         expected |= by_hand(episode, n_steps, 0.9, ended=False)
 
     drawn = np.nonzero(replay.priorities)
-    returns, discounts, places = replay.returns[drawn], replay.discounts[drawn], replay.after[drawn]
-    first_marks, after = replay.observations[drawn][:, 0], replay.observations.ravel()[places]
+    returns, discounts, places = (
+        replay.returns[drawn],
+        replay.discounts[drawn],
+        replay.after[drawn],
+    )
+    first_marks, after = (
+        replay.observations[drawn][:, 0],
+        replay.observations.ravel()[places],
+    )
     # All transitions of the newest rows but those that still wait, and no others.
     newest = 3.0 * (100 - len(replay.actions))
     waiting = 3.0 * (100 - n_steps)
@@ -96,7 +119,8 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
 
 
 def by_hand(episode, n_steps, gamma, ended):
-    """{first observation: (return, discount, state after)} of an episode's transitions."""
+    """{first observation: (return, discount, state after)} of an episode's
+    transitions."""
     found = {}
     for start, (mark, *_) in enumerate(episode):
         part = episode[start : start + n_steps]
@@ -123,10 +147,16 @@ def test_the_step_that_resets_is_no_transition():
     # Left out is what follows an end, and nothing else; both kinds of ends occur.
     np.testing.assert_array_equal(~drawn[1:], replay.ended[: rows - 1])
     ends = replay.ended[:rows]
-    assert replay.terminated[:rows][ends].any() and not replay.terminated[:rows][ends].all()
+    assert (
+        replay.terminated[:rows][ends].any()
+        and not replay.terminated[:rows][ends].all()
+    )
     # What a time limit cut short still has a future; what arrived has none.
     at = np.nonzero(ends & drawn)
-    arrived, after = replay.terminated[at], replay.observations.reshape(-1, 5)[replay.after[at]]
+    arrived, after = (
+        replay.terminated[at],
+        replay.observations.reshape(-1, 5)[replay.after[at]],
+    )
     np.testing.assert_allclose(replay.discounts[at], np.where(arrived, 0, config.gamma))
     np.testing.assert_array_equal(np.argmax(after, -1) == 4, arrived)
 
@@ -172,12 +202,15 @@ def test_dueling_advantages_have_no_mean():
     x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
     state_value = keras.Model(network.input, network.get_layer("state_value").output)(x)
     values = np.asarray(network(x))
-    np.testing.assert_allclose(values.mean(-1), np.asarray(state_value)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        values.mean(-1), np.asarray(state_value)[:, 0], atol=1e-6
+    )
     assert values.std(axis=-1).min() > 1e-4
 
 
 def test_the_network_for_frames_is_that_of_the_paper():
-    # 8,224 + 32,832 + 36,928 of the convolutions, 1,606,144 and 3,078 of the dense layers
+    # 8,224 + 32,832 + 36,928 of the convolutions, 1,606,144 and 3,078 of the dense
+    # layers
     network = dqn.build_q_network((4, 84, 84), 6)
     assert network.count_params() == 1_687_206
     assert network.output_shape == (None, 6)
@@ -194,7 +227,9 @@ def test_an_update_is_a_gradient_step_on_the_squared_error_and_the_target_is_cop
     optimizer = keras.optimizers.Adam.from_config(agent.optimizer.get_config())
     old = keras.models.clone_model(network)
     for index in range(3):
-        observations, actions, returns, discounts, following, _ = (each[index] for each in batches)
+        observations, actions, returns, discounts, following, _ = (
+            each[index] for each in batches
+        )
         old.set_weights(target)
         goal = returns + discounts * np.asarray(old(following)).max(-1)
         with tf.GradientTape() as tape:
@@ -205,7 +240,9 @@ def test_an_update_is_a_gradient_step_on_the_squared_error_and_the_target_is_cop
         if index == 1:
             target = network.get_weights()
     agent.train(*batches)
-    for found, expected in zip(agent.network.get_weights(), network.get_weights(), strict=True):
+    for found, expected in zip(
+        agent.network.get_weights(), network.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     for found, expected in zip(agent.target.get_weights(), target, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -233,12 +270,15 @@ def test_it_solves_the_corridor_and_knows_what_each_place_is_worth():
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    """The environments' inner state, which a checkpoint cannot hold, is carried over by hand."""
+    """The environments' inner state, which a checkpoint cannot hold, is carried over by
+    hand."""
     config = small(env="CartPole-v1", steps=480, prioritised=True)
 
     def begin(seed):
         keras.utils.set_random_seed(seed)
-        return dqn.Agent(config, environments.make_vec(config.env, config.environments), seed)
+        return dqn.Agent(
+            config, environments.make_vec(config.env, config.environments), seed
+        )
 
     def go_on(agent, file, blocks, resume=False):
         loop = Loop(tmp_path / file, blocks, agent.state, name="dqn", resume=resume)
@@ -259,12 +299,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
     resumed = begin(99)
     loop = go_on(resumed, "half", resumed.blocks, resume=True)
-    assert resumed.observations is None  # without what is carried over by hand it begins anew
+    assert (
+        resumed.observations is None
+    )  # without what is carried over by hand it begins anew
     vars(resumed).update(inner)
     resumed.replay.in_a_row = in_a_row
     train(resumed, loop)
     assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 48
-    for found, expected in zip(resumed.network.weights, whole.network.weights, strict=True):
+    for found, expected in zip(
+        resumed.network.weights, whole.network.weights, strict=True
+    ):
         np.testing.assert_array_equal(np.array(found), np.array(expected))
     np.testing.assert_array_equal(resumed.history, whole.history)
     assert whole.history.all(axis=0).any()

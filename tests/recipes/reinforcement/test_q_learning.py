@@ -1,4 +1,5 @@
-"""Q-learning and SARSA against exact values, resets and time limits against counts by hand."""
+"""Q-learning and SARSA against exact values, resets and time limits against counts by
+hand."""
 
 import dataclasses
 
@@ -22,11 +23,15 @@ def learn(name, steps, limit=None, config=CONFIG, **how):
 
 
 def exact_values_of_random_actions(name, discount):
-    """Q of the policy that takes every action equally often, by solving the linear system."""
+    """Q of the policy that takes every action equally often, by solving the linear
+    system."""
     environment = gymnasium.make(name)
     rules = environment.unwrapped.P
     states, actions = environment.observation_space.n, environment.action_space.n
-    transitions, rewards = np.zeros((states, actions, states)), np.zeros((states, actions))
+    transitions, rewards = (
+        np.zeros((states, actions, states)),
+        np.zeros((states, actions)),
+    )
     for state, by_action in rules.items():
         for action, outcomes in by_action.items():
             for probability, following, reward, terminated in outcomes:
@@ -43,7 +48,9 @@ def test_optimal_values_of_the_cliff_by_hand():
     to_the_goal = -(1 - 0.9**13) / (1 - 0.9)
     assert values[36].max() == pytest.approx(to_the_goal)
     assert values[36, 0] == pytest.approx(to_the_goal)  # up
-    assert values[36, 1] == pytest.approx(-100 + 0.9 * to_the_goal)  # into the cliff, and back
+    assert values[36, 1] == pytest.approx(
+        -100 + 0.9 * to_the_goal
+    )  # into the cliff, and back
     assert values[35, 2] == pytest.approx(-1)  # down onto the goal: nothing follows
 
 
@@ -52,7 +59,10 @@ def test_optimal_values_solve_bellmans_equation_on_the_lake():
     values = recipe.optimal_values(environment, 0.99)
     for state, by_action in environment.unwrapped.P.items():
         for action, outcomes in by_action.items():
-            right = sum(p * (r + 0.99 * values[s].max() * (not end)) for p, s, r, end in outcomes)
+            right = sum(
+                p * (r + 0.99 * values[s].max() * (not end))
+                for p, s, r, end in outcomes
+            )
             assert values[state, action] == pytest.approx(right, abs=1e-7)
 
 
@@ -65,7 +75,8 @@ def test_q_learning_finds_the_optimal_values_of_the_cliff():
 
 
 def test_sarsa_learns_the_values_of_what_it_does():
-    """With random actions only, SARSA finds the random policy's values, Q-learning does not."""
+    """With random actions only, SARSA finds the random policy's values, Q-learning does
+    not."""
     config = dataclasses.replace(CONFIG, exploration=1.0, discount=0.9, copies=8)
     exact = exact_values_of_random_actions("FrozenLake-v1", 0.9)
     optimal = recipe.optimal_values(gymnasium.make("FrozenLake-v1"), 0.9)
@@ -89,11 +100,15 @@ def test_resets_are_not_learned_from():
 
 
 def test_a_limit_taken_for_an_end_forgets_what_would_follow():
-    """One step an episode: up from the start costs 1, and leads to where no value is known yet."""
+    """One step an episode: up from the start costs 1, and leads to where no value is
+    known yet."""
     config = dataclasses.replace(CONFIG, agents=1, copies=1)
     right, _, _ = learn("CliffWalking-v1", 400, limit=1, config=config)
-    wrong, _, _ = learn("CliffWalking-v1", 400, limit=1, config=config, limit_is_end=True)
-    # The state above stays at the first value of 1: −1 + 0.99 · 1, or −1 with nothing to follow.
+    wrong, _, _ = learn(
+        "CliffWalking-v1", 400, limit=1, config=config, limit_is_end=True
+    )
+    # The state above stays at the first value of 1: −1 + 0.99 · 1, or −1 with nothing
+    # to follow.
     assert right[0, 36, 0] == pytest.approx(-1 + 0.99, abs=1e-6)
     assert wrong[0, 36, 0] == pytest.approx(-1, abs=1e-6)
 
@@ -101,7 +116,9 @@ def test_a_limit_taken_for_an_end_forgets_what_would_follow():
 def test_agents_learn_from_their_own_copies_alone():
     _, visits, _ = learn("Taxi-v4", 10)
     assert np.all(visits.sum(axis=(1, 2)) <= 40)
-    assert np.all(visits.sum(axis=(1, 2)) >= 30)  # two copies at the same entry count once
+    assert np.all(
+        visits.sum(axis=(1, 2)) >= 30
+    )  # two copies at the same entry count once
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -125,18 +142,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 def test_play_returns_the_path():
     up_right_down = np.full(48, 1)
     up_right_down[36], up_right_down[35] = 0, 2
-    returns, path = recipe.play(gymnasium.make("CliffWalking-v1"), up_right_down, [0, 1])
+    returns, path = recipe.play(
+        gymnasium.make("CliffWalking-v1"), up_right_down, [0, 1]
+    )
     assert list(returns) == [-13, -13]
     assert path == [36, *range(24, 36), 47]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("FrozenLake-v9", "did you mean FrozenLake-v1"), ("CartPole-v1", "no table of states")],
+    [
+        ("FrozenLake-v9", "did you mean FrozenLake-v1"),
+        ("CartPole-v1", "no table of states"),
+    ],
 )
-def test_an_environment_that_cannot_serve_gets_one_line(name, message, capsys, tmp_path):
+def test_an_environment_that_cannot_serve_gets_one_line(
+    name, message, capsys, tmp_path
+):
     finished = run_in_process("q_learning", tmp_path / "run", "--environments", name)
     assert finished.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if "error:" in line
+    ]
     assert name in line
     assert message in line

@@ -16,7 +16,9 @@ SMALL = ram.Config(side=12, patch=4, scales=2, glimpses=3, units=8)
 def sliced(picture, location, patch, scale):
     """The patch by slicing and averaging a picture with a wide black edge."""
     side, edge = len(picture), 50
-    row, column = (round(float((x + 1) / 2 * side) - patch * scale / 2) + edge for x in location)
+    row, column = (
+        round(float((x + 1) / 2 * side) - patch * scale / 2) + edge for x in location
+    )
     wide = np.pad(picture, edge)
     cut = wide[row : row + patch * scale, column : column + patch * scale]
     return cut.reshape(patch, scale, patch, scale).mean(axis=(1, 3))
@@ -26,10 +28,14 @@ def test_a_glimpse_is_what_slicing_gives_even_beyond_the_edge():
     pictures = RANDOM.random((6, 13, 13)).astype("float32")
     location = RANDOM.uniform(-1, 1, (6, 2)).astype("float32")
     location[:2] = [[-1, 1], [1, -1]]
-    found = np.asarray(ram.glimpse(pictures, location, patch=3, scales=3)).reshape(6, 3, 3, 3)
+    found = np.asarray(ram.glimpse(pictures, location, patch=3, scales=3)).reshape(
+        6, 3, 3, 3
+    )
     for picture, place, seen in zip(pictures, location, found, strict=True):
         for scale, patch in zip((1, 2, 4), seen, strict=True):
-            np.testing.assert_allclose(patch, sliced(picture, place, 3, scale), atol=1e-6)
+            np.testing.assert_allclose(
+                patch, sliced(picture, place, 3, scale), atol=1e-6
+            )
 
 
 def test_what_was_seen_is_sharp_inside_coarse_around_and_grey_elsewhere():
@@ -43,18 +49,26 @@ def test_what_was_seen_is_sharp_inside_coarse_around_and_grey_elsewhere():
 def test_pictures_hold_their_digit_whole_and_the_right_amount_of_clutter():
     labels = np.arange(10)
     digits = labels[:, None, None] / 10 * np.ones((6, 6))
-    pictures, found = ram.clutter(digits, labels, 50, 20, np.random.default_rng(0), pieces=0)
+    pictures, found = ram.clutter(
+        digits, labels, 50, 20, np.random.default_rng(0), pieces=0
+    )
     for picture, label in zip(pictures, found, strict=True):
         assert picture.sum() == pytest.approx(digits[label].sum(), abs=1e-4)
     full = np.ones((3, 6, 6))
     pictures, _ = ram.clutter(full, np.zeros(3), 400, 20, np.random.default_rng(0))
-    share = 1 - (1 - (36 / 400)) * (1 - 4 / 400) ** 4  # were places drawn over the edges too
+    share = (
+        1 - (1 - (36 / 400)) * (1 - 4 / 400) ** 4
+    )  # were places drawn over the edges too
     assert pictures.mean() == pytest.approx(share, abs=0.01)
     assert set(np.unique(pictures)) == {0, 1}
     assert pictures.sum(axis=(1, 2)).min() >= 36
     black_and_white = np.arange(2)[:, None, None] * np.ones((6, 6))
-    pictures, label = ram.clutter(black_and_white, np.arange(2), 50, 6, np.random.default_rng(0))
-    assert pictures[label == 0].max() == 1  # a digit as large as the picture wipes nothing away
+    pictures, label = ram.clutter(
+        black_and_white, np.arange(2), 50, 6, np.random.default_rng(0)
+    )
+    assert (
+        pictures[label == 0].max() == 1
+    )  # a digit as large as the picture wipes nothing away
 
 
 def test_returns_are_means_of_the_rewards_after_the_choice():
@@ -64,7 +78,8 @@ def test_returns_are_means_of_the_rewards_after_the_choice():
 
 @pytest.mark.parametrize("value", [0.0, 0.7])
 def test_the_estimator_is_right_on_average_whatever_the_baseline(value):
-    """d/dμ E[f(l)], l ~ N(μ, σ²), for f(l) = sin 3l₁ + l₁ l₂², by Gauss and Hermite's rule."""
+    """d/dμ E[f(l)], l ~ N(μ, σ²), for f(l) = sin 3l₁ + l₁ l₂², by Gauss and Hermite's
+    rule."""
     sigma, mean = 0.3, np.array([0.2, -0.5])
     nodes, weights = np.polynomial.hermite_e.hermegauss(30)
     noise = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
@@ -77,7 +92,9 @@ def test_the_estimator_is_right_on_average_whatever_the_baseline(value):
         return weight @ f(mean + sigma * noise)
 
     step = 1e-5 * np.eye(2)
-    exact = [(expectation(mean + each) - expectation(mean - each)) / 2e-5 for each in step]
+    exact = [
+        (expectation(mean + each) - expectation(mean - each)) / 2e-5 for each in step
+    ]
 
     means = tf.Variable(np.tile(mean, (len(noise), 1)), dtype="float64")
     chosen = mean + sigma * noise
@@ -93,7 +110,9 @@ def test_the_baseline_goes_towards_the_return():
     zeros, ones = np.zeros((2, 2), "float32"), np.ones((2, 2), "float32")
     with tf.GradientTape() as tape:
         loss = ram.reinforce_loss(np.ones(2, "float32"), ones, zeros, value, 0.1)
-    np.testing.assert_allclose(tape.gradient(loss, value), [-1, 1])  # of the mean square error
+    np.testing.assert_allclose(
+        tape.gradient(loss, value), [-1, 1]
+    )  # of the mean square error
 
 
 def test_the_locations_are_those_of_the_policy():
@@ -110,7 +129,9 @@ def test_the_locations_are_those_of_the_policy():
             np.testing.assert_allclose(locations[:, 1:], np.clip(chosen, -1, 1))
             assert np.std(chosen - mean) == pytest.approx(SMALL.sigma, rel=0.4)
             _, still, _, means, _ = map(np.asarray, agent(pictures))
-            np.testing.assert_allclose(still[:, 1:], means)  # no chance when it is not learning
+            np.testing.assert_allclose(
+                still[:, 1:], means
+            )  # no chance when it is not learning
         else:
             spread = locations.min() < -0.5 and locations.max() > 0.5
             assert spread == (policy == "random")
@@ -149,7 +170,8 @@ def test_the_loss_is_that_of_reading_and_that_of_choosing_by_what_was_read_later
     log_density = -((chosen - mean) ** 2).sum(axis=-1) / (2 * SMALL.sigma**2)
     choosing = np.mean((later - value) ** 2) - np.mean((later - value) * log_density)
     assert found == pytest.approx(choosing - np.log(right).mean(), rel=1e-5)
-    # The bias of the logits goes along what it is to read alone: p − 1 where it is right, else p.
+    # The bias of the logits goes along what it is to read alone: p − 1 where it is
+    # right, else p.
     slope = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     slope[np.arange(16), :, labels] -= 1
     moved = np.array(agent.core.weights[-1]) - before
@@ -175,7 +197,8 @@ def test_the_choice_alone_is_learned_from_rewards():
     with tf.GradientTape() as tape:
         _, _, *choices = agent(pictures, exploring=True)
         loss = ram.reinforce_loss(np.ones((4, 2), "float32"), *choices, SMALL.sigma)
-    # What the core remembers is learned by reading. The chooser's first layer leads to the mean.
+    # What the core remembers is learned by reading. The chooser's first layer leads to
+    # the mean.
     weights = [agent.chooser.trainable_variables[0], *agent.core.trainable_variables]
     first, *of_core = tape.gradient(loss, weights)
     assert np.abs(first).max() > 0

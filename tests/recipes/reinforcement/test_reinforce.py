@@ -1,4 +1,5 @@
-"""REINFORCE against enumeration: all trajectories of a small process, by their probability."""
+"""REINFORCE against enumeration: all trajectories of a small process, by their
+probability."""
 
 import itertools
 
@@ -20,7 +21,9 @@ def make_agent(baseline, observations=1, actions=2):
     agent = reinforce.Agent(observations, actions, config, baseline)
     random = np.random.default_rng(0)
     for network in (agent.policy, agent.value):
-        network.set_weights([random.normal(size=w.shape) for w in network.get_weights()])
+        network.set_weights(
+            [random.normal(size=w.shape) for w in network.get_weights()]
+        )
     agent.average.assign(1.5)
     return agent
 
@@ -29,7 +32,8 @@ def test_returns_are_discounted_sums():
     rewards = np.array([[1.0, 5], [2, 0], [3, 0]])
     alive = np.array([[True, True], [True, False], [True, False]])
     found = reinforce.returns_to_go(rewards, alive, 0.5, np.array([8.0, 4.0]))
-    # By hand: 3 + 8/2 = 7, 2 + 7/2 = 5.5, 1 + 5.5/2 = 3.75; and 5 + 4/2 = 7 where one step was.
+    # By hand: 3 + 8/2 = 7, 2 + 7/2 = 5.5, 1 + 5.5/2 = 3.75; and 5 + 4/2 = 7 where one
+    # step was.
     np.testing.assert_allclose(found, [[3.75, 7], [5.5, 0], [7, 0]])
 
 
@@ -48,8 +52,8 @@ def test_an_end_is_worth_nothing_beyond_and_a_time_limit_is():
 
 
 def trajectories():
-    """All of the process with two states: action 1 leads to the other one, state 1 pays 2 and
-    action 0 pays 1; STEPS steps from state 0. Observations are one-hot."""
+    """All of the process with two states: action 1 leads to the other one, state 1 pays
+    2 and action 0 pays 1; STEPS steps from state 0. Observations are one-hot."""
     for actions in itertools.product((0, 1), repeat=STEPS):
         state, states, rewards = 0, [], []
         for action in actions:
@@ -63,8 +67,12 @@ def value_of_the_policy(agent):
     """J(θ) = Σ p(τ) Σ γᵗ rₜ, in TensorFlow, to be differentiated as it stands."""
     total = 0.0
     for states, actions, rewards in trajectories():
-        probabilities = tf.gather(tf.nn.softmax(agent.policy(states)), actions, batch_dims=1)
-        total += tf.reduce_prod(probabilities) * np.sum(rewards * GAMMA ** np.arange(STEPS))
+        probabilities = tf.gather(
+            tf.nn.softmax(agent.policy(states)), actions, batch_dims=1
+        )
+        total += tf.reduce_prod(probabilities) * np.sum(
+            rewards * GAMMA ** np.arange(STEPS)
+        )
     return total
 
 
@@ -78,11 +86,15 @@ def test_the_estimator_is_right_on_average_under_each_baseline(baseline):
 
     mean = np.zeros_like(exact)
     for states, actions, rewards in trajectories():
-        chosen = np.array(tf.nn.softmax(agent.policy(states)))[np.arange(STEPS), actions]
-        # The estimator leaves out γᵗ in front of step t, as is usual: put it back through returns
-        # and baselines of one step at a time.
+        chosen = np.array(tf.nn.softmax(agent.policy(states)))[
+            np.arange(STEPS), actions
+        ]
+        # The estimator leaves out γᵗ in front of step t, as is usual: put it back
+        # through returns and baselines of one step at a time.
         alive = np.ones((STEPS, 1), bool)
-        returns = reinforce.returns_to_go(rewards[:, None], alive, GAMMA, np.zeros(1))[:, 0]
+        returns = reinforce.returns_to_go(rewards[:, None], alive, GAMMA, np.zeros(1))[
+            :, 0
+        ]
         for step in range(STEPS):
             one = slice(step, step + 1)
             estimate = agent.gradient(states[one], actions[one], returns[one], baseline)
@@ -106,7 +118,8 @@ def test_actions_are_drawn_by_their_probabilities():
     agent = make_agent("none", observations=1, actions=3)
     envs = Walk()
     drawn = [
-        agent.play(envs, 0, np.random.default_rng(seed))["actions"][0, 0] for seed in range(400)
+        agent.play(envs, 0, np.random.default_rng(seed))["actions"][0, 0]
+        for seed in range(400)
     ]
     expected = np.array(agent.probabilities(np.zeros((1, 1), "float32")))[0]
     found = np.bincount(drawn, minlength=3) / len(drawn)

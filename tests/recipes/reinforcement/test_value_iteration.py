@@ -1,4 +1,5 @@
-"""Bellman's equation against hand-worked processes, random play and a linear system's solution."""
+"""Bellman's equation against hand-worked processes, random play and a linear system's
+solution."""
 
 import gymnasium
 import numpy as np
@@ -9,8 +10,9 @@ from recipes import value_iteration as recipe
 
 RANDOM = np.random.default_rng(0)
 
-# Two states. In 0: stay (reward 1) or move to 1 (reward 0). In 1: stay (reward 2) or end (5).
-# With γ = 0.9: V(1) = 2 / (1 − 0.9) = 20, V(0) = max(1 / (1 − 0.9), 0.9 · 20) = 18.
+# Two states. In 0: stay (reward 1) or move to 1 (reward 0). In 1: stay (reward 2) or
+# end (5). With γ = 0.9: V(1) = 2 / (1 − 0.9) = 20, V(0) = max(1 / (1 − 0.9), 0.9 · 20)
+# = 18.
 BY_HAND = recipe.Model(
     transitions=np.array([[[1.0, 0], [0, 1]], [[0, 1], [0, 0]]]),
     rewards=np.array([[1.0, 0], [2, 5]]),
@@ -21,7 +23,9 @@ BY_HAND = recipe.Model(
 def random_model(states=7, actions=3):
     transitions = RANDOM.dirichlet(np.ones(states), size=(states, actions))
     transitions[-1] *= 0.5  # ends with probability 1/2
-    return recipe.Model(transitions, RANDOM.normal(size=(states, actions)), np.ones(states) / 7)
+    return recipe.Model(
+        transitions, RANDOM.normal(size=(states, actions)), np.ones(states) / 7
+    )
 
 
 def test_both_methods_find_the_values_worked_by_hand():
@@ -46,7 +50,9 @@ def test_action_values_equal_the_sum_written_out():
     found = recipe.action_values(model, values, 0.8)
     for state in range(7):
         for action in range(3):
-            following = sum(model.transitions[state, action, s] * values[s] for s in range(7))
+            following = sum(
+                model.transitions[state, action, s] * values[s] for s in range(7)
+            )
             expected = model.rewards[state, action] + 0.8 * following
             assert found[state, action] == pytest.approx(expected)
 
@@ -54,7 +60,9 @@ def test_action_values_equal_the_sum_written_out():
 def test_policy_evaluation_equals_many_sweeps():
     model, policy = random_model(), RANDOM.integers(3, size=7)
     exact = recipe.evaluate_policy(model, policy, 0.9)
-    np.testing.assert_allclose(recipe.evaluate_for(model, policy, 0.9, 400), exact, atol=1e-8)
+    np.testing.assert_allclose(
+        recipe.evaluate_for(model, policy, 0.9, 400), exact, atol=1e-8
+    )
     one_step = recipe.evaluate_for(model, policy, 0.9, 1)
     np.testing.assert_allclose(one_step, model.rewards[np.arange(7), policy])
 
@@ -65,7 +73,9 @@ def test_a_sweep_brings_any_two_tables_closer_by_the_discount(discount):
     for _ in range(20):
         one, other = RANDOM.normal(size=(2, 7))
         before = np.abs(one - other).max()
-        swept = [recipe.action_values(model, v, discount).max(axis=1) for v in (one, other)]
+        swept = [
+            recipe.action_values(model, v, discount).max(axis=1) for v in (one, other)
+        ]
         assert np.abs(swept[0] - swept[1]).max() <= discount * before
 
 
@@ -88,7 +98,8 @@ def test_no_policy_of_a_small_process_beats_policy_iteration():
 
 
 def test_the_model_is_what_the_environment_does():
-    """Frequencies of real steps from one state, in the corner where two slips stay in place."""
+    """Frequencies of real steps from one state, in the corner where two slips stay in
+    place."""
     environment = gymnasium.make("FrozenLake-v1")
     model = recipe.read_model(environment)
     environment.reset(seed=0)
@@ -103,7 +114,8 @@ def test_the_model_is_what_the_environment_does():
 def test_a_step_that_ends_the_episode_leads_nowhere():
     environment = gymnasium.make("FrozenLake-v1")
     model = recipe.read_model(environment)
-    # 'Right' in state 14 slips up, goes right onto the goal (15), or slips down and stays.
+    # 'Right' in state 14 slips up, goes right onto the goal (15), or slips down and
+    # stays.
     np.testing.assert_allclose(model.transitions[14, 2, [10, 14]], [1 / 3, 1 / 3])
     assert model.transitions[14, 2].sum() == pytest.approx(2 / 3)
     assert model.rewards[14, 2] == pytest.approx(1 / 3)

@@ -1,4 +1,5 @@
-"""Pushes by hand, the flow against SciPy, the cost and the planner against known answers."""
+"""Pushes by hand, the flow against SciPy, the cost and the planner against known
+answers."""
 
 import keras
 import numpy as np
@@ -24,7 +25,9 @@ def test_pushes_by_hand():
     gripper, block = vf.push(gripper, block, action)
     # Two pixels to the right, of which the first closes the gap: the block goes one.
     np.testing.assert_allclose([gripper[0], block[0]], [[7, 4], [7, 7]])
-    np.testing.assert_allclose([gripper[1], block[1]], [[7, 4], [7, 12]])  # too far away
+    np.testing.assert_allclose(
+        [gripper[1], block[1]], [[7, 4], [7, 12]]
+    )  # too far away
     # The block goes to the border, 13.5, and no farther; the gripper stops before it.
     np.testing.assert_allclose([gripper[2], block[2]], [[7, 10.5], [7, 13.5]])
     np.testing.assert_allclose(gripper[3], [7, 0.5])
@@ -52,7 +55,9 @@ def test_nothing_tunnels_overlaps_or_leaves_the_board():
 def test_the_mean_place_of_a_drawn_disc_is_its_place():
     place = np.array([[5.0, 8], [9, 3]])
     frames = vf.draw(place, place[::-1])
-    assert frames.shape == (2, SIDE, SIDE, 2) and frames.min() == 0 and frames.max() == 1
+    assert (
+        frames.shape == (2, SIDE, SIDE, 2) and frames.min() == 0 and frames.max() == 1
+    )
     np.testing.assert_allclose(vf.mean_place(frames[..., 0]), place, atol=1e-4)
     np.testing.assert_allclose(vf.mean_place(frames[..., 1]), place[::-1], atol=1e-4)
 

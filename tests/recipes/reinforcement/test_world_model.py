@@ -1,4 +1,5 @@
-"""The game by hand, the densities against SciPy, the dream against a loop over its steps."""
+"""The game by hand, the densities against SciPy, the dream against a loop over its
+steps."""
 
 import keras
 import numpy as np
@@ -26,13 +27,21 @@ def calm(monkeypatch):
 
 def test_a_ball_falls_bounces_and_is_caught(monkeypatch):
     calm(monkeypatch)
-    state = np.array([[0.5, 0, -1, 0], [14.5, SIDE - 3, 1, 13], [5, SIDE - 3, 0, 9], [5, 3, 0, 5]])
+    state = np.array(
+        [[0.5, 0, -1, 0], [14.5, SIDE - 3, 1, 13], [5, SIDE - 3, 0, 9], [5, 3, 0, 5]]
+    )
     after, caught = wm.play(state, np.array([0, 1, 2, 1]), RANDOM)
-    # By hand: 0.5 − 1 = −0.5 comes back to 0.5, 14.5 + 1 = 15.5 to 14.5; bats stay on the board.
+    # By hand: 0.5 − 1 = −0.5 comes back to 0.5, 14.5 + 1 = 15.5 to 14.5; bats stay on
+    # the board.
     np.testing.assert_allclose(after[0], [0.5, 1, 1, 0])
     np.testing.assert_allclose(after[1], [14.5, SIDE - 2, -1, 13])
     np.testing.assert_allclose(after[2], [5, SIDE - 2, 0, 10])
-    assert caught.tolist() == [0, 1, 0, 0]  # the last one is right below, but the ball is not down
+    assert caught.tolist() == [
+        0,
+        1,
+        0,
+        0,
+    ]  # the last one is right below, but the ball is not down
 
 
 def test_a_frame_shows_ball_and_bat_and_no_velocity():
@@ -45,7 +54,9 @@ def test_a_frame_shows_ball_and_bat_and_no_velocity():
 
 
 def test_a_whole_game_lasts_until_the_ball_is_down():
-    at_rest = lambda inputs: {"action": np.ones(300, int), "next_memory": inputs["memory"]}  # noqa: E731
+    def at_rest(inputs):
+        return {"action": np.ones(300, int), "next_memory": inputs["memory"]}
+
     frames, actions, catches = wm.play_games(at_rest, 2, 300, np.random.default_rng(0))
     assert frames.shape == (300, SIDE - 1, SIDE**2) and actions.shape == (300, SIDE - 2)
     assert (catches[:, :-1] == 0).all()
@@ -70,7 +81,9 @@ def test_surprise_equals_scipy(dynamics):
     rewards = RANDOM.integers(2, size=(4, 6)).astype("float32")
     outputs = np.asarray(dynamics.network([z, actions]))
     deviation = np.exp(np.clip(outputs[..., 4:], -5, 2))
-    expected = -stats.norm.logpdf(following, z + outputs[..., 1:4], deviation).sum(axis=-1)
+    expected = -stats.norm.logpdf(following, z + outputs[..., 1:4], deviation).sum(
+        axis=-1
+    )
     of_z, of_reward = dynamics.surprise(z, actions, following, rewards)
     np.testing.assert_allclose(of_z, expected, rtol=1e-4)
     probability = 1 / (1 + np.exp(-outputs[..., 0]))
@@ -129,9 +142,12 @@ def test_a_player_does_in_the_game_what_its_controller_does_in_a_dream(dynamics)
 def test_the_terms_of_the_autoencoder_are_the_bound_of_a_gaussian():
     keras.utils.set_random_seed(0)
     vae = wm.VAE(12, 2)
-    # Far enough from zero for the deviations to differ and the decoder to see what is drawn.
+    # Far enough from zero for the deviations to differ and the decoder to see what is
+    # drawn.
     for network in (vae.encoder, vae.decoder):
-        network.set_weights([0.3 * RANDOM.normal(size=w.shape) for w in network.get_weights()])
+        network.set_weights(
+            [0.3 * RANDOM.normal(size=w.shape) for w in network.get_weights()]
+        )
     vae.encoder.weights[-1].assign(vae.encoder.get_weights()[-1] + 1)  # of log σ²
     frames = RANDOM.random((5, 12)).astype("float32")
     mean, log_variance = map(np.asarray, vae.encoder(frames))
@@ -150,7 +166,9 @@ def test_the_terms_of_the_autoencoder_are_the_bound_of_a_gaussian():
 
 def test_a_step_of_evolution_by_hand():
     weights, velocity = np.array([7.0]), np.array([0.6])
-    wm.climb(weights, velocity, np.array([[1.0], [2.0], [4.0]]), np.array([5.0, 1.0, 3.0]))
+    wm.climb(
+        weights, velocity, np.array([[1.0], [2.0], [4.0]]), np.array([5.0, 1.0, 3.0])
+    )
     # Ranks 1, 0 and 1/2, less 1/2: (1/2 · 1 − 1/2 · 2 + 0 · 4) / 3
     assert velocity == pytest.approx(wm.MOMENTUM * 0.6 - 1 / 6)
     assert weights == pytest.approx(7 + velocity)
@@ -170,7 +188,9 @@ def test_evolution_climbs():
     for _ in range(60):
         noise = 0.3 * random.normal(size=(32, 3))
         noise = np.concatenate([noise, -noise])
-        wm.climb(weights, velocity, noise, -np.sum((weights + noise - best) ** 2, axis=1))
+        wm.climb(
+            weights, velocity, noise, -np.sum((weights + noise - best) ** 2, axis=1)
+        )
     np.testing.assert_allclose(weights, best, atol=0.15)
 
 

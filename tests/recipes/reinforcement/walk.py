@@ -5,8 +5,9 @@ import numpy as np
 
 
 class Walk(gymnasium.vector.VectorEnv):
-    """Two copies of a walk 0, 1, 2, ... that pays 1 a step. The first one ends at 3, the second is
-    cut by a time limit at 5. An end is followed by a reset, which is no transition."""
+    """Two copies of a walk 0, 1, 2, ... that pays 1 a step. The first one ends at 3,
+    the second is cut by a time limit at 5. An end is followed by a reset, which is no
+    transition."""
 
     num_envs = 2
 

@@ -1,4 +1,5 @@
-"""Reading in steps against one long pass, the sampler against the softmax, n-grams by hand."""
+"""Reading in steps against one long pass, the sampler against the softmax, n-grams by
+hand."""
 
 import keras
 import numpy as np
@@ -57,10 +58,14 @@ def test_argmax_generation_equals_reading_all_of_it_again_for_each_character(mod
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_characters_are_drawn_from_the_softmax_of_logits_over_temperature(models, temperature):
+def test_characters_are_drawn_from_the_softmax_of_logits_over_temperature(
+    models, temperature
+):
     keras.utils.set_random_seed(1)
     prompt = np.repeat(some_ids(1, 5), 20_000, axis=0)
-    drawn = char_rnn.generate(models(streams=20_000), tf.constant(prompt), 1, temperature)
+    drawn = char_rnn.generate(
+        models(streams=20_000), tf.constant(prompt), 1, temperature
+    )
     frequencies = np.bincount(np.ravel(drawn), minlength=VOCABULARY) / 20_000
     expected = tf.nn.softmax(models()(prompt[:1])[0, -1] / temperature)
     assert np.ptp(expected) > 0.1
@@ -72,7 +77,9 @@ def test_each_chunk_goes_on_where_its_stream_was_left():
     assert inputs.shape == targets.shape == (18, 5)
     np.testing.assert_array_equal(targets, inputs + 1)
     for stream, start in enumerate((0, 30, 60)):
-        np.testing.assert_array_equal(np.ravel(inputs[stream::3]), np.arange(start, start + 30))
+        np.testing.assert_array_equal(
+            np.ravel(inputs[stream::3]), np.arange(start, start + 30)
+        )
 
 
 def test_a_text_that_just_fits_is_used_to_its_last_character():
@@ -101,7 +108,11 @@ def test_witten_bell_by_hand():
         assert model.probability(character, "") == pytest.approx(expected)
     # After a: b twice, c, d; after ra: c; after xa: never seen, so as after a.
     after_a = (2 + 3 * order_0["b"]) / 7
-    assert model.probability("b", "a") == model.probability("b", "xa") == pytest.approx(after_a)
+    assert (
+        model.probability("b", "a")
+        == model.probability("b", "xa")
+        == pytest.approx(after_a)
+    )
     assert model.probability("b", "ra") == pytest.approx((0 + after_a) / 2)
     bits = -np.log2([order_0["b"], order_0["r"]]).mean()
     assert model.bits_per_character("abr", order=0) == pytest.approx(bits)

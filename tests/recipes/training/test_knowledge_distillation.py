@@ -27,8 +27,11 @@ def test_the_loss_is_the_divergence_of_softened_probabilities_times_the_squared_
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 8.0])
 def test_the_loss_is_that_of_keras(temperature):
-    """Given by name, "kl_divergence" would be taken of logits there, not of probabilities."""
-    theirs = keras.distillation.LogitsDistillation(temperature, loss=keras.losses.KLDivergence())
+    """Given by name, "kl_divergence" would be taken of logits there, not of
+    probabilities."""
+    theirs = keras.distillation.LogitsDistillation(
+        temperature, loss=keras.losses.KLDivergence()
+    )
     ours = np.mean(distillation.distillation_loss(TEACHER, STUDENT, temperature))
     assert float(theirs.compute_loss(TEACHER, STUDENT)) == pytest.approx(ours, rel=1e-4)
 
@@ -37,31 +40,42 @@ def gradient(temperature, teacher=TEACHER, student=STUDENT):
     z = tf.constant(student, tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(z)
-        loss = distillation.distillation_loss(tf.constant(teacher, tf.float64), z, temperature)
+        loss = distillation.distillation_loss(
+            tf.constant(teacher, tf.float64), z, temperature
+        )
     return tape.gradient(loss, z).numpy()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 5.0])
 def test_the_gradient_is_that_of_equation_2_times_the_squared_temperature(temperature):
-    p, q = (softmax(each.astype(float) / temperature, axis=1) for each in (TEACHER, STUDENT))
+    p, q = (
+        softmax(each.astype(float) / temperature, axis=1) for each in (TEACHER, STUDENT)
+    )
     np.testing.assert_allclose(gradient(temperature), temperature * (q - p), atol=1e-6)
 
 
 def test_at_a_high_temperature_it_matches_logits():
-    """Equation 4 for logits of mean 0, times T²: (z − v) / N. So T² keeps the gradient's size."""
+    """Equation 4 for logits of mean 0, times T²: (z − v) / N. So T² keeps the
+    gradient's size."""
     centred = [each - each.mean(axis=1, keepdims=True) for each in (TEACHER, STUDENT)]
     limit = (centred[1] - centred[0]) / 10
     np.testing.assert_allclose(gradient(1e4, *centred), limit, atol=0.01)
-    sizes = [np.linalg.norm(gradient(temperature)) for temperature in (20.0, 40.0, 80.0)]
+    sizes = [
+        np.linalg.norm(gradient(temperature)) for temperature in (20.0, 40.0, 80.0)
+    ]
     np.testing.assert_allclose(sizes, sizes[0], rtol=0.2)
 
 
 def test_the_ensemble_is_the_geometric_mean_of_its_members():
     members = [distillation.build_teacher(8, f"member-{n}") for n in range(3)]
-    product = np.prod([softmax(np.asarray(each(IMAGES)), axis=1) for each in members], axis=0)
+    product = np.prod(
+        [softmax(np.asarray(each(IMAGES)), axis=1) for each in members], axis=0
+    )
     expected = product ** (1 / 3) / (product ** (1 / 3)).sum(axis=1, keepdims=True)
     teacher = distillation.ensemble(members)
-    np.testing.assert_allclose(softmax(np.asarray(teacher(IMAGES)), axis=1), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        softmax(np.asarray(teacher(IMAGES)), axis=1), expected, rtol=1e-4
+    )
 
 
 def twins(**arguments):
@@ -85,14 +99,19 @@ def test_it_trains_to_the_weights_of_keras_distiller(label_weight):
     losses = distiller.fit(IMAGES, (LABELS, logits), **order).history["loss"]
 
     loss = keras.distillation.LogitsDistillation(4.0, loss=keras.losses.KLDivergence())
-    rival = keras.distillation.Distiller(teacher, theirs, loss, student_loss_weight=label_weight)
+    rival = keras.distillation.Distiller(
+        teacher, theirs, loss, student_loss_weight=label_weight
+    )
     rival.compile(
-        keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        keras.optimizers.Adam(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     history = rival.fit(IMAGES, LABELS, **order).history
     np.testing.assert_allclose(losses, history["total_loss"], rtol=1e-3)
     trained = distiller.student.get_weights()
-    for start, weights, expected in zip(before, trained, theirs.get_weights(), strict=True):
+    for start, weights, expected in zip(
+        before, trained, theirs.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(weights, expected, atol=2e-5)
         assert np.abs(weights - start).max() > 0.01
 
@@ -103,8 +122,12 @@ def test_on_labels_alone_it_trains_as_any_classifier():
     plain.compile(keras.optimizers.Adam(0.01), loss)
     order = {"epochs": 5, "batch_size": 8, "shuffle": False, "verbose": 0}
     ours = distiller.fit(IMAGES, (LABELS, TEACHER), **order).history["loss"]
-    np.testing.assert_allclose(ours, plain.fit(IMAGES, LABELS, **order).history["loss"], rtol=1e-4)
-    for weights, expected in zip(distiller.student.get_weights(), plain.get_weights(), strict=True):
+    np.testing.assert_allclose(
+        ours, plain.fit(IMAGES, LABELS, **order).history["loss"], rtol=1e-4
+    )
+    for weights, expected in zip(
+        distiller.student.get_weights(), plain.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(weights, expected, atol=1e-5)
 
 
@@ -116,14 +139,18 @@ def test_shifts_by_up_to_an_eighth_fill_with_black():
     there = moved.max(axis=(1, 2, 3))
     assert (there[0::2] < 2).all()
     assert (there[1::2] != 1).all()
-    seen = {tuple(place[0]) for each in moved if len(place := np.argwhere(each[..., 0]))}
+    seen = {
+        tuple(place[0]) for each in moved if len(place := np.argwhere(each[..., 0]))
+    }
     assert seen == {(row, column) for row in (2, 3, 4) for column in (0, 1)}
     assert 0.2 < np.mean(there == 0) < 0.5  # a third is moved out on the left
 
 
 def test_the_bias_is_what_the_labels_of_the_missing_class_need():
     """Class 1 lies 2 too low for its images and 7 below the others'."""
-    logits = np.array([[5.0, 3.0, 0.0], [4.0, 2.0, 0.0], [9.0, 2.0, 0.0], [0.0, 2.0, 9.0]])
+    logits = np.array(
+        [[5.0, 3.0, 0.0], [4.0, 2.0, 0.0], [9.0, 2.0, 0.0], [0.0, 2.0, 9.0]]
+    )
     labels = np.array([1, 1, 0, 2])
     bias = distillation.correct_bias(logits, labels, 1)
     assert bias[0] == bias[2] == 0
