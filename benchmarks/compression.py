@@ -7,7 +7,7 @@ All train the network of TF Model Optimization's tutorials (a convolution of 12 
 pooling, a dense layer) on the same digits in 28x28 pixels, then make it small with the
 same settings and the same number of epochs: 80 % of zeros, 16 shared values, 8 bits.
 The table shows means over the seeds. PyTorch (the `bench` extra) prunes by
-`torch.nn.utils.prune` and quantises dense layers on the fly by `quantize_dynamic`,
+`torch.nn.utils.prune` and quantizes dense layers on the fly by `quantize_dynamic`,
 which is what it offers without a graph of its own; it has no clustering. It is left out
 where it is not installed.
 """

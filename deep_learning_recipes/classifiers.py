@@ -274,7 +274,7 @@ def without_softmax(model: keras.Model) -> keras.Model:
 
 def last_convolution(model: keras.Model) -> str:
     """The name of the layer whose maps are the last ones: the last convolution, with
-    what normalises, adds or bends it, before any pooling.
+    what normalizes, adds or bends it, before any pooling.
 
     Raises UsageError for a network without maps.
     """

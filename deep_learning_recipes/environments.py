@@ -56,18 +56,18 @@ def solved_at(name: str) -> float:
 
 
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
-    """`num_envs` copies of an environment that step together: its own vectorised form
+    """`num_envs` copies of an environment that step together: its own vectorized form
     where it has one, else one after the other. After an episode's end the next step
     resets its copy, and is no transition. A game of Atari ("ALE/Pong-v5") shows the
-    last four frames, (4, 84, 84) bytes of grey, skips three of four, and gives of its
+    last four frames, (4, 84, 84) bytes of gray, skips three of four, and gives of its
     rewards the sign.
 
     settings: arguments of the environment, such as is_slippery=True.
     Raises UsageError for a name that Gymnasium does not know, and for packages that are
     missing.
     """
-    vectorised = find(name).vector_entry_point and not settings
-    mode = "vector_entry_point" if vectorised else "sync"
+    vectorized = find(name).vector_entry_point and not settings
+    mode = "vector_entry_point" if vectorized else "sync"
     try:
         with warnings.catch_warnings():
             # A later version is there, or a wrapper was left out: nothing that a run

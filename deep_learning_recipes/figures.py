@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out:
+# Okabe and Ito's colors, which color-blind people can tell apart; yellow is left out:
 # it is too pale for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -82,7 +82,7 @@ def image_rows(
     rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10
 ) -> Figure:
     """A named row of images in [0, 1] for each entry, which may be (n, height, width, 1
-    or 3) or flat (n, pixels) of square grey images; the first `columns` of each are
+    or 3) or flat (n, pixels) of square gray images; the first `columns` of each are
     shown."""
     figure, grid = plt.subplots(
         len(rows), columns, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
@@ -143,7 +143,7 @@ def heat_maps(
     the image.
 
     Maps are non-negative or clipped to that; each is divided by its highest value, so
-    that the colour bar on the right reads "of the map's highest". overlay: leave the
+    that the color bar on the right reads "of the map's highest". overlay: leave the
     overlays out if False.
     """
     columns = 1 + len(maps) * (2 if overlay else 1)

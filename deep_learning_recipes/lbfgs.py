@@ -1,4 +1,4 @@
-"""L-BFGS in TensorFlow: minimises many functions at once, such as one for each
+"""L-BFGS in TensorFlow: minimizes many functions at once, such as one for each
 picture."""
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class LBFGS:
     steps_per_call: steps in a call of the compiled loop.
 
     A row without a lower point along its direction stays where it is and forgets what
-    it learnt.
+    it learned.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class LBFGS:
             product = dot(step, change)
             # The curvature must be upwards, or the next direction would not lead down.
             upwards = product > 1e-10 * dot(change, change)
-            learnt = (step, change, tf.where(upwards, 1 / product, 0.0))
+            learned = (step, change, tf.where(upwards, 1 / product, 0.0))
             steps, changes, inverses = (
                 tf.concat([new[None], old[:-1]], axis=0)
-                for new, old in zip(learnt, (steps, changes, inverses), strict=True)
+                for new, old in zip(learned, (steps, changes, inverses), strict=True)
             )
             inverses = tf.where(high, 0.0, inverses)
             x, value, gradient = x + step, new_value, new_gradient

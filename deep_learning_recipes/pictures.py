@@ -1,5 +1,5 @@
 """What recipes that paint pictures share: a measure of their texture, and their
-colours."""
+colors."""
 
 import keras
 import numpy as np
@@ -25,12 +25,12 @@ def texture_distance(a: np.ndarray, b: np.ndarray) -> float:
     for scale in SCALES:
         responses = []
         for picture in (a, b):
-            grey = picture.mean(axis=-1)
+            gray = picture.mean(axis=-1)
             slopes = [
-                gaussian_filter(grey, scale, order)
+                gaussian_filter(gray, scale, order)
                 for order in ((0, 1), (1, 0), (1, 1))
             ]
-            spots = gaussian_filter(grey, scale) - gaussian_filter(grey, 2 * scale)
+            spots = gaussian_filter(gray, scale) - gaussian_filter(gray, 2 * scale)
             responses.append([each.ravel() for each in (*slopes, spots)])
         for found, wanted in zip(*responses, strict=True):
             distances.append(
@@ -40,8 +40,8 @@ def texture_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @keras.saving.register_keras_serializable("deep_learning_recipes")
-class Recolour(keras.layers.Layer):
-    """Moves each picture's colours, (n, height, width, 3), to a mean (3,) and
+class Recolor(keras.layers.Layer):
+    """Moves each picture's colors, (n, height, width, 3), to a mean (3,) and
     covariance `root` · `root`, (3, 3), as far as they stay in [0, 1] (Gatys et al.,
     Controlling perceptual factors in neural style transfer, 2017, section 5.2)."""
 
@@ -50,8 +50,8 @@ class Recolour(keras.layers.Layer):
         self.mean, self.root = np.asarray(mean, "float32"), np.asarray(root, "float32")
 
     @classmethod
-    def like(cls, picture: np.ndarray, **kwargs) -> "Recolour":
-        """To the colours of a picture (height, width, 3)."""
+    def like(cls, picture: np.ndarray, **kwargs) -> "Recolor":
+        """To the colors of a picture (height, width, 3)."""
         pixels = picture.reshape(-1, 3)
         variances, axes = np.linalg.eigh(np.cov(pixels.T))
         root = axes * np.sqrt(np.maximum(variances, 0)) @ axes.T

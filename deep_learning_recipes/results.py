@@ -56,7 +56,7 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
         pictures += [
             draw_curve(name, records, out) for name in records[0].get("curves", ())
         ]
-        summary = {**summarise(records, preset), "figures": pictures}
+        summary = {**summarize(records, preset), "figures": pictures}
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
         with replacing(out / f"{recipe.name}.json") as file:
@@ -113,7 +113,7 @@ def _digest(recipe: Recipe) -> str:
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
-def summarise(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
+def summarize(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
     """One record from those of all seeds: each metric's values, mean and sample
     standard deviation; each claim with how often it held."""
     first = records[0]

@@ -82,7 +82,7 @@ hard_sigmoid is another function. They go over as Keras 3's own."""
 class KerasOperation(tf_keras.layers.Layer):
     """Calls a `keras.ops` operation of a Keras 3 graph within a tf_keras graph.
 
-    operation: the operation, serialised by `keras.saving`.
+    operation: the operation, serialized by `keras.saving`.
     template: its arguments `{"args": [...], "kwargs": {...}}` as `get_config` writes
         them, with the number of an input in the place of each tensor.
     """
@@ -317,9 +317,9 @@ def bridge(
     prefix: goes before the name of each layer but the inputs. TF Model Optimization
         expands layers into others with automatic names, which may be taken otherwise.
     inline: put nested models' layers into the one graph (TF Model Optimization's
-        quantisation takes no nested models).
+        quantization takes no nested models).
     split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise,
-        as its quantisation would do under names of its own.
+        as its quantization would do under names of its own.
     """
     return _Builder(prefix, inline, split, {}).build(model)
 
@@ -633,7 +633,7 @@ def _from_config(source: type, config: dict, name: str) -> Any:
     policy = keras.dtype_policies.get(config.get("dtype", "float32"))
     if getattr(policy, "quantization_mode", None):
         raise ValueError(
-            f"{where}: already quantised ({policy.name}); use the float model"
+            f"{where}: already quantized ({policy.name}); use the float model"
         )
     if kind == "BatchNormalization":
         options["fused"] = (

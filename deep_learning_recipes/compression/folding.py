@@ -1,9 +1,9 @@
-"""Folds layers that only scale and shift into their neighbours, as quantisation wants
+"""Folds layers that only scale and shift into their neighbors, as quantization wants
 it.
 
 Rescaling, Normalization and (once trained) BatchNormalization compute s·x + t for each
 channel. In front of a layer W·x + b that is W·s·x + (b + W·t), behind it s·W·x + (s·b +
-t): one layer less, and no tensor of its own to quantise. See Jacob et al., 2018,
+t): one layer less, and no tensor of its own to quantize. See Jacob et al., 2018,
 section 3.2 (batch normalization).
 """
 
@@ -26,7 +26,7 @@ def fold(model: keras.Model) -> keras.Model:
     Each goes into the Dense or convolution behind which it stands (no activation
     between), else into the one that follows it (a Flatten may stand between). Where
     neither will do, as for an offset before a convolution that pads with zeros, one of
-    images becomes a 1 × 1 DepthwiseConv2D, which quantisation-aware training knows.
+    images becomes a 1 × 1 DepthwiseConv2D, which quantization-aware training knows.
 
     model: functional or Sequential, trained (the moving averages become part of the
         weights).
@@ -161,7 +161,7 @@ class _Folding:
                 f"{_named(node.operation)} can't be folded: no Dense or convolution without an "
                 "activation of its own stands right before it, and none right after it takes it. "
                 "Move it next to one, or convert without fold: to_litert takes it as it is, "
-                "quantisation-aware training does not"
+                "quantization-aware training does not"
             )
         self.pointwise[node.operation] = _scale_and_offset(node)
 

@@ -40,7 +40,7 @@ def to_litert(
 
     Args:
         model: A functional or Sequential Keras 3 model; or a tf_keras model, as
-            quantisation-aware training leaves it: its own ranges are used then.
+            quantization-aware training leaves it: its own ranges are used then.
         mode: One of `MODES`.
         representative_data: For int8 and int16x8, some hundred typical inputs (an
             array, or a dict of arrays by input name, first axis examples), from which
@@ -112,7 +112,7 @@ class Tensor:
     """None where any length will do"""
     dtype: np.dtype
     scale: float
-    """what one step of the integer stands for; 0 if the tensor is not quantised"""
+    """what one step of the integer stands for; 0 if the tensor is not quantized"""
     zero_point: int
     """the integer that stands for 0"""
 
@@ -190,7 +190,7 @@ class LiteRTModel:
 
         x: (examples, ...) for a model with one input, or a dict of such arrays by input
             name.
-        Returns float arrays (integers where the model's output is not quantised but an
+        Returns float arrays (integers where the model's output is not quantized but an
         integer): one, or a dict by output name if the model has several outputs. Raises
         ValueError for a wrong name, shape or dtype, and for NaN.
         """
@@ -215,7 +215,7 @@ class LiteRTModel:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def prepare(self, x: Any) -> dict[str, np.ndarray]:
-        """Checks inputs and quantises them to the integers that `invoke` takes."""
+        """Checks inputs and quantizes them to the integers that `invoke` takes."""
         if not isinstance(x, Mapping):
             if len(self.inputs) > 1:
                 raise ValueError(f"give the inputs as a dict: {self._wanted()}")
@@ -294,7 +294,7 @@ def _refuse_quantized_by_keras(model: Any) -> None:
         mode = getattr(layer, "quantization_mode", None)
         if mode:
             raise ValueError(
-                f"layer {layer.name!r} was quantised to {mode} by keras.Model.quantize, which "
+                f"layer {layer.name!r} was quantized to {mode} by keras.Model.quantize, which "
                 "LiteRT does not run: convert the model as it was before, or export a SavedModel"
             )
 

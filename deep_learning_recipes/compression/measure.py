@@ -88,7 +88,7 @@ def benchmark(
     x, y: held-out inputs (examples, ...) and class numbers (examples,), for the
         accuracy; the
     latency is that of x[:1], the median of `repeats` runs after as many tenths to warm
-    up, without the time that quantising the input takes. Raises ValueError for outputs
+    up, without the time that quantizing the input takes. Raises ValueError for outputs
     that are no scores.
     """
     if repeats < 1:

@@ -1,4 +1,4 @@
-"""TF Model Optimization on Keras 3 models: pruning, shared weights, quantisation-aware
+"""TF Model Optimization on Keras 3 models: pruning, shared weights, quantization-aware
 training.
 
 Each function takes a trained Keras 3 model and data, fine-tunes a tf_keras twin of it,
@@ -63,7 +63,7 @@ class WeightsReport:
 
 @dataclass
 class Report:
-    """What an optimisation did to a model. `print(report)` shows a table."""
+    """What an optimization did to a model. `print(report)` shows a table."""
 
     weights: list[WeightsReport]
     bytes: int
@@ -253,7 +253,7 @@ def quantize_aware(
     preserve_clusters: bool = False,
     **training: Any,
 ) -> Optimized:
-    """Fine-tunes under 8-bit quantisation of weights and activations, whose ranges are
+    """Fine-tunes under 8-bit quantization of weights and activations, whose ranges are
     learned.
 
     preserve_sparsity: keep zeros (PQAT), for a model from `prune`.
@@ -261,13 +261,13 @@ def quantize_aware(
     training: as for `prune`.
 
     The result's `tf_keras_model` converts to an int8 model with the learned ranges; its
-    metrics in the report are those of the quantised model. `model` holds the fine-tuned
+    metrics in the report are those of the quantized model. `model` holds the fine-tuned
     weights as floats. BatchNormalization with few steps: its moving statistics must
     follow; give it momentum=0.9.
 
-    Raises ValueError for layers that TF Model Optimization cannot quantise. Fold
-    Rescaling and lone BatchNormalization into their neighbours first; recurrent and 1-D
-    layers, Embedding and LayerNormalization want quantisation after training.
+    Raises ValueError for layers that TF Model Optimization cannot quantize. Fold
+    Rescaling and lone BatchNormalization into their neighbors first; recurrent and 1-D
+    layers, Embedding and LayerNormalization want quantization after training.
     """
     tfmot = _tfmot()
     from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
@@ -392,7 +392,7 @@ class _Training:
         """Brings the weights home.
 
         trained: without the wrappers of pruning and clustering; with those of
-            quantisation.
+            quantization.
         metrics: of the trained model, if they differ from those of the weights alone.
         """
         before, after = bridge.copy_of(self.source), bridge.copy_of(self.source)
@@ -473,7 +473,7 @@ def _schedule(start: float, share: float, steps: int) -> Any:
 
 
 def _check_quantizable(twin: bridge.Bridge, known: Any) -> None:
-    """Raises ValueError for a layer that TF Model Optimization cannot quantise."""
+    """Raises ValueError for a layer that TF Model Optimization cannot quantize."""
     names = {layer.name: "/".join(path) for path, layer in twin.layers.items()}
     for layer in twin.model.layers:
         kind = type(layer).__name__
@@ -489,11 +489,11 @@ def _check_quantizable(twin: bridge.Bridge, known: Any) -> None:
             )
         if kind == "Rescaling":
             raise ValueError(
-                f"{where}: cannot be quantised; fold it into the next layer's weights"
+                f"{where}: cannot be quantized; fold it into the next layer's weights"
             )
         if not known.supports(layer):
             raise ValueError(
-                f"{where}: TF Model Optimization cannot quantise it in training; quantise the "
+                f"{where}: TF Model Optimization cannot quantize it in training; quantize the "
                 "model after training instead (to_litert(model, 'int8'))"
             )
 

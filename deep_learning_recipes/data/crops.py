@@ -21,11 +21,11 @@ TRAIN_CROPS, TEST_CROPS = 400, 100  # of each photograph
 
 
 def photos(size: int | None, seed: int) -> Split:
-    """Colour crops of nine photographs: (3600, 32, 32, 3) and (900, 32, 32, 3).
+    """Color crops of nine photographs: (3600, 32, 32, 3) and (900, 32, 32, 3).
 
     Each shows a sixth of the photograph's height, at another place for another seed.
-    Licence: public domain, CC0, and CC BY 2.0 (china, flower).
-    Measured: SVC 0.70, 3-NN 0.59. The class is "which photo", by its colours above all;
+    License: public domain, CC0, and CC BY 2.0 (china, flower).
+    Measured: SVC 0.70, 3-NN 0.59. The class is "which photo", by its colors above all;
     it is no object recognition.
     """
     return crop_parts(scaled_photos(), size, seed)
@@ -36,7 +36,7 @@ def load_photos(size: int = 256) -> np.ndarray:
     pixels
     high: the middle square of each, in the order of `class_names("photos")`.
 
-    Licence: as of `photos`. Raises UsageError for a size out of range.
+    License: as of `photos`. Raises UsageError for a size out of range.
     """
     if not 16 <= size <= 1024:
         raise UsageError(f"size must be from 16 to 1024 pixels, not {size}")
@@ -51,9 +51,9 @@ def load_photos(size: int = 256) -> np.ndarray:
 
 
 def textures(size: int | None, seed: int) -> Split:
-    """Grey crops of brick, grass, and gravel: (1200, 32, 32, 1) and (300, 32, 32, 1).
+    """Gray crops of brick, grass, and gravel: (1200, 32, 32, 1) and (300, 32, 32, 1).
 
-    Licence: CC0.
+    License: CC0.
     Measured: 3-NN 0.33, logistic regression 0.62 to 0.74 (the longer it trains), SVC
     0.85. But 0.79 from a crop's mean and standard deviation alone: print that beside a
     net.

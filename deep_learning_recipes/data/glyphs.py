@@ -1,7 +1,7 @@
 """Printed characters, drawn from the type faces that come with matplotlib.
 
 All three families may be used and redistributed freely: DejaVu (Bitstream Vera
-licence), STIX (STIX Font License), Computer Modern (BaKoMa fonts licence).
+license), STIX (STIX Font License), Computer Modern (BaKoMa fonts license).
 """
 
 import functools
@@ -52,7 +52,7 @@ def glyphs(size: int | None, seed: int) -> Split:
     28, 28, 1).
 
     White on black; 16 train faces (DejaVu, STIX) and 4 test faces (Computer Modern).
-    Nothing is drawn at random. Licence: of the faces, free (see the module). Measured:
+    Nothing is drawn at random. License: of the faces, free (see the module). Measured:
     SVC 0.94, 1-NN 0.92, logistic regression 0.96. Upper and lower case of c, o, s, v,
     w, x, z differ by size alone, and some faces hardly tell l from I.
     """
@@ -71,7 +71,7 @@ def printed_digits(size: int | None, seed: int) -> Split:
 
     White on black, ten copies of each digit in each face, other ones for another seed;
     train and test faces as in `glyphs`. Each digit fills the height, as handwritten
-    ones in `digits` do. Licence: of the faces, free (see the module). Measured: SVC
+    ones in `digits` do. License: of the faces, free (see the module). Measured: SVC
     0.97, 3-NN 0.92, logistic regression 0.97. At 8 x 8 pixels an SVC that learned
     printed digits reads 0.59 of handwritten ones (`digits`), the other way round 0.60;
     within, 0.98 and 0.99.
@@ -118,7 +118,7 @@ def draw(
 def draw_character(
     character: str, face: str, sized_by: str, side: int, height: float
 ) -> "Image":
-    """White on black, centred by its ink; the font size makes `sized_by` `height` sides
+    """White on black, centered by its ink; the font size makes `sized_by` `height` sides
     high."""
     from PIL import Image, ImageDraw
 
@@ -165,8 +165,8 @@ def jitter(image: "Image", rng: np.random.Generator) -> "Image":
         np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         / scale
     )
-    centre = np.full(2, side / 2)
-    offset = centre - turn @ (centre + shift)
+    center = np.full(2, side / 2)
+    offset = center - turn @ (center + shift)
     coefficients = (*turn[0], offset[0], *turn[1], offset[1])
     return image.transform(
         image.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC

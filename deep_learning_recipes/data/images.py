@@ -32,7 +32,7 @@ def load(
         cifar10, cifar100. The function of that name below tells about the first,
         `from_keras` about the others.
     size: side in pixels, 4 to 1024, bicubic; None: the set's own.
-    channels: 1 (grey: luminance) or 3 (colour: grey repeated); None: the set's own.
+    channels: 1 (gray: luminance) or 3 (color: gray repeated); None: the set's own.
     seed: of what is drawn at random (jitter of printed_digits, places of photos' and
         textures' crops). Which faces, writers, or regions are the test part never
         depends on it.
@@ -44,7 +44,7 @@ def load(
     if size is not None and not 4 <= size <= 1024:
         raise UsageError(f"size must be from 4 to 1024 pixels, not {size}")
     if channels not in (None, 1, 3):
-        raise UsageError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
+        raise UsageError(f"channels must be 1 (gray) or 3 (color), not {channels}")
     (x_train, y_train), (x_test, y_test) = LOADERS[name](size, seed)
     x_train, x_test = (
         set_channels(resize(x, size or x.shape[1]), channels or x.shape[3])
@@ -58,7 +58,7 @@ def digits(size: int | None, seed: int) -> Split:
     (360, 8, 8, 1).
 
     A fixed random 80/20 split, so the test part has the same writers as the train part.
-    Licence: CC BY 4.0 (UCI).
+    License: CC BY 4.0 (UCI).
     Measured: SVC 0.992, 3-NN 0.983, logistic regression 0.964; one test image is 0.28
     points.
     """
@@ -76,7 +76,7 @@ def digits_by_writer(size: int | None, seed: int) -> Split:
     8, 1).
 
     Writers follow each other in the file, so the test part has other writers: harder.
-    Licence: CC BY 4.0 (UCI).
+    License: CC BY 4.0 (UCI).
     Measured: SVC 0.961, 3-NN 0.963.
     """
     x, y = scikit_learn_digits()
@@ -96,7 +96,7 @@ def faces(size: int | None, seed: int) -> Split:
     1).
 
     A fixed random 80/20 split with as many faces as other things in both parts.
-    Licence: none stated; Labeled Faces in the Wild is published for research.
+    License: none stated; Labeled Faces in the Wild is published for research.
     Measured: SVC and logistic regression 1.00, 3-NN 0.95, of 40 images: too small and
     too easy to compare networks.
     """
@@ -118,7 +118,7 @@ def from_keras(name: str, embedded: str) -> Split:
     cifar100: (50000, 32, 32, 3) and (10000, 32, 32, 3). `embedded` is what the error
     message offers instead.
 
-    Licences: MNIST CC BY-SA 3.0; Fashion-MNIST MIT; CIFAR states none.
+    Licenses: MNIST CC BY-SA 3.0; Fashion-MNIST MIT; CIFAR states none.
     Large and clean; MNIST's test images are all but solved (convnets err on 2 to 5 in
     1,000).
     """

@@ -27,10 +27,10 @@ def load_picture(name: str, size: int = 256) -> np.ndarray:
     """One picture, (size, size, 3) float32 in [0, 1], 16 to 1024 pixels high.
 
     name: a photograph (`class_names("photos")`); brick, grass or gravel, which are
-        grey; painting, brush strokes along a whirling field (see `painting`); or a
+        gray; painting, brush strokes along a whirling field (see `painting`); or a
         picture file, of which the middle square is taken.
 
-    Licence: as of `photos` and `textures`; the painting is drawn here.
+    License: as of `photos` and `textures`; the painting is drawn here.
     Raises UsageError for an unknown name, a file that is none, and a size out of range.
     """
     if not 16 <= size <= 1024:
@@ -41,10 +41,10 @@ def load_picture(name: str, size: int = 256) -> np.ndarray:
     if name in MATERIALS:
         from skimage import data
 
-        grey = (
+        gray = (
             getattr(data, name)()[np.newaxis, ..., np.newaxis].astype("float32") / 255
         )
-        return np.repeat(resize(grey, size)[0], 3, axis=-1)
+        return np.repeat(resize(gray, size)[0], 3, axis=-1)
     if name == PAINTING:
         return painting(size)
     if Path(name).is_file():
@@ -80,10 +80,10 @@ def read_picture(
 
 
 def painting(size: int, seed: int = 0) -> np.ndarray:
-    """Brush strokes in six colours along a whirling field, (size, size, 3) float32 in
+    """Brush strokes in six colors along a whirling field, (size, size, 3) float32 in
     [0, 1].
 
-    Blotches of colour are smeared along the field's lines (Cabral and Leedom, Imaging
+    Blotches of color are smeared along the field's lines (Cabral and Leedom, Imaging
     vector fields using line integral convolution, 1993). The picture goes on at the
     opposite edge.
     """
@@ -101,10 +101,10 @@ def painting(size: int, seed: int = 0) -> np.ndarray:
     field = np.stack([right, -down]) / steepness
 
     blotches = np.clip(2.2 + 1.3 * noise(6) + 0.8 * noise(1), 0, len(PALETTE) - 1)
-    colours = [
+    colors = [
         np.interp(blotches, range(len(PALETTE)), part) for part in np.transpose(PALETTE)
     ]
-    total, steps = np.array(colours), 10
+    total, steps = np.array(colors), 10
     for direction in (1, -1):
         place = np.indices((256, 256)).astype(float)
         for _ in range(steps):
@@ -112,7 +112,7 @@ def painting(size: int, seed: int = 0) -> np.ndarray:
             place += direction * field[:, row, column]
             total += [
                 map_coordinates(each, place, order=1, mode="grid-wrap")
-                for each in colours
+                for each in colors
             ]
     mean = total.mean(axis=(1, 2), keepdims=True)
     strokes = (mean + 1.5 * (total - mean)) / (

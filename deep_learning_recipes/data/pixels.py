@@ -36,7 +36,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def set_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Grey from colour by luminance (1 channel), colour from grey by repeating (3
+    """Gray from color by luminance (1 channel), color from gray by repeating (3
     channels)."""
     if images.shape[-1] == channels:
         return images

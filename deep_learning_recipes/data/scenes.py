@@ -35,14 +35,14 @@ class Scenes:
 def load_scenes(
     train: int = 3000, test: int = 500, *, size: int = 48, seed: int = 0
 ) -> tuple[Scenes, Scenes]:
-    """Handwritten digits at random places of dimmed photographs, in one light colour
+    """Handwritten digits at random places of dimmed photographs, in one light color
     each.
 
     Digits and photographs' regions of the test part are none of the train part's. The
     digits are real (`digits`), so are the photographs (`photos`); the layout is made.
 
     train, test: how many; size: side of a picture in pixels, from 24 to 256.
-    Licence: as of `digits` and `photos`.
+    License: as of `digits` and `photos`.
     Measured: a net of four convolutions and global max pooling 0.99 after 8 epochs, ten
     seconds. Raises UsageError for a number out of range.
     """
@@ -89,6 +89,6 @@ def compose(
 
 
 def draw_color(rng: np.random.Generator) -> np.ndarray:
-    """A random light colour: one in four is, so that one of 64 is for certain."""
+    """A random light color: one in four is, so that one of 64 is for certain."""
     colors = rng.random((64, 3), "float32")
     return colors[np.argmax(colors @ LUMINANCE > LIGHT)]

@@ -15,7 +15,7 @@ def load_series(name: str) -> tuple[np.ndarray, np.ndarray]:
 
     The custom is to train on the first 80 % and test on the rest, and never to shuffle:
     `boundary = int(0.8 * len(values)); train, test = values[:boundary],
-    values[boundary:]`. Licence: public domain (statsmodels). Measured: root mean
+    values[boundary:]`. License: public domain (statsmodels). Measured: root mean
     squared error one step ahead on the last 20 %, by linear autoregression on 24 values
     (and by repeating the last value): co2 0.45 (0.51), elnino 0.50 (1.16), sunspots
     20.3 (33.3).

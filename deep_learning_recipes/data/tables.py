@@ -16,7 +16,7 @@ def load_table(name: str) -> Split:
 
     name: breast_cancer (455 + 114 rows, 30 features; CC BY 4.0, UCI): malignant or
         benign. wine (142 + 36, 13; CC BY 4.0, UCI): the cultivar. diabetes (353 + 89,
-        10; by scikit-learn, no licence stated): progress in a year. randhie
+        10; by scikit-learn, no license stated): progress in a year. randhie
         (statsmodels; public domain): visits to a doctor in a year, 9 features. A person
         has a row a year, so the split is by person (rows that share `disea`).
     Measured, columns standardized: logistic regression 0.98 (breast_cancer), 1.00

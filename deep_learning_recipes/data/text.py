@@ -43,7 +43,7 @@ def load_text(name: str = "prose") -> tuple[str, str]:
         results compare within one.
 
     Whole topics are either train or test, in the order of their names: the first 90 %
-    or so are train. Licence: PSF. Measured: Witten-Bell models of order 0, 2, 4 need
+    or so are train. License: PSF. Measured: Witten-Bell models of order 0, 2, 4 need
     4.70, 2.65, 2.12 bits per test character.
     """
     check_name("text", name, ["prose"])
@@ -86,7 +86,7 @@ def load_names() -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndar
     classes; `class_names("names")` has them. A fixed random 80/20 split within each
     language. Names are compared without regard to case; a name that stands twice in a
     language is kept once, a name of two languages is in neither. At most 500 names a
-    language. Licence: MIT (Faker). Measured: logistic regression on 1- to 3-grams 0.75,
+    language. License: MIT (Faker). Measured: logistic regression on 1- to 3-grams 0.75,
     the most frequent language 0.07. Feminine forms stand beside masculine ones (Novák,
     Nováková), at times across the split.
     """

@@ -179,7 +179,7 @@ def classify_bytes(images: Endpoint) -> Endpoint:
     """The endpoint that takes encoded files in place of images.
 
     Input: `image_bytes` (batch,) strings, each a PNG, JPEG, GIF or BMP file of any
-    size, in colour or grey. It is decoded to the model's channels, resized to its size
+    size, in color or gray. It is decoded to the model's channels, resized to its size
     and scaled to [0, 1].
     """
     import tensorflow as tf

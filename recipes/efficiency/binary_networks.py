@@ -6,7 +6,7 @@ nearly everywhere, so the gradient goes straight through to the latent W as if n
 had been rounded: small steps add up in float32 until a weight flips. BinaryConnect
 keeps W within [−H, H], as what lies beyond moves nothing; its stochastic form draws +1
 with probability (W/H + 1)/2 at each training step. All matrices are rounded, the first
-and the last too; batch normalisation stays in float32.
+and the last too; batch normalization stays in float32.
 Look at what rounding a finished network does instead, at the bytes of the files, which
 are packed, read back and run, and at the latent weights before and after.
 
@@ -49,7 +49,7 @@ FULL = Config(data="mnist", units=(1024, 1024, 1024), epochs=100)
 BATCH_SIZE = 64
 
 
-def binarise(weights):
+def binarize(weights):
     """sign(W), where 0 counts as +1 (BinaryConnect, eq. 1)."""
     return ops.where(weights >= 0, 1.0, -1.0)
 
@@ -69,7 +69,7 @@ def binarise_at_random(weights, seed):
     )
 
 
-def ternarise(weights):
+def ternarize(weights):
     """α·Wᵗ with the threshold 0.7·mean|W| (Ternary weight networks, section 2)."""
     size = ops.abs(weights)
     kept = ops.cast(size > 0.7 * ops.mean(size), weights.dtype)
@@ -78,9 +78,9 @@ def ternarise(weights):
 
 BITS = {"binary": 1, "stochastic": 1, "ternary": 2, "float": 32}
 RULES = {
-    "binary": binarise,
-    "stochastic": binarise,
-    "ternary": ternarise,
+    "binary": binarize,
+    "stochastic": binarize,
+    "ternary": ternarize,
     "float": ops.copy,
 }
 
@@ -123,7 +123,7 @@ class RoundedDense(layers.Dense):
 def build_model(
     inputs: int, units: tuple[int, ...], classes: int, scheme: str
 ) -> keras.Model:
-    """Dense layers, each with batch normalisation. Output: (batch, classes) logits."""
+    """Dense layers, each with batch normalization. Output: (batch, classes) logits."""
     options = {"scheme": scheme, "use_bias": False}
     if scheme in ("binary", "stochastic"):
         uniform = keras.initializers.VarianceScaling(
@@ -142,7 +142,7 @@ def run_rounded(
     network: keras.Model, weights: list[np.ndarray], rule, images
 ) -> keras.Model:
     """Gives a float network weights, its matrices put through `rule`, and takes the
-    means and variances of batch normalisation anew: those in `weights` may belong to
+    means and variances of batch normalization anew: those in `weights` may belong to
     other matrices."""
     network.set_weights(
         [np.asarray(rule(each)) if each.ndim > 1 else each for each in weights]
@@ -213,7 +213,7 @@ def plot_findings(
     left.set(
         yticks=range(len(found)), yticklabels=found, xlim=(0, 1), xlabel="test accuracy"
     )
-    left.set_title("Rounded in training (blue), later (red), float (grey)")
+    left.set_title("Rounded in training (blue), later (red), float (gray)")
     left.invert_yaxis()
     for kernel, label in ((first, "at first"), (last, "trained")):
         right.hist(kernel.ravel() / reach(kernel.shape), 40, alpha=0.6, label=label)

@@ -7,7 +7,7 @@ order: each replica adds up its slice, one all-reduce adds up the replicas, and 
 step. At the same global batch nothing changes but the time. Two things break that: a
 batch that does not divide evenly, where the mean of the replicas' means is not the mean
 over the examples; and a layer that looks at its slice alone, as ordinary batch
-normalisation does.
+normalization does.
 Look at the differences from one device, on a logarithmic axis; and at the scaling
 table: logical CPUs share the cores of one machine, so here it shows what replicas cost,
 not what they gain.
@@ -240,7 +240,7 @@ def main(config: Config, run: Run) -> None:
     )
     differences = {f"{count} logical CPUs": difference(f"{count}") for count in others}
     differences[f"{config.workers} processes"] = difference("workers")
-    differences["synchronised BatchNormalization"] = synchronized
+    differences["synchronized BatchNormalization"] = synchronized
     differences["mean of the replicas' means"] = difference("mean_of_means")
     differences["ordinary BatchNormalization"] = ordinary
     times = {f"{count} logical": found[f"{count}_seconds"] for count in config.replicas}
@@ -286,10 +286,10 @@ def main(config: Config, run: Run) -> None:
         f"{difference('mean_of_means'):.1e}, weighed by examples {difference(f'{most}'):.1e}",
     )
     run.claim(
-        "Ordinary batch normalisation sees a slice only and learns other weights; synchronised "
+        "Ordinary batch normalization sees a slice only and learns other weights; synchronized "
         "statistics mend it",
         holds=ordinary > 1e-3 and synchronized < ordinary / 10,
-        measured=f"{others[0]} replicas: ordinary {ordinary:.1e}, synchronised {synchronized:.1e}",
+        measured=f"{others[0]} replicas: ordinary {ordinary:.1e}, synchronized {synchronized:.1e}",
     )
     run.export(serving.classifier(model), example=x_test[:3])
 

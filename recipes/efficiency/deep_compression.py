@@ -93,7 +93,7 @@ def build_model(name: str) -> keras.Model:
     """lenet_300_100 (266,610 weights) or Caffe's lenet_5 (431,080), as in the paper.
     Input: (batch, 28, 28, 1) in [0, 1]. Output: (batch, 10) logits."""
     images = x = keras.Input((28, 28, 1), name="images")
-    # Without this pull towards 0, magnitudes would tell where a weight started, not
+    # Without this pull toward 0, magnitudes would tell where a weight started, not
     # what it does.
     decay = {"kernel_regularizer": keras.regularizers.L2(1e-4)}
     for filters in (20, 50) if name == "lenet_5" else ():

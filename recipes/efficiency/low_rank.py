@@ -127,7 +127,7 @@ def tucker2(kernel: np.ndarray, rank_in: int, rank_out: int) -> list[np.ndarray]
     return [inward[np.newaxis, np.newaxis], core, outward.T[np.newaxis, np.newaxis]]
 
 
-def factorise(
+def factorize(
     model: keras.Model, name: str, scheme: str, share: float, images: np.ndarray
 ) -> list[np.ndarray]:
     """The kernels of the layers that stand for one, then the bias of the last of
@@ -165,7 +165,7 @@ def compress(
         if not layer.weights:
             x = type(layer).from_config(layer.get_config())(x)
             continue
-        *kernels, bias = factorise(model, layer.name, scheme, share, images)
+        *kernels, bias = factorize(model, layer.name, scheme, share, images)
         for index, kernel in enumerate(kernels, start=1):
             changes = {
                 "name": f"{layer.name}_{index}",

@@ -2,7 +2,7 @@
 
 Most of a network's arithmetic stands 16 bits well, which halves the memory of
 activations and, on hardware with 16-bit units, multiplies the speed. Two things do not.
-A step of η·g is often less than half the distance between neighbouring float16 numbers,
+A step of η·g is often less than half the distance between neighboring float16 numbers,
 so w − η·g rounds back to w: the weights stay in float32. And gradients below 6·10⁻⁸ are
 0 in float16: the loss is multiplied by a large scale, whose gradients are divided by it
 in float32 before the step. bfloat16 has float32's exponents, so it needs no scale, and

@@ -187,7 +187,7 @@ def time_line(stages: int, micro_batches: int) -> tuple[np.ndarray, np.ndarray]:
     """When each stage may start each micro-batch's forward and backward pass, in units
     of one pass through one stage: two arrays (stages, micro_batches).
 
-    A pass waits for its neighbour's result and for the stage to be free, the forward
+    A pass waits for its neighbor's result and for the stage to be free, the forward
     passes come first, and the backward passes of the last micro-batch lead, as in the
     paper's figure 2.
     """

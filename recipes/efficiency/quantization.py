@@ -1,11 +1,11 @@
-"""Quantisation: a network in 8-bit integers, after training or while it trains.
+"""Quantization: a network in 8-bit integers, after training or while it trains.
 
 An integer q of b bits stands for the real number x = s·(q − z): the scale s is one
 step, the zero point z is the integer that means 0, and q = round(x/s) + z is never
 further off than half a step. Weights need no data for their range; that of the
-activations is taken from typical inputs (post-training quantisation). Each bit less
+activations is taken from typical inputs (post-training quantization). Each bit less
 doubles the step. Where rounding hurts, the network learns to live with it
-(quantisation-aware training): the forward pass rounds, the backward pass takes the
+(quantization-aware training): the forward pass rounds, the backward pass takes the
 rounding's slope, 0 almost everywhere, as 1 (the straight-through estimator).
 Look at the table (size, what gzip leaves of it, speed, accuracy) and at what 3 and 2
 bits do.
@@ -44,7 +44,7 @@ class Config:
     """of Adam at the start; it falls to 0 along a cosine, and tuning starts at a
     quarter"""
     sparsity: float = 0.7
-    """share of weights to prune before they are shared and quantised (PCQAT); 0 leaves
+    """share of weights to prune before they are shared and quantized (PCQAT); 0 leaves
     this out"""
 
 
@@ -143,7 +143,7 @@ def plot_table(rows: dict[str, tuple[int, float]]) -> plt.Figure:
         )
     axes.set(xlabel="gzip'd size in kB", xmargin=0.35)
     axes.set_title(
-        "LiteRT (blue); SavedModel (grey), where Keras writes each weight twice"
+        "LiteRT (blue); SavedModel (gray), where Keras writes each weight twice"
     )
     axes.invert_yaxis()
     return figure
@@ -236,7 +236,7 @@ def main(config: Config, run: Run) -> None:
         files["int8 PCQAT"] = compression.to_litert(small.tf_keras_model, "int8")
     for mode in ("float32", "int8", "int4"):
         twin = copy(network)
-        if mode != "float32":  # Keras knows no way to quantise a convolution
+        if mode != "float32":  # Keras knows no way to quantize a convolution
             twin.quantize(mode, filters=["hidden", "logits"])
         twin.export(
             run.folder / f"keras-{mode}", format="tf_saved_model", verbose=False

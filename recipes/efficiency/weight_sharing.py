@@ -70,7 +70,7 @@ def first_centroids(
 ) -> np.ndarray:
     """Where k-means starts (section 3.2), (clusters,): evenly over the range of
     `values` (linear), at random ones of them, or with equally many of them between
-    neighbours (density)."""
+    neighbors (density)."""
     if start == "linear":
         return np.linspace(values.min(), values.max(), clusters)
     if start == "random":

@@ -85,7 +85,7 @@ def build_decoder(
 
 
 def sample(mean, log_variance, noise):
-    """The reparameterisation z = μ + σ·ε, differentiable in μ and σ."""
+    """The reparameterization z = μ + σ·ε, differentiable in μ and σ."""
     return mean + ops.exp(0.5 * log_variance) * noise
 
 
@@ -179,7 +179,7 @@ def told_apart(drawn: np.ndarray, real: np.ndarray) -> float:
 def plot_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figure:
     """Where a two-number code puts each digit, and what the decoder draws all over the
     plane."""
-    # Equal shares of the prior's probability lie between neighbouring rows and columns.
+    # Equal shares of the prior's probability lie between neighboring rows and columns.
     quantiles = ndtri(np.linspace(0.02, 0.98, 16))
     plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
     drawn = np.asarray(ops.sigmoid(model.decoder(plane.astype("float32"))["logits"]))
@@ -288,7 +288,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Samples are harder to tell from held-out digits than those of a Gaussian over the pixels",
         holds=told < told_simple - 0.03,
-        measured=f"told apart by their nearest neighbour: {told:.1%} of the decoder's, "
+        measured=f"told apart by their nearest neighbor: {told:.1%} of the decoder's, "
         f"{told_simple:.1%} of the Gaussian's (50 % is chance)",
     )
 

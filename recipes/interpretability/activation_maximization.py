@@ -62,7 +62,7 @@ class Config:
     alpha_norm: float = 1.0
     """weight of the mean of (2x − 1)⁶, which is below 1 for pixels in [0, 1]"""
     total_variation: float = 4.0
-    """weight of the mean difference of neighbouring pixels"""
+    """weight of the mean difference of neighboring pixels"""
     jitter: int = 2
     """the most pixels that a picture is moved by before a step"""
     blur: float = 0.35
@@ -109,7 +109,7 @@ def gaussian_blur(images, deviation: float):
 
 
 def penalty(images, strengths):
-    """R(x) of each picture, (n,). strengths: {regulariser: (n,)}."""
+    """R(x) of each picture, (n,). strengths: {regularizer: (n,)}."""
     return (
         strengths["l2"] * tf.reduce_mean(images**2, axis=(1, 2, 3))
         + strengths["alpha_norm"]
@@ -122,7 +122,7 @@ def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed
     """A compiled function of (pictures, first step, last step): all pictures climb at
     once.
 
-    classes: (n,), what each shall show. strengths: {regulariser: (n,)}. unit: what
+    classes: (n,), what each shall show. strengths: {regularizer: (n,)}. unit: what
         logits are
     divided by, such as their spread on data, so that the same weights suit any network.
     """
@@ -191,7 +191,7 @@ def likeness(
 
 def main(config: Config, run: Run) -> None:
     def climb(name, model, classes, start, settings, unit):
-        """{setting: what a copy of `start` climbs to, with one regulariser, all, or
+        """{setting: what a copy of `start` climbs to, with one regularizer, all, or
         none}."""
         is_on = {each: np.isin(settings, [each, "all"]) for each in REGULARIZERS}
         count = len(start)
@@ -273,7 +273,7 @@ def main(config: Config, run: Run) -> None:
         run.metric(
             f"{name}_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1]
         )
-        title = f"What the {name} network wants to see, by regulariser"
+        title = f"What the {name} network wants to see, by regularizer"
         run.figure(name, figures.image_rows(rows, title=title))
 
     packaged = (
@@ -286,7 +286,7 @@ def main(config: Config, run: Run) -> None:
     plain, bare = table["plain"], table["robust"]["none"]
     none, every = plain["none"], plain["all"]
     run.claim(
-        "Without a natural-image regulariser a network is sure of pictures that a judge cannot "
+        "Without a natural-image regularizer a network is sure of pictures that a judge cannot "
         "read; with them both agree",
         holds=min(none["confidence"], every["confidence"]) > 0.9
         and every["read"] > none["read"] + 0.3,
@@ -299,7 +299,7 @@ def main(config: Config, run: Run) -> None:
     left = {each: plain[each][aim] / none[aim] for each, aim in aims.items()}
     run.claim(
         "Each alone cuts what it is for: the norms the pixels' range, the others the differences "
-        "of neighbouring pixels",
+        "of neighboring pixels",
         holds=max(left.values()) < 0.9,
         measured="left of it: "
         + ", ".join(f"{each} {part:.2g}" for each, part in left.items()),
@@ -312,7 +312,7 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "A network trained in noise draws strokes where the plain one draws grain, before any "
-        "regulariser",
+        "regularizer",
         holds=bare["likeness"] > none["likeness"] + 0.05
         and bare["read"] >= none["read"],
         measured=f"likeness {bare['likeness']:.2f} against {none['likeness']:.2f}, read "

@@ -89,7 +89,7 @@ def draw_on(
 def concept_vector(
     concept: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, float, float]:
-    """The unit normal, towards the concept, of the plane that separates activations (n,
+    """The unit normal, toward the concept, of the plane that separates activations (n,
     channels); how far it is along it from the others' mean to the concept's; and how
     many of those left out of the fit, a third, are on the right side."""
     x = np.concatenate([concept, others])

@@ -3,11 +3,11 @@
 Faults are planted in a table of digits, so that finding them can be counted: labels
 changed at random, images turned on their side, test images copied into the training
 set. A copy is nearer than any other image can be. An outlier lies in a region of its
-class that is emptier than its neighbours' regions (LOF). A wrong label contradicts the
-neighbours', or networks that did not see
+class that is emptier than its neighbors' regions (LOF). A wrong label contradicts the
+neighbors', or networks that did not see
 it: confident learning takes class j for possible where p(j) exceeds its mean over the
     images that
-are labelled j, and suspects a label if the likeliest possible class is another one.
+are labeled j, and suspects a label if the likeliest possible class is another one.
 Look at the pictures of suspects, and at what a random split hides that a split by
 writer shows.
 
@@ -33,13 +33,13 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    mislabelled: float = 0.03
+    mislabeled: float = 0.03
     """share of the training labels that are changed"""
     turned: int = 20
     """training images that are turned by a right angle"""
     copies: int = 20
     """test images that are also trained on, with a little noise"""
-    neighbours: int = 10
+    neighbors: int = 10
     """images that a label is compared with; twice as many for outliers"""
     folds: int = 5
     """parts of the training set; each is judged by a network of the others"""
@@ -80,11 +80,11 @@ def others(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def local_outlier_factor(x: np.ndarray, count: int) -> np.ndarray:
-    """How much emptier it is around each row than around its neighbours; 1 inside a
+    """How much emptier it is around each row than around its neighbors; 1 inside a
     cluster.
 
-    Breunig et al.'s definitions 5 to 7: a row's reach from a neighbour is at least that
-    neighbour's own distance to its last neighbour; density is 1 over the mean reach.
+    Breunig et al.'s definitions 5 to 7: a row's reach from a neighbor is at least that
+    neighbor's own distance to its last neighbor; density is 1 over the mean reach.
     """
     count = min(count, len(x) - 1)
     distances, rows = others(x, count)
@@ -203,15 +203,15 @@ def main(config: Config, run: Run) -> None:
     mixed[is_turned] = np.rot90(x[is_turned].reshape(-1, 8, 8), axes=(1, 2)).reshape(
         -1, 64
     )
-    factors = outliers_of_classes(mixed, truth, 2 * config.neighbours)
-    at_once = local_outlier_factor(mixed, 2 * config.neighbours)
+    factors = outliers_of_classes(mixed, truth, 2 * config.neighbors)
+    at_once = local_outlier_factor(mixed, 2 * config.neighbors)
     by_class, by_all = (
         average_precision_score(is_turned, each) for each in (factors, at_once)
     )
 
     # Wrong labels.
     wrong = np.zeros(len(x), bool)
-    wrong[random.choice(len(x), round(config.mislabelled * len(x)), replace=False)] = (
+    wrong[random.choice(len(x), round(config.mislabeled * len(x)), replace=False)] = (
         True
     )
     y = np.where(wrong, (truth + random.integers(1, 10, len(x))) % 10, truth)
@@ -223,8 +223,8 @@ def main(config: Config, run: Run) -> None:
     unseen = np.asarray(ops.softmax(model(x)))[np.arange(len(x)), fold]
     suspected, estimate = confident_learning(unseen, y)
     given = unseen[np.arange(len(x)), y]
-    disagree = (y[others(x, config.neighbours)[1]] != y[:, None]).mean(axis=1)
-    by_networks, by_neighbours = (
+    disagree = (y[others(x, config.neighbors)[1]] != y[:, None]).mean(axis=1)
+    by_networks, by_neighbors = (
         average_precision_score(wrong, s) for s in (1 - given, disagree)
     )
     precision, recall = wrong[suspected].mean(), suspected[wrong].mean()
@@ -263,9 +263,9 @@ def main(config: Config, run: Run) -> None:
         f"{wrong.mean():.2f} and {suspected.mean():.2f}",
     )
     run.claim(
-        "Neighbours' labels rank wrong ones as well as networks do",
-        holds=by_neighbours > by_networks - 0.05 and by_networks > 0.85,
-        measured=f"average precision {by_neighbours:.3f} by neighbours, {by_networks:.3f} by "
+        "Neighbors' labels rank wrong ones as well as networks do",
+        holds=by_neighbors > by_networks - 0.05 and by_networks > 0.85,
+        measured=f"average precision {by_neighbors:.3f} by neighbors, {by_networks:.3f} by "
         f"networks, {wrong.mean():.3f} by chance",
     )
     run.claim(
@@ -280,7 +280,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Leaving out the suspects repairs most of what wrong labels did",
         holds=accuracies[1] - accuracies[0] > 0.5 * (accuracies[2] - accuracies[0]) > 0,
-        measured="accuracy of the nearest neighbour: {:.3f} with wrong labels, {:.3f} without "
+        measured="accuracy of the nearest neighbor: {:.3f} with wrong labels, {:.3f} without "
         "suspects, {:.3f} with true labels".format(*accuracies),
     )
     run.claim(

@@ -59,7 +59,7 @@ def build_model(classes: int = 9) -> keras.Model:
     logits.
 
     It sees each pixel's difference from its surroundings alone, so that it must tell
-    photographs by what is drawn in them, and its dreams leave the colours of large
+    photographs by what is drawn in them, and its dreams leave the colors of large
     areas as they are.
     """
     images = keras.Input((None, None, 3), name="images")
@@ -143,7 +143,7 @@ def wavelength(changes: np.ndarray) -> np.ndarray:
 
 
 def total_variation(images: np.ndarray) -> np.ndarray:
-    """The mean absolute difference of neighbouring pixels, (n,)."""
+    """The mean absolute difference of neighboring pixels, (n,)."""
     down, right = (
         np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)
     )

@@ -1,12 +1,12 @@
 """Do explanations explain? Seven methods and two impostors where the truth is known.
 
 A heat map that looks right proves nothing: an edge detector's looks right too. So each
-method is asked what can be measured. Localisation: does it light the digit, whose
+method is asked what can be measured. Localization: does it light the digit, whose
 pixels are known? Deletion: does the class's probability fall when the pixels rated
 highest are blackened first; insertion: does it rise when they are the first to come
-into a blurred picture (mean over the way)? Randomisation: a map that stays as it was
+into a blurred picture (mean over the way)? Randomization: a map that stays as it was
 when random weights replace the layers', from the last one down, cannot have told what
-the network learned. Shortcut: another network learns labels that only a small coloured
+the network learned. Shortcut: another network learns labels that only a small colored
 mark in a corner gives away; what explains it has to light the mark.
 Look at the table: no check alone unmasks both impostors but deletion and insertion.
 
@@ -173,7 +173,7 @@ def compile_methods(model: keras.Model) -> dict:
     def explain(method, images, classes):
         return tf.reduce_max(
             tf.abs(method(images, classes)), axis=-1
-        )  # of the three colours
+        )  # of the three colors
 
     return {
         name: tf.function(partial(explain, method)) for name, method in methods.items()
@@ -210,7 +210,7 @@ def cascade(model: keras.Model):
 
 
 def mark(images: np.ndarray, labels: np.ndarray, side=5) -> np.ndarray:
-    """The images with a square in the label's colour in the upper left corner."""
+    """The images with a square in the label's color in the upper left corner."""
     colors = np.array(list(np.ndindex(2, 2, 3)), "float32")[1:11] / (1, 1, 2)
     marked = images.copy()
     marked[:, :side, :side] = colors[labels][:, np.newaxis, np.newaxis]

@@ -4,9 +4,9 @@ A feed-forward network f is trained on photographs x to make the energy of style
 transfer small, E = E_content(f(x), x) + w · E_style(f(x)) + v · total variation, for
 one style; log E, so that each photograph counts alike. Then any picture takes one pass.
 Down to a quarter of the resolution, a few residual blocks, and up again, by resizing
-and convolving. Instance normalisation takes out each picture's own contrast, which the
+and convolving. Instance normalization takes out each picture's own contrast, which the
 style replaces.
-Look at how many steps of optimisation a single pass is worth, and what they cost.
+Look at how many steps of optimization a single pass is worth, and what they cost.
 
 Lectures: CS Visualizing & Understanding (Fast style transfer); N18 4.3
 Paper: Johnson et al., Perceptual losses for real-time style transfer and
@@ -44,7 +44,7 @@ class Config:
     style_weight: float = 60.0
     """of the style's energy against the content's"""
     smoothness: float = 3.0
-    """weight of the total variation: neighbours' mean difference in brightness, 0 to
+    """weight of the total variation: neighbors' mean difference in brightness, 0 to
     1"""
     style_size: int = 128
     """side of the style in pixels of the photographs: the smaller, the finer the
@@ -66,7 +66,7 @@ class Config:
     filters: int = 48
     """in each layer of the network whose maps are compared"""
     steps: int = 60
-    """of optimisation, to compare with"""
+    """of optimization, to compare with"""
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
@@ -119,22 +119,22 @@ def build_painter(width: int) -> keras.Model:
         )  # zeros would leave a frame
         return layers.Conv2D(filters, kernel_size, strides, **options)(x)
 
-    def normalise(x, activation="relu"):
+    def normalize(x, activation="relu"):
         x = layers.GroupNormalization(groups=-1, epsilon=1e-5)(
             x
         )  # of a channel each: by instance
         return layers.Activation(activation)(x)
 
     picture = keras.Input((None, None, 3), name="picture")
-    x = normalise(convolve(picture, width, kernel_size=5))
-    x = normalise(convolve(x, 2 * width, strides=2))
-    x = normalise(convolve(x, 3 * width, strides=2))
+    x = normalize(convolve(picture, width, kernel_size=5))
+    x = normalize(convolve(x, 2 * width, strides=2))
+    x = normalize(convolve(x, 3 * width, strides=2))
     for _ in range(3):
-        change = normalise(convolve(x, 3 * width))
-        x = layers.Add()([x, normalise(convolve(change, 3 * width), "linear")])
+        change = normalize(convolve(x, 3 * width))
+        x = layers.Add()([x, normalize(convolve(change, 3 * width), "linear")])
     for filters in (2 * width, width):
         # A transposed convolution would leave a checkerboard (Odena et al., 2016).
-        x = normalise(
+        x = normalize(
             convolve(layers.UpSampling2D(2, interpolation="bilinear")(x), filters)
         )
     x = convolve(x, 3, kernel_size=5, activation="sigmoid", dtype="float32")
@@ -182,7 +182,7 @@ class Energy:
 
 
 class Apprentice(keras.Model):
-    """Trains a painter: x are photographs in the style's colours, y is not used."""
+    """Trains a painter: x are photographs in the style's colors, y is not used."""
 
     def __init__(self, painter: keras.Model, energy: Energy, **kwargs):
         super().__init__(**kwargs)
@@ -229,12 +229,12 @@ def main(config: Config, run: Run) -> None:
         zip(data.class_names("photos"), data.load_photos(test_size), strict=True)
     )
     test = np.stack([photos.pop(name) for name in TEST_PHOTOS])
-    recolour = pictures.Recolour.like(style)
+    recolor = pictures.Recolor.like(style)
     x = np.asarray(
-        recolour(random_crops(np.stack([*photos.values()]), size, config.crops, random))
+        recolor(random_crops(np.stack([*photos.values()]), size, config.crops, random))
     )
     energy = Energy(network, style, config.style_weight, config.smoothness)
-    test_goals = recolour(test)
+    test_goals = recolor(test)
     goal = network(test_goals)[energy.layer]
 
     painter = build_painter(config.width)
@@ -247,7 +247,7 @@ def main(config: Config, run: Run) -> None:
 
     photograph = keras.Input((test_size, test_size, 3), name="photograph")
     service = keras.Model(
-        photograph, {"picture": painter(recolour(photograph))}, name="painter"
+        photograph, {"picture": painter(recolor(photograph))}, name="painter"
     )
     paint = tf.function(lambda batch: service(batch, training=False)["picture"])
     painted = np.asarray(paint(test))
@@ -270,7 +270,7 @@ def main(config: Config, run: Run) -> None:
     solver = LBFGS(lambda batch: energy(batch, goal), test_goals, steps_per_call=1)
     energies, seconds = np.full((2, config.steps), np.nan)
     state = {"solver": solver.state, "curves": [energies, seconds]}
-    for step in run.loop("optimisation", config.steps, state):
+    for step in run.loop("optimization", config.steps, state):
         started = time.perf_counter()
         solver.advance()
         energies[step] = np.mean(solver.value)
@@ -287,14 +287,14 @@ def main(config: Config, run: Run) -> None:
     run.metric("steps_that_a_pass_is_worth", worth)
     run.metric("energy_left", reached / before, unit="of the photographs' own")
     run.claim(
-        "One pass over a picture not seen before does what takes optimisation several steps, "
+        "One pass over a picture not seen before does what takes optimization several steps, "
         "though not as much as many",
         holds=worth >= 3 and reached < 0.5 * before and energies[-1] < 0.8 * reached,
-        measured=f"energy from {before:.2f} to {reached:.2f} in a pass, which optimisation reaches "
+        measured=f"energy from {before:.2f} to {reached:.2f} in a pass, which optimization reaches "
         f"after {worth} steps (after {config.steps}: {energies[-1]:.2f})",
     )
     run.claim(
-        "To the same energy a pass is several times faster than optimisation",
+        "To the same energy a pass is several times faster than optimization",
         holds=speed_up > 3,
         measured=f"{1000 * pass_seconds:.0f} ms against {1000 * worth * step_seconds:.0f} ms for a "
         f"photograph of {test_size} pixels: {speed_up:.0f} times",
@@ -315,7 +315,7 @@ def main(config: Config, run: Run) -> None:
         "pictures",
         figures.picture_table(rows, title="Not seen before", captions=captions),
     )
-    lines = {"optimisation": energies, "one pass": np.full(config.steps, reached)}
+    lines = {"optimization": energies, "one pass": np.full(config.steps, reached)}
     title = f"A pass {1000 * pass_seconds:.0f} ms, a step {1000 * step_seconds:.0f} ms"
     run.figure(
         "work", figures.curves(lines, title=title, ylabel="energy", xlabel="step")

@@ -4,7 +4,7 @@ Keep the features Φ(x₀) that a layer gives for a picture x₀, forget the pic
 look for one with the same features: x* = argmin ‖Φ(x) − Φ(x₀)‖² / ‖Φ(x₀)‖² + λ·TV(x),
 from noise, by gradients of the pixels. The total variation TV chooses among the many
 pictures that fit: the smoothest. What x* does not share with x₀ the layer has thrown
-away. Look at the picture fading from layer to layer, first the grain, then the colours
+away. Look at the picture fading from layer to layer, first the grain, then the colors
 and places, while the class that the network reads stays; and at two inversions of the
 same features, which differ more the deeper the layer.
 
@@ -45,7 +45,7 @@ class Config:
     learning_rate: float = 0.05
     """of Adam on the pixels, at the start; it falls to 0 along a cosine"""
     total_variation: float = 1.0
-    """weight λ of the mean difference of neighbouring pixels"""
+    """weight λ of the mean difference of neighboring pixels"""
 
 
 QUICK = Config(size=64, epochs=2, steps=40, learning_rate=0.12)
@@ -87,7 +87,7 @@ def feature_error(found, wanted):
 
 
 def build_inversion(features, wanted, images, weights, optimizer):
-    """A compiled function that takes so many steps towards the features `wanted` (n,
+    """A compiled function that takes so many steps toward the features `wanted` (n,
     ...), for all pictures at once. features: of (n, height, width, channels). images:
     their variable, in [0, 1], which the function changes. weights: (n,), of the total
     variation."""

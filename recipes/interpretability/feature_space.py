@@ -1,9 +1,9 @@
 """Feature space: pictures alike to a network, and pictures alike in their pixels.
 
 The last layer but one turns a picture into a vector. The nearest vectors by L2 distance
-are pictures of the same thing; the nearest by pixels are pictures in the same colours.
+are pictures of the same thing; the nearest by pixels are pictures in the same colors.
 PCA lays the vectors flat along the two directions of most variance, t-SNE so that
-neighbours stay neighbours, whatever becomes of the long distances. Look at both planes,
+neighbors stay neighbors, whatever becomes of the long distances. Look at both planes,
 and at who stands next to whom, also for digits of a kind that the network was never
 shown.
 
@@ -33,7 +33,7 @@ class Config:
     scenes: int = 3000
     """pictures of a digit on a photograph to train on"""
     held_out: int = 500
-    """pictures whose neighbours are looked for, among each other"""
+    """pictures whose neighbors are looked for, among each other"""
     neighbors: int = 5
     """of each picture"""
     unseen: tuple[int, ...] = (3, 6, 8)
@@ -45,7 +45,7 @@ class Config:
     learning_rate: float = 5e-3
     """of Adam at first; it falls to zero along a cosine"""
     image: str = ""
-    """a picture of your own (PNG, JPEG), whose neighbours are drawn too"""
+    """a picture of your own (PNG, JPEG), whose neighbors are drawn too"""
 
 
 QUICK = Config(scenes=1500, held_out=300, epochs=4)
@@ -91,15 +91,15 @@ def nearest(vectors: np.ndarray, count: int) -> np.ndarray:
 
 
 def agreement(vectors: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """The share of each vector's `count` neighbours that have its label, (n,)."""
+    """The share of each vector's `count` neighbors that have its label, (n,)."""
     return np.mean(labels[nearest(vectors, count)] == labels[:, None], axis=1)
 
 
 def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
     """The vectors' coordinates along their directions of most variance, (n, count)."""
-    centred = vectors - vectors.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    return centred @ directions[:count].T
+    centered = vectors - vectors.mean(axis=0)
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
+    return centered @ directions[:count].T
 
 
 def cluster(vectors: np.ndarray, labels: np.ndarray) -> float:
@@ -133,7 +133,7 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
 
 
 def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
-    """Rows of a picture (of `asked`, (n, height, width, 3)) and its neighbours in each
+    """Rows of a picture (of `asked`, (n, height, width, 3)) and its neighbors in each
     space: numbers (n, count) of `images`."""
     count = next(iter(found.values())).shape[1]
     widths = [1, *len(found) * [0.25, *count * [1]]]
@@ -152,7 +152,7 @@ def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
                 axes.imshow(images[number])
             if i == 0:
                 places[0].set_title(f"nearest in {name}", fontsize=10, loc="left")
-    figure.suptitle("Held-out pictures and their neighbours")
+    figure.suptitle("Held-out pictures and their neighbors")
     return figure
 
 
@@ -240,15 +240,15 @@ def main(config: Config, run: Run) -> None:
         run.figure("neighbors-own", plot_neighbors(test.images, picture[None], rows))
 
     run.claim(
-        "Neighbours in feature space show the same digit, neighbours in pixels seldom do",
+        "Neighbors in feature space show the same digit, neighbors in pixels seldom do",
         holds=same["features"] > max(same["pixels"], same["untrained features"]) + 0.4,
         measured=", ".join(f"{name} {value:.2f}" for name, value in same.items())
-        + f" of {count} neighbours",
+        + f" of {count} neighbors",
     )
     run.claim(
-        "What neighbours in pixels share is the colour",
+        "What neighbors in pixels share is the color",
         holds=likeness["pixels"] < 0.8 * likeness["features"],
-        measured=f"difference of mean colour {likeness['pixels']:.3f}, of neighbours in feature "
+        measured=f"difference of mean color {likeness['pixels']:.3f}, of neighbors in feature "
         f"space {likeness['features']:.3f}",
     )
     run.claim(
@@ -265,9 +265,9 @@ def main(config: Config, run: Run) -> None:
     )
     pca, tsne = "PCA of features", "t-SNE of features"
     run.claim(
-        "In two dimensions t-SNE keeps neighbours together, PCA lays digits over each other",
+        "In two dimensions t-SNE keeps neighbors together, PCA lays digits over each other",
         holds=flat[tsne] > flat[pca] + 0.15 and kept[tsne] > kept[pca] + 0.03,
-        measured=f"same digit among neighbours {flat[tsne]:.2f}, PCA {flat[pca]:.2f}; "
+        measured=f"same digit among neighbors {flat[tsne]:.2f}, PCA {flat[pca]:.2f}; "
         f"trustworthiness {kept[tsne]:.3f}, PCA {kept[pca]:.3f}",
     )
     probabilities = {"probabilities": ops.softmax(model.output["logits"])}

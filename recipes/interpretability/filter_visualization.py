@@ -1,7 +1,7 @@
 """Filters, activation maps, and the patches that excite a neuron most.
 
 What has a network learned to look for? The first layer's filters are pictures
-themselves: small patches of colour that are laid over the image. Those of later layers
+themselves: small patches of color that are laid over the image. Those of later layers
 weigh other layers' maps, and cannot be looked at. But a neuron can be asked for what it
 likes: go through many pictures, and cut out its receptive field, all that it can see,
 where it answered the loudest. Look at how the patches of one neuron are alike, by
@@ -129,11 +129,11 @@ def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
 
 
 def alikeness(patches: np.ndarray) -> float:
-    """The mean correlation of all pairs of patches (n, size, size, 3), as grey
+    """The mean correlation of all pairs of patches (n, size, size, 3), as gray
     pictures."""
-    grey = patches.mean(axis=-1).reshape(len(patches), -1)
+    gray = patches.mean(axis=-1).reshape(len(patches), -1)
     correlations = np.corrcoef(
-        grey + 1e-6 * np.arange(grey.shape[1])
+        gray + 1e-6 * np.arange(gray.shape[1])
     )  # a flat patch has none
     return float(correlations[np.triu_indices(len(patches), 1)].mean())
 
@@ -290,7 +290,7 @@ def main(config: Config, run: Run) -> None:
     gain = alike["trained", "relu4"] - alike["untrained", "relu4"]
     run.claim(
         "What excites a neuron most looks alike, in every layer, and in the last more than before "
-        "training: a random filter has its favourites too",
+        "training: a random filter has its favorites too",
         holds=all(alike["trained", n] > alike["random", n] + 0.3 for n in LAYERS)
         and gain > 0.04,
         measured="mean correlation of its patches (before training; random ones): "

@@ -204,7 +204,7 @@ def plot_layers(found: dict[tuple[str, str], tuple[float, float, float]]) -> plt
                 marker=marker,
                 label=name,
             )
-        for name, style in (("brightness", "--"), ("centre", ":")):
+        for name, style in (("brightness", "--"), ("center", ":")):
             axes.axhline(found[name, "images"][i], ls=style, color="0.4", label=name)
         axes.set(title=title, ylim=(0, 1.03), ylabel="mean over held-out pictures")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
@@ -249,7 +249,7 @@ def main(config: Config, run: Run) -> None:
         for n, m in compile_methods(model, layer).items()
     }
     methods["brightness", "images"] = lambda images, _: images.mean(axis=-1)
-    methods["centre", "images"] = lambda images, _: np.broadcast_to(
+    methods["center", "images"] = lambda images, _: np.broadcast_to(
         np.outer(np.hanning(size), np.hanning(images.shape[2])), images.shape[:3]
     )
     for key, method in methods.items():
@@ -261,7 +261,7 @@ def main(config: Config, run: Run) -> None:
             explanations.share_on_object(own_left, np.arange(2 * size) < size).mean(),
         )
     cam, plus_plus, score = (found[name, "layer4"] for name in METHODS)
-    bright, middle = found["brightness", "images"], found["centre", "images"]
+    bright, middle = found["brightness", "images"], found["center", "images"]
     by_layer = [found["Grad-CAM", layer][2] for layer in LAYERS]
 
     run.metric("on_own_half_of_two_digits", cam[2])
@@ -310,10 +310,10 @@ def main(config: Config, run: Run) -> None:
         measured=f"Grad-CAM {cam[2]:.2f}, Grad-CAM++ {plus_plus[2]:.2f}, Score-CAM {score[2]:.2f}",
     )
     run.claim(
-        "Finding the object proves little: Grad-CAM overlaps it far more than the centre does, but "
+        "Finding the object proves little: Grad-CAM overlaps it far more than the center does, but "
         "brightness, which asks no network, far more still",
         holds=bright[1] - 0.1 > cam[1] > middle[1] + 0.1,
-        measured=f"overlap {cam[1]:.2f}, centre {middle[1]:.2f}, brightness {bright[1]:.2f}",
+        measured=f"overlap {cam[1]:.2f}, center {middle[1]:.2f}, brightness {bright[1]:.2f}",
     )
     run.export(explainer, example=x[:3])
 

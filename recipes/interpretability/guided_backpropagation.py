@@ -51,7 +51,7 @@ RULES = {
 REACH, STRIDE = (
     28,
     4,
-)  # of a neuron of the last convolution, and to its neighbour, in pixels
+)  # of a neuron of the last convolution, and to its neighbor, in pixels
 
 
 @dataclass
@@ -142,8 +142,8 @@ def tf_keras_vis_guided(model: keras.Model, images, classes) -> np.ndarray:
 
 def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
     """Yields the maps after one layer more, from the logits down, has got the weights
-    of `fresh` (the cascading randomisation of Adebayo et al.). Leaves the model without
-    what it had learnt."""
+    of `fresh` (the cascading randomization of Adebayo et al.). Leaves the model without
+    what it had learned."""
     for names in [("logits",)] + [(f"conv{i}", f"norm{i}") for i in (4, 3, 2, 1)]:
         for name in names:
             model.get_layer(name).set_weights(fresh.get_layer(name).get_weights())
@@ -152,7 +152,7 @@ def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
 
 def kept_without(model: keras.Model, images, indices, maps, part=0.02) -> float:
     """The share of the outputs' sum that is left when the highest `part` of each map's
-    pixels is painted over with the picture's mean colour."""
+    pixels is painted over with the picture's mean color."""
     limits = np.quantile(maps, 1 - part, axis=(1, 2), keepdims=True)
     painted = np.where(
         (maps >= limits)[..., None], images.mean((1, 2), keepdims=True), images
@@ -305,7 +305,7 @@ def main(config: Config, run: Run) -> None:
         "ylabel": "rank correlation",
     }
     run.figure(
-        "randomised", figures.curves(kept, title="What a map keeps of itself", **axes)
+        "randomized", figures.curves(kept, title="What a map keeps of itself", **axes)
     )
     run.export(serving.classifier(model), example=images[:3])
 

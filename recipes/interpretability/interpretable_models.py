@@ -295,12 +295,12 @@ def main(config: Config, run: Run) -> None:
     lists = [grow_rules(x_train, y_train, rules) for rules in (config.rules, 100)]
     by_few, by_many = (np.mean(apply_rules(each, x_test) == y_test) for each in lists)
     nearest = KNeighborsClassifier(3).fit(x_train, y_train)
-    by_neighbours = nearest.score(x_test, y_test)
+    by_neighbors = nearest.score(x_test, y_test)
     run.claim(
         "Rule lists can be too long to understand: of ten digits a short one says little",
-        holds=by_few < 0.6 and len(lists[1]) > 30 and by_many < by_neighbours - 0.05,
+        holds=by_few < 0.6 and len(lists[1]) > 30 and by_many < by_neighbors - 0.05,
         measured=f"{len(lists[0])} rules {by_few:.3f}, {len(lists[1])} rules {by_many:.3f}; "
-        f"three nearest neighbours {by_neighbours:.3f}",
+        f"three nearest neighbors {by_neighbors:.3f}",
     )
     model, decoder = build_prototype_network(config.units)
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -328,7 +328,7 @@ def main(config: Config, run: Run) -> None:
         "Prototypes show what they stand for: decoded, they look like what they are read as",
         holds=agreed >= 0.7 * len(read_as) and accuracy > 0.9,
         measured=f"{agreed} of {len(read_as)} (for {len(set(read_as))} digits) by nearest images; "
-        f"accuracy {accuracy:.3f}, of nearest neighbours {by_neighbours:.3f}",
+        f"accuracy {accuracy:.3f}, of nearest neighbors {by_neighbors:.3f}",
     )
     columns = keras.Input(x.shape[1:], name="columns")
     standard = layers.Rescaling(1 / scale[1], -scale[0] / scale[1])(columns)

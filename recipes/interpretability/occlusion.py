@@ -1,6 +1,6 @@
 """Occlusion: cover a part of the picture, and see what the network makes of the rest.
 
-A grey square slides over the picture; wherever the class's score falls, something was
+A gray square slides over the picture; wherever the class's score falls, something was
 covered that the network needs. No gradient, no look inside: the network is asked, and
 the answer is its own. Each pixel's heat is the mean fall over all squares that cover
 it. All covered copies of a picture go through the network in one batch, where a loop of
@@ -37,7 +37,7 @@ from deep_learning_recipes import (
 )
 from deep_learning_recipes.run import Run, cli
 
-FILLS = ("mean", "grey", "blur")
+FILLS = ("mean", "gray", "blur")
 
 
 @dataclass
@@ -100,11 +100,11 @@ def windows(height: int, width: int, side: int, stride: int) -> np.ndarray:
 
 def fillings(images: np.ndarray, side: int) -> dict[str, np.ndarray]:
     """What can stand in the square's place, each of the shape of the images: middle
-    grey as in the paper, the picture's mean colour, or the picture without what is
+    gray as in the paper, the picture's mean color, or the picture without what is
     finer than the square."""
     mean = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
     blur = gaussian_filter(images, (0, side / 2, side / 2, 0))
-    return {"grey": np.full_like(images, 0.5), "mean": mean, "blur": blur}
+    return {"gray": np.full_like(images, 0.5), "mean": mean, "blur": blur}
 
 
 @tf.function
@@ -133,7 +133,7 @@ def heat_of(fallen: np.ndarray, covers: np.ndarray) -> np.ndarray:
 
 
 def occlusion(
-    model: keras.Model, images, classes, side: int, fill="grey", batch=256
+    model: keras.Model, images, classes, side: int, fill="gray", batch=256
 ) -> np.ndarray:
     """The heat map, (batch, height, width), of a square that moves by half its side."""
     covers = windows(*images.shape[1:3], side, max(side // 2, 1))
@@ -156,7 +156,7 @@ def saliency(model: keras.Model, images, classes):
 
 
 def by_predict(model: keras.Model, image, number: int, covers) -> np.ndarray:
-    """The falls of one image under grey squares, (1, positions), as one would write it
+    """The falls of one image under gray squares, (1, positions), as one would write it
     first."""
     covered = [np.where(cover[..., None], np.float32(0.5), image) for cover in covers]
     scores = [
@@ -260,7 +260,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "Cover most of the digit and the network is lost; cover as much elsewhere, it hardly cares",
         holds=off > 0.85 and on < off - 0.25,
-        measured=f"accuracy under {side}² grey pixels: {on:.3f} on the digit, {off:.3f} off",
+        measured=f"accuracy under {side}² gray pixels: {on:.3f} on the digit, {off:.3f} off",
     )
     best, plain = found[f"mean_{sides[0]}"], found["gradient"]
     share, overlap = best["share_on_digit"], best["overlap"]
@@ -279,14 +279,14 @@ def main(config: Config, run: Run) -> None:
         holds=all(small > large + 0.05 for small, large in itertools.pairwise(shares)),
         measured=f"share on the digit {shares} at {sides} pixels, picture {masks.mean():.3f}",
     )
-    grey, blur = (
-        found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("grey", "blur")
+    gray, blur = (
+        found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("gray", "blur")
     )
     run.claim(
-        "What fills the square is part of the question: middle grey, lighter than these grounds, "
-        "is itself something to see, and leaves less of the heat on the digit than the mean colour",
-        holds=grey < share - 0.15,
-        measured=f"share on the digit: grey {grey:.3f}, mean {share:.3f}, blur {blur:.3f}",
+        "What fills the square is part of the question: middle gray, lighter than these grounds, "
+        "is itself something to see, and leaves less of the heat on the digit than the mean color",
+        holds=gray < share - 0.15,
+        measured=f"share on the digit: gray {gray:.3f}, mean {share:.3f}, blur {blur:.3f}",
     )
     run.claim(
         "All covered copies in one batch give what a loop of predict gives, many times faster",

@@ -2,10 +2,10 @@
 
 The gradient of a class's logit with respect to the picture, ∂S_c/∂x, says for every
 pixel how much the score would move if the pixel did. Its absolute value, and of that
-the largest of the colour channels, is a map of where the network looks: one backward
+the largest of the color channels, is a map of where the network looks: one backward
 pass, no labels of places needed. The raw map is speckled; SmoothGrad averages the maps
 of noisy copies of the picture. The few pixels that it is surest of tell the object's
-colour, and that cuts the object out.
+color, and that cuts the object out.
 Look at how much of each map lies on the digit, and at what an untrained network draws.
 
 Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature
@@ -134,9 +134,9 @@ def segment(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """The object's pixels, (n, height, width) bool, from nothing but a map of what
     matters.
 
-    After Simonyan et al., section 3.2, who learn the object's colours from the pixels
+    After Simonyan et al., section 3.2, who learn the object's colors from the pixels
     above the map's 95 % quantile and cut the picture by GraphCut: here the median of
-    those colours stands for the object, and Otsu's threshold cuts the colours into near
+    those colors stands for the object, and Otsu's threshold cuts the colors into near
     and far.
     """
     found = np.empty(maps.shape, bool)
@@ -255,7 +255,7 @@ def main(config: Config, run: Run) -> None:
         f"of the plain one {shares['gradient']:.3f})",
     )
     run.claim(
-        "Saliency segments without supervision: cut out by the colour of the most salient pixels, "
+        "Saliency segments without supervision: cut out by the color of the most salient pixels, "
         "the digit comes out better than by the map alone, and not by an untrained network's map",
         holds=cut["SmoothGrad"] > max(overlaps["SmoothGrad"] + 0.1, anew + 0.3),
         measured=f"intersection over union {cut['SmoothGrad']:.3f}; map alone "
@@ -294,7 +294,7 @@ def main(config: Config, run: Run) -> None:
         "truth": masks,
     }
     run.figure(
-        "segments", figures.image_rows(rows, title="Cut out by the most salient colour")
+        "segments", figures.image_rows(rows, title="Cut out by the most salient color")
     )
     scene = keras.Input((size, size, 3), name="images")
     run.export(

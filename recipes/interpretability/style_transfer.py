@@ -5,7 +5,7 @@ layer, each feature at its place, E_content = ‖F − F̂‖² / ‖F̂ − mea
 the Gram matrices of all layers, E_style = mean of ‖G − Ĝ‖² / ‖Ĝ‖². A picture is changed
 until E_content + w · E_style is small. Speckles are the cheapest way to a Gram matrix:
 a little total variation forbids them. First the picture is small, and the layers see
-wide strokes in it; then larger ones start from that. The content's colours are moved to
+wide strokes in it; then larger ones start from that. The content's colors are moved to
 the style's beforehand, so that the two do not fight over them.
 Look at the curve of what one term costs the other as their weight changes.
 
@@ -41,7 +41,7 @@ class Config:
     style_weight: float = 60.0
     """of the style's energy against the content's"""
     smoothness: float = 3.0
-    """weight of the total variation: neighbours' mean difference in brightness, 0 to
+    """weight of the total variation: neighbors' mean difference in brightness, 0 to
     1"""
     size: int = 256
     """side of the last pictures in pixels; weights and starts are compared at half of
@@ -151,11 +151,11 @@ def main(config: Config, run: Run) -> None:
     n = len(names)
 
     def load(size, rows):
-        """Contents in the styles' colours, and the styles, whose numbers are in
+        """Contents in the styles' colors, and the styles, whose numbers are in
         rows."""
         styles = np.stack([data.load_picture(name, size) for name in names])
         content = data.load_picture(config.content, size)[None]
-        contents = [pictures.Recolour.like(style)(content) for style in styles]
+        contents = [pictures.Recolor.like(style)(content) for style in styles]
         return np.concatenate(contents)[rows], styles[rows]
 
     # Each style at the weight asked for; the first with less, with more, and
@@ -282,7 +282,7 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "The Gram matrices of a style do not forbid speckles that it has not; total variation does",
         holds=rough > 1.2 * max(of_style, of_content) and smooth < 0.8 * rough,
-        measured=f"neighbours differ by {rough:.3f} without it, {smooth:.3f} with it, "
+        measured=f"neighbors differ by {rough:.3f} without it, {smooth:.3f} with it, "
         f"{of_style:.3f} in the style, {of_content:.3f} in the content",
     )
 
@@ -305,7 +305,7 @@ def main(config: Config, run: Run) -> None:
 
     table = {
         "style": whole_styles,
-        "recoloured": whole_contents,
+        "recolored": whole_contents,
         "painted": last[INNER],
     }
     drawn = {"title": "A content in the texture of others", "captions": names}

@@ -127,11 +127,11 @@ def highest_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def peakedness(picture: np.ndarray) -> float:
-    """Excess kurtosis of the differences of neighbours' brightness: 0 for Gaussian
+    """Excess kurtosis of the differences of neighbors' brightness: 0 for Gaussian
     noise, high where there are few, strong edges on even ground."""
-    grey = picture.mean(axis=-1)
+    gray = picture.mean(axis=-1)
     return float(
-        np.mean([kurtosis(np.diff(grey, axis=axis), axis=None) for axis in (0, 1)])
+        np.mean([kurtosis(np.diff(gray, axis=axis), axis=None) for axis in (0, 1)])
     )
 
 
@@ -142,7 +142,7 @@ def main(config: Config, run: Run) -> None:
     def textures(size):
         return np.stack([data.load_picture(name, size) for name in names])
 
-    def synthesise(title, network, targets, weights, start, steps, margin=MARGIN):
+    def synthesize(title, network, targets, weights, start, steps, margin=MARGIN):
         """Pictures like targets, from smaller ones, or where start is None from
         noise."""
         shape = len(targets), *(side + 2 * margin for side in targets.shape[1:3]), 3
@@ -167,7 +167,7 @@ def main(config: Config, run: Run) -> None:
         network = classifiers.load(config.model).convolutions
         targets = textures(network.input.shape[1])
         weights = np.ones((len(names), len(network.outputs)), "float32")
-        painted = synthesise(
+        painted = synthesize(
             config.model, network, targets, weights, None, 2 * config.steps, margin=0
         )
         for name, picture, target in zip(names, painted, targets, strict=True):
@@ -184,7 +184,7 @@ def main(config: Config, run: Run) -> None:
     # The first row of each texture uses one layer, the last all of them.
     weights = np.tile(np.tri(depths, dtype="float32"), (len(names), 1))
     targets = np.repeat(textures(SMALLEST), depths, axis=0)
-    painted = synthesise(
+    painted = synthesize(
         f"{SMALLEST} pixels", network, targets, weights, None, config.steps
     )
     targets = targets[::depths]
@@ -196,7 +196,7 @@ def main(config: Config, run: Run) -> None:
     while size <= config.size:
         whole = textures(size)
         settings = all_weights, last, config.last_steps
-        last = synthesise(f"{size} pixels", network, whole, *settings)
+        last = synthesize(f"{size} pixels", network, whole, *settings)
         size *= 2
     last = cut(last)
 
@@ -230,7 +230,7 @@ def main(config: Config, run: Run) -> None:
         + ", ".join(f"{found[name].mean():.3f} by {name}" for name in list(rivals)[2:]),
     )
     run.claim(
-        "Colours alone do not make a texture: Gram matrices hold more",
+        "Colors alone do not make a texture: Gram matrices hold more",
         holds=all_layers < 0.8 * shuffle,
         measured=f"distance of filter responses {all_layers:.3f} by Gram matrices, {shuffle:.3f} "
         f"with the pixels shuffled",

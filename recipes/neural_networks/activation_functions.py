@@ -107,7 +107,7 @@ def build_network(
     """Input: (batch, inputs). Output: (batch, classes) logits. What leaves the
     activations is what the layers named bend_1, bend_2, ... give."""
     x = pixels = keras.Input((inputs,), name="x")
-    # Each with the initialisation that keeps its variance: Glorot's for what squashes.
+    # Each with the initialization that keeps its variance: Glorot's for what squashes.
     start = "glorot_normal" if name in ("sigmoid", "tanh") else "he_normal"
     for index in range(1, depth + 1):
         bend = Maxout(units) if name == "maxout" else LAYERS[name]()
@@ -273,13 +273,13 @@ def main(config: Config, run: Run) -> None:
             f"{name} {signs[name]:.3f}" for name in ("sigmoid", "ReLU", "tanh", "ELU")
         ),
     )
-    centre = {name: abs(float(np.mean(each))) for name, each in means.items()}
+    center = {name: abs(float(np.mean(each))) for name, each in means.items()}
     run.claim(
-        "tanh is centred on zero, ReLU is not, ELU comes closer than ReLU",
-        holds=centre["tanh"] < 0.1 < centre["ELU"] < 0.8 * centre["ReLU"],
+        "tanh is centered on zero, ReLU is not, ELU comes closer than ReLU",
+        holds=center["tanh"] < 0.1 < center["ELU"] < 0.8 * center["ReLU"],
         measured="mean activation, of its root mean square: "
         + ", ".join(
-            f"{name} {centre[name]:.2f}" for name in ("sigmoid", "ReLU", "ELU", "tanh")
+            f"{name} {center[name]:.2f}" for name in ("sigmoid", "ReLU", "ELU", "tanh")
         ),
     )
     usual = dead_share(models["ReLU"], x)

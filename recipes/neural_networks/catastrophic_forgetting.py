@@ -271,7 +271,7 @@ def main(config: Config, run: Run) -> None:
     )
     figure = figures.curves(lines, title=title, ylabel="held-out accuracy on A")
     for task, name in enumerate("ABC"):
-        figure.axes[0].axvline(config.epochs * (task + 1), color="grey", linestyle=":")
+        figure.axes[0].axvline(config.epochs * (task + 1), color="gray", linestyle=":")
         figure.axes[0].text(
             config.epochs * (task + 0.5), 1.03, f"learns {name}", ha="center"
         )

@@ -35,12 +35,12 @@ class Config:
     data: str = "digits"
     """digits (embedded), or mnist where Keras can download or has cached it"""
     labels: int = 60
-    """labelled images where labels are few, as many of each digit; rows hold six of
+    """labeled images where labels are few, as many of each digit; rows hold six of
     them"""
     units: int = 128
     """width of the body's first layer; its second is half as wide"""
     restarts: int = 3
-    """random starts and choices of the labelled images; accuracies are their means"""
+    """random starts and choices of the labeled images; accuracies are their means"""
     epochs: int = 90
     """passes over as many images as the training set has, shared among a setting's
     stages"""
@@ -79,7 +79,7 @@ def withhold(x: np.ndarray, y: np.ndarray, **seen: np.ndarray) -> dict[str, np.n
 
 
 def sights(x: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, list[dict]]:
-    """What each setting is told, stage after stage. few: indices of the labelled
+    """What each setting is told, stage after stage. few: indices of the labeled
     images."""
     every = np.arange(len(y))
     return {

@@ -7,7 +7,7 @@ generalize from real labels. But the two are learned differently: what many imag
 comes in the first epochs, the list takes ten times as long, and with some labels wrong
 the network is at its best in between.
 Look at the order in which real labels, noise images and shuffled labels are fitted, and
-at what the network says of wrongly labelled images before it has learned them by heart.
+at what the network says of wrongly labeled images before it has learned them by heart.
 
 All networks train at once: each weight of the model becomes a stack, (networks,
 *shape), the model is mapped over the stack by `tf.vectorized_map`, and one compiled

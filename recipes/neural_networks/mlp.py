@@ -63,7 +63,7 @@ def build_mlp(
     logits."""
     x = hidden = keras.Input((inputs,), name="x")
     for index, width in enumerate(widths, start=1):
-        # He's initialisation keeps the variance of ReLU layers from layer to layer.
+        # He's initialization keeps the variance of ReLU layers from layer to layer.
         hidden = layers.Dense(
             width,
             activation="relu",
@@ -109,7 +109,7 @@ def simpler_methods(x_train, y_train, x_test, y_test) -> dict[str, float]:
         "kernel machine (SVC)": SVC(C=10),
         "decision tree": DecisionTreeClassifier(random_state=0),
         "random forest": RandomForestClassifier(300, random_state=0),
-        "3 nearest neighbours": KNeighborsClassifier(3),
+        "3 nearest neighbors": KNeighborsClassifier(3),
     }
     return {
         name: m.fit(x_train, y_train).score(x_test, y_test)
@@ -161,7 +161,7 @@ def plot_accuracies(
         axes.text(1.003, row, f"{100 * value:.1f} %", va="center", fontsize=9)
     axes.set(xlim=(0.7, 1), xlabel="accuracy on held-out digits (bars start at 0.7)")
     figure.suptitle(
-        "Networks by hidden widths (blue; dots: starts), simpler methods (grey)"
+        "Networks by hidden widths (blue; dots: starts), simpler methods (gray)"
     )
     axes.grid(axis="y", visible=False)
     return figure

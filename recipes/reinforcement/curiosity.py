@@ -193,7 +193,7 @@ def plot_visits(visits: dict[str, np.ndarray]) -> plt.Figure:
     figure, panels = plt.subplots(2, 2, figsize=(10.5, 4))
     for axes, (name, counts) in zip(panels.flat, visits.items(), strict=True):
         shown = np.where(WALL, np.nan, np.log10(np.maximum(counts.sum(axis=1), 0.5)))
-        colours = axes.imshow(shown.reshape(GRID.shape), vmin=np.log10(0.5), vmax=4)
+        colors = axes.imshow(shown.reshape(GRID.shape), vmin=np.log10(0.5), vmax=4)
         axes.set(
             title=f"{name}: {(counts.sum(axis=1) > 0).sum()} cells",
             xticks=[],
@@ -205,7 +205,7 @@ def plot_visits(visits: dict[str, np.ndarray]) -> plt.Figure:
             axes.text(
                 column, row, mark, ha="center", va="center", color="C1", weight="bold"
             )
-    bar = figure.colorbar(colours, ax=panels, shrink=0.8, label="steps in the cell")
+    bar = figure.colorbar(colors, ax=panels, shrink=0.8, label="steps in the cell")
     bar.set_ticks([np.log10(0.5), 0, 2, 4], labels=["never", "1", "100", "10,000"])
     return figure
 

@@ -54,7 +54,7 @@ class Config:
     """the online network chooses the next action, the target network judges it"""
     dueling: bool = True
     """Q is a state's value plus each action's advantage"""
-    prioritised: bool = False
+    prioritized: bool = False
     """draw transitions more often the more wrong their values were"""
     agents: int = 7
     """how many to train: the one as set, then, to compare with it, those of
@@ -69,7 +69,7 @@ ABLATIONS |= {
     "moving target": {"n_steps": 1, "target_every": 1},
     "not double": {"double": False},
 }
-ABLATIONS |= {"not dueling": {"dueling": False}, "prioritised": {"prioritised": True}}
+ABLATIONS |= {"not dueling": {"dueling": False}, "prioritized": {"prioritized": True}}
 
 
 def build_q_network(shape, actions, dueling=False) -> keras.Model:
@@ -167,7 +167,7 @@ class Replay:
         drawn = np.flatnonzero(self.priorities)
         chances = self.priorities.take(drawn) / self.priorities.sum()
         places = self.random.choice(
-            drawn, shape, p=chances if self.config.prioritised else None
+            drawn, shape, p=chances if self.config.prioritized else None
         )
         weights = self.priorities.take(places) ** -beta
         weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
@@ -263,7 +263,7 @@ class Agent:
         errors = self.train(*batches).numpy()
         self.history[block] = self.recent, errors.mean()
         self.replay.priorities.ravel()[places] = (errors + 1e-6) ** (
-            0.6 * self.config.prioritised
+            0.6 * self.config.prioritized
         )
 
     def train_batches(

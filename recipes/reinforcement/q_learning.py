@@ -1,7 +1,7 @@
 """Q-learning finds the best actions by trying them, without being told the rules.
 
 A table Q[s, a] holds what action a in state s is worth. After each step it moves
-towards what came of it, Q[s, a] ← Q[s, a] + α (r + γ max_a' Q[s', a'] − Q[s, a]). The
+toward what came of it, Q[s, a] ← Q[s, a] + α (r + γ max_a' Q[s', a'] − Q[s, a]). The
 maximum makes it learn the best policy's values while it acts by another, which now and
 then tries something at random. SARSA puts the action it really takes next in place of
 the maximum, and so learns to live with its own slips. An episode that has ended is
@@ -207,7 +207,7 @@ def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
     """The greedy walks along the cliff, over the values V(s) that Q-learning found."""
     figure, axes = plt.subplots(figsize=(9, 3.9))
     shown = np.where(np.arange(48) > 36, np.nan, values).reshape(4, 12)
-    colours = axes.imshow(shown, cmap="Greys_r")
+    colors = axes.imshow(shown, cmap="Greys_r")
     for (name, path), style in zip(paths.items(), ("o-C1", "s-C0"), strict=True):
         rows, columns = np.unravel_index(path, (4, 12))
         axes.plot(columns, rows, style, label=f"{name}, {len(path) - 1} steps")
@@ -215,7 +215,7 @@ def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
     axes.set(title="The learned paths without random actions", xticks=[], yticks=[])
     axes.grid(visible=False)
     figure.legend(loc="outside lower center", ncols=2)
-    figure.colorbar(colours, label="value V(s) by Q-learning", shrink=0.7)
+    figure.colorbar(colors, label="value V(s) by Q-learning", shrink=0.7)
     return figure
 
 

@@ -39,7 +39,7 @@ class Config:
     pictures: int = 40_000
     """made for training, one digit in each"""
     glimpses: int = 5
-    """at each picture; the first one is at its centre"""
+    """at each picture; the first one is at its center"""
     patch: int = 6
     """pixels across the sharp patch of a glimpse; each coarser one has as many, twice
     as large"""
@@ -68,7 +68,7 @@ FULL = Config(
     epochs=50,
 )
 
-POLICIES = ("learned", "random", "centre")
+POLICIES = ("learned", "random", "center")
 
 
 def clutter(
@@ -98,7 +98,7 @@ def clutter(
 
 def averaging(location, patch: int, scale: int, side: int):
     """For each number of a location (..., 2) in [−1, 1] a matrix (patch, side), whose
-    rows average `scale` neighbouring pixels each, next to each other around it. Beyond
+    rows average `scale` neighboring pixels each, next to each other around it. Beyond
     the edge is nothing."""
     first = ops.round((location + 1) / 2 * side - patch * scale / 2)[..., None, None]
     first = first + scale * ops.arange(patch, dtype=location.dtype)[:, None]
@@ -174,7 +174,7 @@ def reinforce_loss(returns, chosen, mean, value, sigma: float):
 
 class Attention(keras.Model):
     """Looks by a policy of POLICIES: where it has learned to, anywhere, or at the
-    centre alone."""
+    center alone."""
 
     def __init__(self, config: Config, policy: str, **kwargs):
         super().__init__(**kwargs)
@@ -235,7 +235,7 @@ class Attention(keras.Model):
 
 
 def seen_by(picture, locations, patch: int, scales: int) -> np.ndarray:
-    """A picture (side, side) as it was seen: grey where nothing was, coarse where that
+    """A picture (side, side) as it was seen: gray where nothing was, coarse where that
     is all."""
     seen = np.full_like(picture, 0.5)
     for scale in 2 ** np.arange(scales)[::-1]:
@@ -296,7 +296,7 @@ def main(config: Config, run: Run) -> None:
     fit(rival, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     whole = float(np.mean(np.argmax(rival(x_test), axis=-1) == y_test))
 
-    learned, anywhere, centre = (accuracies[policy] for policy in POLICIES)
+    learned, anywhere, center = (accuracies[policy] for policy in POLICIES)
     read, pixels = config.glimpses * config.scales * config.patch**2, config.side**2
     run.metric("accuracy", learned[-1])
     run.metric("accuracy_of_dense_network", whole)
@@ -308,9 +308,9 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "Where to look is learned: with as many glimpses, random and fixed ones read fewer",
-        holds=learned[-1] > max(anywhere[-1], centre[-1]) + 0.05,
+        holds=learned[-1] > max(anywhere[-1], center[-1]) + 0.05,
         measured=f"accuracy {learned[-1]:.1%} learned, {anywhere[-1]:.1%} random, "
-        f"{centre[-1]:.1%} at the centre",
+        f"{center[-1]:.1%} at the center",
     )
     run.claim(
         "It reads more than a dense network that sees the whole picture, from fewer numbers",

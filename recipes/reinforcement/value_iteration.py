@@ -178,7 +178,7 @@ def build_table(values: np.ndarray) -> keras.Model:
 
 
 def plot_maps(solved: dict[str, tuple]) -> plt.Figure:
-    """Values as colours and best actions as arrows on the grids, with what stands on
+    """Values as colors and best actions as arrows on the grids, with what stands on
     them."""
     figure, panels = plt.subplots(
         1, len(solved), figsize=(13, 4.2), width_ratios=[4, 5, 8]
@@ -189,7 +189,7 @@ def plot_maps(solved: dict[str, tuple]) -> plt.Figure:
         shown = np.where(
             np.isin(tiles, ["H", "G"]), np.nan, values.reshape(tiles.shape)
         )
-        colours = axes.imshow(shown)
+        colors = axes.imshow(shown)
         middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
         for (place, tile), action in zip(np.ndenumerate(tiles), policy, strict=True):
             text = {"H": "✕", "G": "★"}.get(tile, ARROWS[name][action])
@@ -199,7 +199,7 @@ def plot_maps(solved: dict[str, tuple]) -> plt.Figure:
             )
         axes.set(title=name, xticks=[], yticks=[])
         axes.grid(visible=False)
-        figure.colorbar(colours, ax=axes, label="value V(s)", orientation="horizontal")
+        figure.colorbar(colors, ax=axes, label="value V(s)", orientation="horizontal")
     figure.suptitle("Best action and value of each state (✕ hole or cliff, ★ goal)")
     return figure
 

@@ -1,9 +1,9 @@
 """Visual foresight: see in advance what a push will do, and choose by what is seen.
 
 A gripper pushes a block about at random, and a network learns from the film: a frame and an action
-give the next frame. It paints nothing, it moves what is there: for each colour it gives kernels of
-probabilities for moves by −2 ... 2 pixels, and by these the pixels of that colour flow. So the same
-network says where a chosen pixel will be, P(place | frame, actions). To fulfil a goal image, try
+give the next frame. It paints nothing, it moves what is there: for each color it gives kernels of
+probabilities for moves by −2 ... 2 pixels, and by these the pixels of that color flow. So the same
+network says where a chosen pixel will be, P(place | frame, actions). To fulfill a goal image, try
 out actions in foresight alone: the cross-entropy method draws sequences of actions, keeps the best
 tenth and draws anew around those; one step is done, and from what is seen then it plans again. The
 cost is how far the block's pixels are expected to be from their place in the goal image,
@@ -46,7 +46,7 @@ class Config:
 QUICK = Config(films=9000, epochs=7, candidates=40, tasks=30)
 FULL = Config(films=100_000, candidates=400, tasks=200)
 
-SIDE = 16  # pixels; the centres of the corners' pixels are (0, 0) and (15, 15)
+SIDE = 16  # pixels; the centers of the corners' pixels are (0, 0) and (15, 15)
 GRIPPER, BLOCK, REACH = (
     1.0,
     2.0,
@@ -80,7 +80,7 @@ def push(gripper, block, action) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(gripper, block) -> np.ndarray:
-    """Frames (..., SIDE, SIDE, 2) in [0, 1]: one colour for the gripper, one for the
+    """Frames (..., SIDE, SIDE, 2) in [0, 1]: one color for the gripper, one for the
     block."""
     places = np.stack([gripper, block], axis=-2)[..., None, None, :, :]
     distance = np.linalg.norm(PLACES[:, :, None] - places, axis=-1)
@@ -118,15 +118,15 @@ def mean_place(images):
 
 def build_predictor(units: int = 128) -> keras.Model:
     """frame: (batch, SIDE, SIDE, 2) in [0, 1]. action: (batch, 2) in pixels. Outputs:
-    next_frame, and kernels (batch, 2 axes, 2 colours, 5), the probabilities of moves by
+    next_frame, and kernels (batch, 2 axes, 2 colors, 5), the probabilities of moves by
     −2 ... 2 pixels."""
     frame, action = (
         keras.Input((SIDE, SIDE, 2), name="frame"),
         keras.Input((2,), name="action"),
     )
-    # Feature points, the mean place of each colour: bare pixels would take far more
+    # Feature points, the mean place of each color: bare pixels would take far more
     # films.
-    gripper, block = (mean_place(frame[..., colour]) for colour in range(2))
+    gripper, block = (mean_place(frame[..., color]) for color in range(2))
     points = [gripper / (SIDE / 2) - 1, block / (SIDE / 2) - 1, block - gripper]
     hidden = layers.Concatenate()([*points, action])
     hidden = layers.Dense(units, activation="relu")(hidden)
@@ -138,7 +138,7 @@ def build_predictor(units: int = 128) -> keras.Model:
 
 
 def flow(frames, kernels):
-    """Frames (batch, SIDE, SIDE, 2) with each colour spread along both axes by its
+    """Frames (batch, SIDE, SIDE, 2) with each color spread along both axes by its
     kernels (batch, 2, 2, 5). What flows over the border is lost."""
     # A move by k rows is a product with a matrix that is 1 on a diagonal; by a kernel,
     # with a band.
@@ -147,8 +147,8 @@ def flow(frames, kernels):
     )
     bands = ops.reshape(ops.reshape(kernels, (-1, 5)) @ moves, (-1, 2, 2, SIDE, SIDE))
     rows, columns = bands[:, 0], ops.transpose(bands[:, 1], (0, 1, 3, 2))
-    colours_first = rows @ ops.transpose(frames, (0, 3, 1, 2)) @ columns
-    return ops.transpose(colours_first, (0, 2, 3, 1))
+    colors_first = rows @ ops.transpose(frames, (0, 3, 1, 2)) @ columns
+    return ops.transpose(colors_first, (0, 2, 3, 1))
 
 
 def build_foresight(predictor: keras.Model, horizon: int) -> keras.Model:
@@ -310,7 +310,7 @@ def main(config: Config, run: Run) -> None:
     inks = 1 - np.array([[0.84, 0.37, 0.0], [0.0, 0.45, 0.7]])
     paint = lambda row: np.clip(0.95 - row @ inks - 0.25 * goals[task, ..., 1:], 0, 1)  # noqa: E731
     rows = {"foreseen at first": paint(guess), "happened": paint(happened)}
-    title = "Step by step: gripper (orange), block (blue), its place in the goal image (grey)"
+    title = "Step by step: gripper (orange), block (blue), its place in the goal image (gray)"
     run.figure("film", figures.image_rows(rows, title=title, columns=len(guess)))
     run.export(predictor, example={"frame": frames[:3, 0], "action": actions[:3, 0]})
 

@@ -194,7 +194,7 @@ class Dynamics(Trained):
 
 
 def climb(weights, velocity, noise, returns) -> None:
-    """Moves the weights, in place, towards the noise (population, ...) of higher rank
+    """Moves the weights, in place, toward the noise (population, ...) of higher rank
     (Salimans et al., Evolution strategies as a scalable alternative to reinforcement
     learning, 2017)."""
     rank = np.argsort(np.argsort(returns)) / (len(returns) - 1) - 0.5

@@ -179,7 +179,7 @@ def inside_quotes(text: str) -> np.ndarray:
 
 
 def draw_cell(text: str, values: np.ndarray) -> plt.Figure:
-    """A text, each character on the colour of a cell's value in [-1, 1] after it."""
+    """A text, each character on the color of a cell's value in [-1, 1] after it."""
     lines = text.split("\n")
     places = [
         (row, column)

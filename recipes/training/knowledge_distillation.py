@@ -89,7 +89,7 @@ def build_teacher(size: int, name: str, classes: int = 10) -> keras.Model:
 
 
 def ensemble(members: list[keras.Model]) -> keras.Model:
-    """The geometric ensemble: mean logits are the normalised geometric mean of
+    """The geometric ensemble: mean logits are the normalized geometric mean of
     probabilities."""
     images = keras.Input(members[0].input_shape[1:], name="images")
     logits = layers.Average(dtype="float32")([member(images) for member in members])

@@ -136,9 +136,9 @@ def test_a_picture_is_turned_upright_cut_and_resized(tmp_path):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found[:, :8], 0)
     np.testing.assert_array_equal(found[:, 12:], [[[1, 0, 0]] * 8] * 20)
-    grey = classifiers.read_image(tmp_path / "plain.png", (10, 20), 1)
-    assert grey.shape == (10, 20, 1)
-    assert grey[0, -1, 0] == pytest.approx(0.299, abs=0.01)
+    gray = classifiers.read_image(tmp_path / "plain.png", (10, 20), 1)
+    assert gray.shape == (10, 20, 1)
+    assert gray[0, -1, 0] == pytest.approx(0.299, abs=0.01)
     exif = image.getexif()
     exif[0x0112] = 6  # turned a quarter: the red half is below
     image.save(tmp_path / "turned.png", exif=exif)

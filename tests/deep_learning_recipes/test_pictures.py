@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from deep_learning_recipes.pictures import VARIANCE, Recolour, texture_distance
+from deep_learning_recipes.pictures import VARIANCE, Recolor, texture_distance
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def test_texture_distance_is_in_standard_deviations(random):
     assert half == pytest.approx(0.4, abs=0.03)
 
 
-def test_recolour_gives_the_mean_and_covariance_of_the_other(random):
+def test_recolor_gives_the_mean_and_covariance_of_the_other(random):
     mixing = 0.05 * random.normal(size=(3, 3, 3))
     pictures = 0.5 + random.normal(size=(2, 20, 20, 3)) @ mixing[:2, None]
     other = 0.4 + random.normal(size=(30, 30, 3)) @ mixing[2] * 0.7
     for found, own in zip(
-        np.asarray(Recolour.like(other)(pictures)), pictures, strict=True
+        np.asarray(Recolor.like(other)(pictures)), pictures, strict=True
     ):
         found, own, wanted = (each.reshape(-1, 3) for each in (found, own, other))
         np.testing.assert_allclose(found.mean(axis=0), wanted.mean(axis=0), atol=1e-3)
@@ -57,20 +57,20 @@ def test_recolour_gives_the_mean_and_covariance_of_the_other(random):
         )
 
 
-def test_a_recoloured_picture_stays_upright_and_a_flat_one_flat(random):
+def test_a_recolored_picture_stays_upright_and_a_flat_one_flat(random):
     picture = random.uniform(0.2, 0.8, size=(1, 16, 16, 3))
-    same = np.asarray(Recolour.like(picture[0])(picture))
+    same = np.asarray(Recolor.like(picture[0])(picture))
     np.testing.assert_allclose(same, picture, atol=0.01)
     grain = 0.5 + 0.002 * random.normal(size=(1, 16, 16, 3))
-    assert np.asarray(Recolour.like(picture[0])(grain)).std() < 0.02
-    grey = random.uniform(0.4, 0.6, size=(16, 16, 1)).repeat(3, axis=-1)
-    assert np.ptp(np.asarray(Recolour.like(grey)(picture)), axis=-1).mean() < 0.02
+    assert np.asarray(Recolor.like(picture[0])(grain)).std() < 0.02
+    gray = random.uniform(0.4, 0.6, size=(16, 16, 1)).repeat(3, axis=-1)
+    assert np.ptp(np.asarray(Recolor.like(gray)(picture)), axis=-1).mean() < 0.02
 
 
-def test_recolour_comes_back_from_a_file(random, tmp_path):
+def test_recolor_comes_back_from_a_file(random, tmp_path):
     x = keras.Input((None, None, 3))
-    model = keras.Model(x, Recolour.like(random.uniform(size=(8, 8, 3)))(x))
-    model.save(tmp_path / "recolour.keras")
-    again = keras.models.load_model(tmp_path / "recolour.keras")
+    model = keras.Model(x, Recolor.like(random.uniform(size=(8, 8, 3)))(x))
+    model.save(tmp_path / "recolor.keras")
+    again = keras.models.load_model(tmp_path / "recolor.keras")
     pictures = random.uniform(size=(2, 8, 12, 3))
     np.testing.assert_allclose(again(pictures), model(pictures), atol=1e-6)

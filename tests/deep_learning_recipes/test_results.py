@@ -30,7 +30,7 @@ RECORDS = [
 
 
 def test_a_summary_has_mean_standard_deviation_and_how_often_claims_held():
-    summary = results.summarise(RECORDS, "default")
+    summary = results.summarize(RECORDS, "default")
     accuracy = summary["metrics"]["accuracy"]
     assert accuracy["values"] == [0.5, 0.6, 0.7]
     assert accuracy["mean"] == pytest.approx(0.6)

@@ -103,12 +103,12 @@ def test_an_image_classifier_also_reads_encoded_files(channels, unchecked):
     np.testing.assert_allclose(got[1], expected[0], atol=1e-6)
     np.testing.assert_allclose(got[2:], np.repeat(expected, 2, axis=0), atol=0.02)
 
-    # Black and white stripes of one pixel are grey at a third of the size, and no
+    # Black and white stripes of one pixel are gray at a third of the size, and no
     # stripes.
     stripes = Image.fromarray(np.tile(np.array([0, 255], "uint8"), (24, 18)))
     got = classify(image_bytes=tf.constant([encoded(stripes, "PNG")]))["probabilities"]
-    grey = model(np.full((1, 8, 12, channels), 0.5, "float32"))["probabilities"]
-    np.testing.assert_allclose(got, grey, atol=0.05)
+    gray = model(np.full((1, 8, 12, channels), 0.5, "float32"))["probabilities"]
+    np.testing.assert_allclose(got, gray, atol=0.05)
 
 
 def encoded(picture, kind, **options):
@@ -121,11 +121,11 @@ def test_images_that_are_not_in_0_to_1_have_no_encoded_form():
     images = keras.Input((8, 8, 1), name="images")
     hidden = keras.layers.Flatten()(images)
     model = serving.classifier(keras.Model(images, keras.layers.Dense(3)(hidden)))
-    centred = {"images": np.linspace(-1, 1, 64).reshape(1, 8, 8, 1)}
-    assert not saved_model.reads_images(model, centred)
-    assert saved_model.reads_images(model, {"images": abs(centred["images"])})
+    centered = {"images": np.linspace(-1, 1, 64).reshape(1, 8, 8, 1)}
+    assert not saved_model.reads_images(model, centered)
+    assert saved_model.reads_images(model, {"images": abs(centered["images"])})
     plain = keras.Model(images, {"image": keras.layers.Conv2D(1, 1)(images)})
-    assert not saved_model.reads_images(plain, {"images": abs(centred["images"])})
+    assert not saved_model.reads_images(plain, {"images": abs(centered["images"])})
 
 
 def test_several_inputs_keep_their_names(unchecked):

@@ -18,7 +18,7 @@ RECIPES = catalogue.find_recipes(ROOT / "recipes")
 
 
 def each_recipe(test):
-    """Parametrises a test over all recipes; one worker runs all tests of a recipe
+    """Parametrizes a test over all recipes; one worker runs all tests of a recipe
     (conftest)."""
     return pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)(
         test

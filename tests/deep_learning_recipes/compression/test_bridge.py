@@ -406,7 +406,7 @@ def test_models_without_a_graph_are_refused():
         to_tf_keras(tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))]))
     quantized = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     quantized.quantize("int8")
-    with pytest.raises(ValueError, match="already quantised"):
+    with pytest.raises(ValueError, match="already quantized"):
         to_tf_keras(quantized)
 
 

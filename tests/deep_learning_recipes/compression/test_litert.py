@@ -284,7 +284,7 @@ def test_what_keras_quantised_serves_as_a_saved_model_and_is_refused_here(
     exact = np.asarray(model(x))
     model.quantize(mode)
     with pytest.raises(
-        ValueError, match=f"quantised to {mode} by keras.Model.quantize"
+        ValueError, match=f"quantized to {mode} by keras.Model.quantize"
     ):
         to_litert(model)
     model.export(tmp_path / "model", format="tf_saved_model", verbose=False)
@@ -349,7 +349,7 @@ def test_converting_writes_nothing_to_the_screen(classifier, capfd):
 
 def test_a_quantisation_aware_model_converts_by_the_ranges_it_learned():
     """No representative data; the file answers as the trained model with its fake
-    quantisation."""
+    quantization."""
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 8, 1), name="images")
     x = layers.Flatten()(layers.Conv2D(6, 3, activation="relu")(images))

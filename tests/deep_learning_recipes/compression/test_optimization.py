@@ -1,4 +1,4 @@
-"""Pruning, shared weights and quantisation-aware training: Keras 3 in, Keras 3 out."""
+"""Pruning, shared weights and quantization-aware training: Keras 3 in, Keras 3 out."""
 
 import os
 import subprocess
@@ -249,7 +249,7 @@ def test_quantize_aware_brings_separable_convolutions_home(digits):
         (layers.BatchNormalization(name="alone"), ["'alone'", "Conv2D", "fold"]),
     ],
 )
-def test_quantize_aware_names_what_it_cannot_quantise(layer, words):
+def test_quantize_aware_names_what_it_cannot_quantize(layer, words):
     inputs = keras.Input((4, 3))
     model = keras.Model(inputs, layers.Dense(2)(layer(inputs)))
     with pytest.raises(ValueError) as error:

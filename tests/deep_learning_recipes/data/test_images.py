@@ -150,7 +150,7 @@ def test_resize_is_pillows_bicubic(size):
         )
 
 
-def test_resize_keeps_colours_and_directions_apart():
+def test_resize_keeps_colors_and_directions_apart():
     photo = crops.scaled_photos()[1]
     ours = pixels.resize(photo[np.newaxis].astype("float32") / 255, 50)[0]
     theirs = Image.fromarray(photo).resize((50, 50), Image.Resampling.BICUBIC)
@@ -163,24 +163,24 @@ def test_resize_keeps_colours_and_directions_apart():
 def test_size_and_channels(name):
     (x_train, _), (x_test, _) = data.load(name, size=12, channels=3)
     assert x_train.shape[1:] == x_test.shape[1:] == (12, 12, 3)
-    (grey, _), _ = data.load(name, size=12, channels=1)
-    assert grey.shape == (*x_train.shape[:3], 1)
+    (gray, _), _ = data.load(name, size=12, channels=1)
+    assert gray.shape == (*x_train.shape[:3], 1)
     luminance = np.array(
         [Image.fromarray(c).convert("L") for c in to_bytes(x_train[:20])]
     )
-    np.testing.assert_allclose(grey[:20, ..., 0] * 255, luminance, atol=1.5)
+    np.testing.assert_allclose(gray[:20, ..., 0] * 255, luminance, atol=1.5)
 
 
 def to_bytes(x):
     return (x * 255).round().astype("uint8")
 
 
-# Drawing centres to half a pixel and leaves grey edges; a turned 7 or 4 has its outline
+# Drawing centers to half a pixel and leaves gray edges; a turned 7 or 4 has its outline
 # elsewhere.
 @pytest.mark.parametrize(
-    ("name", "off_centre"), [("glyphs", 2), ("printed_digits", 12)]
+    ("name", "off_center"), [("glyphs", 2), ("printed_digits", 12)]
 )
-def test_characters_are_whole_centred_and_there(name, off_centre):
+def test_characters_are_whole_centred_and_there(name, off_center):
     for x, _ in data.load(name, size=64):
         assert border(x).max() < 0.5
         assert flat(x).mean(1).min() > 0.005
@@ -188,7 +188,7 @@ def test_characters_are_whole_centred_and_there(name, off_centre):
         for side_is_inked in (inked.any(axis=1), inked.any(axis=2)):
             first = side_is_inked.argmax(axis=1)
             last = 63 - side_is_inked[:, ::-1].argmax(axis=1)
-            assert np.abs(first + last - 63).max() <= off_centre
+            assert np.abs(first + last - 63).max() <= off_center
 
 
 def test_no_two_characters_of_a_face_are_the_same():
@@ -232,8 +232,8 @@ def test_photos_are_large_enough_for_their_crops():
 
 
 def test_crops_come_from_the_photo_of_their_label():
-    flat_colours = [np.full((384, 400, 3), value, "uint8") for value in (0, 51, 255)]
-    for x, y in crops.crop_parts(flat_colours, 16, 0):
+    flat_colors = [np.full((384, 400, 3), value, "uint8") for value in (0, 51, 255)]
+    for x, y in crops.crop_parts(flat_colors, 16, 0):
         np.testing.assert_allclose(x[:, 0, 0, 0], np.array([0, 0.2, 1])[y], atol=1e-5)
 
 
@@ -248,8 +248,8 @@ def test_crops_come_from_the_photo_of_their_label():
         ),
         ({"size": 3}, "size must be from 4 to 1024 pixels, not 3"),
         ({"size": 1025}, "size must be from 4 to 1024 pixels, not 1025"),
-        ({"channels": 2}, "channels must be 1 (grey) or 3 (colour), not 2"),
-        ({"channels": 0}, "channels must be 1 (grey) or 3 (colour), not 0"),
+        ({"channels": 2}, "channels must be 1 (gray) or 3 (color), not 2"),
+        ({"channels": 0}, "channels must be 1 (gray) or 3 (color), not 0"),
     ],
 )
 def test_bad_arguments_get_one_line(arguments, line):
@@ -327,17 +327,17 @@ def test_keras_sets_are_converted(name, shape, monkeypatch):
     import keras
 
     rng = np.random.default_rng(0)
-    colour = len(shape) == 3
+    color = len(shape) == 3
 
     def part(count):
-        labels = rng.integers(0, 10, (count, 1) if colour else count).astype("uint8")
+        labels = rng.integers(0, 10, (count, 1) if color else count).astype("uint8")
         return rng.integers(0, 256, (count, *shape)).astype("uint8"), labels
 
     parts = part(6), part(4)
     monkeypatch.setattr(getattr(keras.datasets, name), "load_data", lambda: parts)
     for (x, y), (raw_x, raw_y) in zip(data.load(name), parts, strict=True):
         assert (x.dtype, y.dtype, y.shape) == (np.float32, np.int64, (len(x),))
-        assert x.shape == (len(x), *shape[:2], 3 if colour else 1)
+        assert x.shape == (len(x), *shape[:2], 3 if color else 1)
         np.testing.assert_allclose(x.squeeze() * 255, raw_x, atol=1e-3)
         np.testing.assert_array_equal(y, raw_y.squeeze())
     (x, _), _ = data.load(name, size=16, channels=1)

@@ -30,9 +30,9 @@ def test_the_painting_is_the_same_each_time_and_goes_on_at_the_opposite_edge():
 def test_strokes_run_along_the_field():
     """Smeared along lines, a picture changes little in one direction and much across
     it."""
-    grey = data.load_picture("painting", 256).mean(axis=-1)
-    down, right = np.gradient(grey)
-    slopes = np.stack(np.gradient(grey)).reshape(2, 16, 16, 16, 16)
+    gray = data.load_picture("painting", 256).mean(axis=-1)
+    down, right = np.gradient(gray)
+    slopes = np.stack(np.gradient(gray)).reshape(2, 16, 16, 16, 16)
     blocks = slopes.transpose(1, 3, 0, 2, 4).reshape(256, 2, 256)
     small, large = np.array([np.linalg.eigvalsh(np.cov(block)) for block in blocks]).T
     assert np.median(small / large) < 0.25

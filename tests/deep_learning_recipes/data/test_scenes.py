@@ -33,7 +33,7 @@ def test_box_is_that_of_the_mask_and_the_digit_is_lighter_than_the_photograph(sc
                 mask[:, right - 1],
             ):
                 assert edge.any()
-            # One colour, and at least as light as the lightest that a photograph may
+            # One color, and at least as light as the lightest that a photograph may
             # be.
             strokes = image[mask] @ LUMINANCE
             assert strokes.mean() > 0.5

@@ -22,7 +22,7 @@ def layer_of(scheme, matrix=MATRIX):
 
 def test_binary_weights_are_signs_and_none_is_zero():
     rounded = np.asarray(
-        binary_networks.binarise(np.array([-2.0, -1e-9, 0.0, 1e-9, 3.0]))
+        binary_networks.binarize(np.array([-2.0, -1e-9, 0.0, 1e-9, 3.0]))
     )
     np.testing.assert_array_equal(rounded, [-1, -1, 1, 1, 1])
 
@@ -30,13 +30,13 @@ def test_binary_weights_are_signs_and_none_is_zero():
 def test_ternary_weights_by_hand():
     # The mean of |W| is 1, so the threshold is 0.7; 1 and 2.4 are kept, and their mean
     # is 1.7.
-    rounded = binary_networks.ternarise(np.array([0.1, -0.5, 1.0, -2.4], "float32"))
+    rounded = binary_networks.ternarize(np.array([0.1, -0.5, 1.0, -2.4], "float32"))
     np.testing.assert_allclose(rounded, [0, 0, 1.7, -1.7], rtol=1e-6)
 
 
 def test_ternary_scale_is_the_least_squares_one_and_the_threshold_near_the_best():
     weights = RANDOM.normal(size=5000).astype("float32")
-    rounded = np.asarray(binary_networks.ternarise(weights))
+    rounded = np.asarray(binary_networks.ternarize(weights))
     signs = np.sign(rounded)
     assert set(np.unique(signs)) == {-1, 0, 1}
     (scale,), *_ = np.linalg.lstsq(signs[:, None], weights, rcond=None)
@@ -144,14 +144,14 @@ def test_batch_statistics_are_those_of_the_rounded_weights():
     model = binary_networks.build_model(7, (6,), 3, "float")
     images = RANDOM.normal(size=(50, 7)).astype("float32")
     weights = model.get_weights()
-    binary_networks.run_rounded(model, weights, binary_networks.binarise, images)
+    binary_networks.run_rounded(model, weights, binary_networks.binarize, images)
     answers = images @ np.where(weights[0] >= 0, 1, -1)
-    normalise = next(each for each in model.layers if hasattr(each, "moving_mean"))
+    normalize = next(each for each in model.layers if hasattr(each, "moving_mean"))
     np.testing.assert_allclose(
-        normalise.moving_mean, answers.mean(axis=0), rtol=1e-4, atol=1e-5
+        normalize.moving_mean, answers.mean(axis=0), rtol=1e-4, atol=1e-5
     )
     np.testing.assert_allclose(
-        normalise.moving_variance, answers.var(axis=0), rtol=1e-3
+        normalize.moving_variance, answers.var(axis=0), rtol=1e-3
     )
 
 

@@ -49,7 +49,7 @@ def test_gradients_below_float16_vanish_until_scaled():
 
 
 def test_a_step_below_half_a_spacing_moves_no_16_bit_weight():
-    """Between 0.5 and 1 neighbouring float16 numbers lie 2⁻¹¹ apart."""
+    """Between 0.5 and 1 neighboring float16 numbers lie 2⁻¹¹ apart."""
     assert np.float16(0.75) + np.float16(2**-12.1) == np.float16(0.75)
     _, still = mixed_precision.descend("float16", X, Y, 8, steps=3, learning_rate=1e-5)
     _, master = mixed_precision.descend("float32", X, Y, 8, steps=3, learning_rate=1e-5)

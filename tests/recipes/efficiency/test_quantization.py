@@ -1,4 +1,4 @@
-"""The affine formula and fake quantisation against TensorFlow's own, and by hand."""
+"""The affine formula and fake quantization against TensorFlow's own, and by hand."""
 
 import keras
 import numpy as np
@@ -93,7 +93,7 @@ def test_every_weight_learns_through_the_rounding():
 
 def test_the_networks_weights_counted_by_hand():
     """Kernels and biases of both dense layers, kernels of the convolutions, 4 numbers a
-    channel of batch normalisation."""
+    channel of batch normalization."""
     dense = (16 * 64) * 64 + 64 + 64 * 10 + 10
     assert (
         quantization.build_model().count_params()

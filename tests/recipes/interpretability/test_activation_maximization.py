@@ -1,4 +1,4 @@
-"""The ascent against a closed form, its regularisers against NumPy, SciPy and
+"""The ascent against a closed form, its regularizers against NumPy, SciPy and
 tf-keras-vis."""
 
 import dataclasses
@@ -142,7 +142,7 @@ def test_the_norms_of_known_pictures():
 
 def test_jitter_shows_the_network_moved_pictures_and_blur_smooths():
     """A network that sees one pixel alone: jitter spreads what it wants over its
-    neighbours."""
+    neighbors."""
     x = keras.Input((9, 9, 1))
     model = keras.Model(x, keras.layers.Flatten()(keras.layers.Cropping2D(4)(x)))
     start = np.zeros((1, 9, 9, 1), "float32")

@@ -1,4 +1,4 @@
-"""Neighbours and outliers against scikit-learn's, the confident joint against a count
+"""Neighbors and outliers against scikit-learn's, the confident joint against a count
 by hand."""
 
 import keras
@@ -20,7 +20,7 @@ def digits():
     ]
 
 
-def test_neighbours_are_scikit_learns(digits):
+def test_neighbors_are_scikit_learns(digits):
     x, _ = digits
     distances, rows = exploration.nearest(x[:50], x[50:], 7)
     theirs = NearestNeighbors(n_neighbors=7).fit(x[50:]).kneighbors(x[:50])
@@ -34,7 +34,7 @@ def test_neighbours_are_scikit_learns(digits):
     np.testing.assert_array_equal(rows, theirs[1])
 
 
-def test_a_copy_is_a_neighbour_at_distance_zero():
+def test_a_copy_is_a_neighbor_at_distance_zero():
     x = np.array([[0.0, 0], [3, 4], [0, 0], [0, 0]])
     distances, rows = exploration.others(x, 2)
     assert not (rows == np.arange(4)[:, None]).any()
@@ -56,7 +56,7 @@ def test_the_local_outlier_factor_is_scikit_learns(digits, count):
         )
 
 
-def test_of_a_class_of_three_all_others_are_neighbours():
+def test_of_a_class_of_three_all_others_are_neighbors():
     x = np.random.default_rng(0).normal(size=(3, 4))
     expected = -LocalOutlierFactor(2).fit(x).negative_outlier_factor_
     np.testing.assert_allclose(
@@ -70,13 +70,13 @@ def test_the_confident_joint_as_counted_by_hand():
             [
                 0.9,
                 0.1,
-            ],  # labelled 0; class 0 is possible from (0.9 + 0.8 + 0.1) / 3 = 0.6 on
+            ],  # labeled 0; class 0 is possible from (0.9 + 0.8 + 0.1) / 3 = 0.6 on
             [0.8, 0.2],
-            [0.1, 0.9],  # labelled 0, but 1: suspected
+            [0.1, 0.9],  # labeled 0, but 1: suspected
             [
                 0.3,
                 0.7,
-            ],  # labelled 1; class 1 is possible from (0.7 + 0.5 + 0.9) / 3 = 0.7 on
+            ],  # labeled 1; class 1 is possible from (0.7 + 0.5 + 0.9) / 3 = 0.7 on
             [0.5, 0.5],  # neither is possible: not counted
             [0.1, 0.9],
         ]

@@ -100,7 +100,7 @@ def test_total_variation_by_hand():
     assert dd.total_variation(picture) == pytest.approx([(down + right) / 2])
 
 
-def test_the_network_sees_no_colour_that_is_everywhere():
+def test_the_network_sees_no_color_that_is_everywhere():
     model, images = dd.build_model(), uniform(2, 32, 40, 3)
     tinted = images + np.array([0.2, -0.1, 0.3], "float32")
     np.testing.assert_allclose(model(tinted), model(images), atol=1e-4)

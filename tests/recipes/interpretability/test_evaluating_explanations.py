@@ -182,7 +182,7 @@ def test_an_edge_detector_asks_no_network_and_noise_is_new_each_time(scene):
     assert not np.array_equal(*noise)
 
 
-def test_a_mark_has_the_colour_of_its_label_and_leaves_the_rest():
+def test_a_mark_has_the_color_of_its_label_and_leaves_the_rest():
     images = np.full((3, 12, 12, 3), 0.5, "float32")
     marked = ee.mark(images, np.array([0, 5, 5]))
     np.testing.assert_allclose(marked[1], marked[2])

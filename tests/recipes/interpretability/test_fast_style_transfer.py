@@ -92,7 +92,7 @@ def test_the_painter_takes_pictures_of_any_size(random):
 
 def test_the_painter_has_the_weights_counted_by_hand():
     """Kernels of ten convolutions, a bias, and a scale and shift where a map is
-    normalised."""
+    normalized."""
     kernels = (
         25 * 3 * 4 + 9 * 4 * 8 + 9 * 8 * 12 + 6 * 9 * 12 * 12 + 9 * 12 * 8 + 9 * 8 * 4
     )
@@ -106,7 +106,7 @@ def test_instance_normalisation_forgets_contrast_and_brightness(random):
     photo = random.uniform(size=(1, 64, 64, 3)).astype("float32")
     first = keras.Model(
         painter.input, painter.layers[2].output
-    )  # after the first normalisation
+    )  # after the first normalization
     bright, dull = np.asarray(first(photo)), np.asarray(first(0.4 * photo + 0.3))
     # Not at the border, where zeros stand beside the picture.
     np.testing.assert_allclose(bright.mean(axis=(1, 2)), 0, atol=1e-3)

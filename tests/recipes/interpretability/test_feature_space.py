@@ -1,4 +1,4 @@
-"""Neighbours, components and clusters against scikit-learn; agreement by hand."""
+"""Neighbors, components and clusters against scikit-learn; agreement by hand."""
 
 import numpy as np
 import pytest

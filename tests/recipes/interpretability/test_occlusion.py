@@ -46,14 +46,14 @@ def test_windows_cover_everything_and_end_at_the_border():
     assert len(occ.windows(48, 48, 8, 4)) == 11 * 11
 
 
-@pytest.mark.parametrize("fill", ["grey", "mean", "blur"])
+@pytest.mark.parametrize("fill", ["gray", "mean", "blur"])
 def test_it_is_the_loop_of_the_paper(scene, fill):
     model, pictures, classes = scene
     side = 5  # leaves a rest at both borders
     expected = np.zeros((3, 12, 16))
     for i, (picture, number) in enumerate(zip(pictures, classes, strict=True)):
         filling = {
-            "grey": np.full_like(picture, 0.5),
+            "gray": np.full_like(picture, 0.5),
             "mean": np.zeros_like(picture) + picture.mean((0, 1)),
             "blur": np.stack(
                 [gaussian_filter(picture[..., c], side / 2) for c in range(3)], -1
@@ -127,7 +127,7 @@ def test_one_pixel_that_matters_heats_the_squares_around_it():
         model, pictures, np.full_like(pictures, 0.5), np.array([0]), covers
     ).numpy()
     heat = occ.heat_of(fallen, covers)[0]
-    # The pixel at (4, 4) is in all of its 9 squares, its neighbour in 6 of 9, the next
+    # The pixel at (4, 4) is in all of its 9 squares, its neighbor in 6 of 9, the next
     # in 3 of 9.
     steps = np.array([0, 0, 3, 6, 9, 6, 3, 0, 0]) / 9
     np.testing.assert_allclose(heat, np.outer(steps, steps) * 1.0, atol=1e-6)
@@ -136,7 +136,7 @@ def test_one_pixel_that_matters_heats_the_squares_around_it():
 def test_fillings():
     pictures = np.random.default_rng(0).uniform(size=(2, 8, 6, 3)).astype("float32")
     found = occ.fillings(pictures, 4)
-    assert {*found} == {"grey", "mean", "blur"}
+    assert {*found} == {"gray", "mean", "blur"}
     assert all(each.shape == pictures.shape for each in found.values())
     assert all(each.dtype == "float32" for each in found.values())
     np.testing.assert_allclose(

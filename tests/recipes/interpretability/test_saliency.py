@@ -82,7 +82,7 @@ def test_smooth_gradient_of_a_square_knows_the_size_of_the_noise():
     assert smooth[0, 0] == pytest.approx(8.0, rel=0.05)
 
 
-def test_segment_cuts_out_all_of_the_salient_colour():
+def test_segment_cuts_out_all_of_the_salient_color():
     image = np.full((20, 20, 3), 0.2) + np.random.default_rng(0).uniform(
         0, 0.1, (20, 20, 3)
     )
@@ -93,7 +93,7 @@ def test_segment_cuts_out_all_of_the_salient_colour():
         0.1,
         0.3,
         0.9,
-    )  # as far from the ground, but of another colour
+    )  # as far from the ground, but of another color
     maps = np.zeros((1, 20, 20))
     maps[0, 4:12, 6:9] = 1.0
     np.testing.assert_array_equal(sal.segment(image[None], maps), masks)

@@ -25,7 +25,7 @@ def test_distance_is_relative_for_each_picture_and_layer(random):
     np.testing.assert_allclose(found, [[0, 4, 1]] * 2, atol=1e-6)
 
 
-def test_energy_counts_the_layers_asked_for_and_colours_that_no_screen_shows(
+def test_energy_counts_the_layers_asked_for_and_colors_that_no_screen_shows(
     network, random
 ):
     textures = random.uniform(size=(2, 50, 50, 3)).astype("float32")

@@ -55,6 +55,6 @@ def test_the_simpler_methods_read_digits_as_well_as_they_are_known_to():
     x_train, x_test = x_train.reshape(-1, 64), x_test.reshape(-1, 64)
     accuracies = mlp.simpler_methods(x_train, y_train, x_test, y_test)
     assert accuracies["kernel machine (SVC)"] > 0.985
-    assert accuracies["3 nearest neighbours"] > 0.975
+    assert accuracies["3 nearest neighbors"] > 0.975
     assert 0.94 < accuracies["logistic regression"] < 0.975
     assert 0.8 < accuracies["decision tree"] < accuracies["random forest"]

@@ -1,4 +1,4 @@
-"""Generalised advantages by hand and by their sums; the update against an exact
+"""Generalized advantages by hand and by their sums; the update against an exact
 gradient."""
 
 import keras

@@ -163,7 +163,7 @@ def test_the_step_that_resets_is_no_transition():
 
 def test_prioritised_draws_and_weights():
     random = np.random.default_rng(0)
-    replay = dqn.Replay(small(n_steps=1, prioritised=True), 10, (1,), "float32", random)
+    replay = dqn.Replay(small(n_steps=1, prioritized=True), 10, (1,), "float32", random)
     replay.priorities[0, :3] = 1, 2, 5
     places, (*_, weights) = replay.sample((1, 80_000), beta=0.5)
     shares = np.bincount(places[0], minlength=3) / 80_000
@@ -189,12 +189,12 @@ def test_without_priorities_all_transitions_are_drawn_alike():
 
 
 def test_only_prioritised_replay_changes_what_is_drawn():
-    for prioritised in (False, True):
-        agent = dqn.Agent(small(prioritised=prioritised), corridors(4), seed=0)
+    for prioritized in (False, True):
+        agent = dqn.Agent(small(prioritized=prioritized), corridors(4), seed=0)
         agent.collect()
         agent.learn(0)
         kinds = np.unique(agent.replay.priorities[agent.replay.priorities > 0])
-        assert (len(kinds) > 1) == prioritised
+        assert (len(kinds) > 1) == prioritized
 
 
 def test_dueling_advantages_have_no_mean():
@@ -272,7 +272,7 @@ def test_it_solves_the_corridor_and_knows_what_each_place_is_worth():
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     """The environments' inner state, which a checkpoint cannot hold, is carried over by
     hand."""
-    config = small(env="CartPole-v1", steps=480, prioritised=True)
+    config = small(env="CartPole-v1", steps=480, prioritized=True)
 
     def begin(seed):
         keras.utils.set_random_seed(seed)

@@ -67,12 +67,12 @@ def test_flow_is_a_correlation_with_the_probabilities_of_moves():
     kernels = RANDOM.dirichlet(np.ones(5), (3, 2, 2)).astype("float32")
     flown = np.asarray(vf.flow(frames, kernels))
     for each in range(3):
-        for colour in range(2):
-            rows, columns = kernels[each, :, colour]
+        for color in range(2):
+            rows, columns = kernels[each, :, color]
             expected = ndimage.convolve(
-                frames[each, ..., colour], np.outer(rows, columns), mode="constant"
+                frames[each, ..., color], np.outer(rows, columns), mode="constant"
             )
-            np.testing.assert_allclose(flown[each, ..., colour], expected, atol=1e-5)
+            np.testing.assert_allclose(flown[each, ..., color], expected, atol=1e-5)
 
 
 def test_the_predictor_heeds_the_action_and_the_frame(predictor):

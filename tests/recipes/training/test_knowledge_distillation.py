@@ -57,9 +57,9 @@ def test_the_gradient_is_that_of_equation_2_times_the_squared_temperature(temper
 def test_at_a_high_temperature_it_matches_logits():
     """Equation 4 for logits of mean 0, times T²: (z − v) / N. So T² keeps the
     gradient's size."""
-    centred = [each - each.mean(axis=1, keepdims=True) for each in (TEACHER, STUDENT)]
-    limit = (centred[1] - centred[0]) / 10
-    np.testing.assert_allclose(gradient(1e4, *centred), limit, atol=0.01)
+    centered = [each - each.mean(axis=1, keepdims=True) for each in (TEACHER, STUDENT)]
+    limit = (centered[1] - centered[0]) / 10
+    np.testing.assert_allclose(gradient(1e4, *centered), limit, atol=0.01)
     sizes = [
         np.linalg.norm(gradient(temperature)) for temperature in (20.0, 40.0, 80.0)
     ]
