@@ -148,9 +148,8 @@ def film(
     1].
 
     values: gives (1, actions) for an observation (1, ...); the largest one is taken.
-        After the
-    episode's end the pictures are white. Of a game of Atari they show what the network
-    sees.
+    After the episode's end the pictures are white. Of a game of Atari they show what
+    the network sees.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
     if name.startswith("ALE/"):

@@ -130,7 +130,7 @@ def results_command(arguments: list[str]) -> int:
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
 
-    from deep_learning_recipes import results
+    from deep_learning_recipes.catalogue import results
 
     names = options.names
     if names == ["all"]:
@@ -152,7 +152,7 @@ def table_command(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from deep_learning_recipes import results
+    from deep_learning_recipes.catalogue import results
 
     stale = results.update_readme(
         Path("README.md"), Path("results"), write=not options.check

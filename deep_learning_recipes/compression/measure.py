@@ -86,10 +86,9 @@ def benchmark(
     """Measures classifiers, which give one score for each class.
 
     x, y: held-out inputs (examples, ...) and class numbers (examples,), for the
-        accuracy; the
-    latency is that of x[:1], the median of `repeats` runs after as many tenths to warm
-    up, without the time that quantizing the input takes. Raises ValueError for outputs
-    that are no scores.
+    accuracy; the latency is that of x[:1], the median of `repeats` runs after as many
+    tenths to warm up, without the time that quantizing the input takes. Raises
+    ValueError for outputs that are no scores.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: must be at least 1")

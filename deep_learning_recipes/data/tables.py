@@ -10,9 +10,8 @@ def load_table(name: str) -> Split:
     """A table as `((x_train, y_train), (x_test, y_test))`, a fixed random 80/20 split.
 
     x: float32 (n, features), raw units: scale it by the train part.
-        `feature_names(name)` has the
-    columns. y: int64 labels for breast_cancer and wine (`class_names(name)`), float32
-    for diabetes and randhie.
+    `feature_names(name)` has the columns. y: int64 labels for breast_cancer and wine
+    (`class_names(name)`), float32 for diabetes and randhie.
 
     name: breast_cancer (455 + 114 rows, 30 features; CC BY 4.0, UCI): malignant or
         benign. wine (142 + 36, 13; CC BY 4.0, UCI): the cultivar. diabetes (353 + 89,

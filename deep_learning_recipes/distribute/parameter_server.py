@@ -4,10 +4,10 @@ these out.
 Each worker reads the weights, computes a gradient and has it applied, without waiting
 for the
 others: asynchronous stochastic gradient descent. A step may thus start from weights
-    that others
-have changed meanwhile, so training is not that of one device, nor the same twice; it
-learns. In return a worker that is lost costs nothing but its steps under way, which
-others repeat. (Dean et al., Large scale distributed deep networks, 2012, section 4.1)
+that others have changed meanwhile, so training is not that of one device, nor the same
+twice; it learns. In return a worker that is lost costs nothing but its steps under way,
+which others repeat. (Dean et al., Large scale distributed deep networks, 2012, section
+4.1)
 """
 
 from __future__ import annotations

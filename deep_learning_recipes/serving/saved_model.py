@@ -75,11 +75,9 @@ def export(model: keras.Model, folder: Path, example: Any) -> Path:
     its path.
 
     model: functional; its outputs are a dict, whose keys become the names that a client
-        sees, as
-    the names of its `keras.Input`s do.
+    sees, as the names of its `keras.Input`s do.
     example: a small batch of inputs (an array, or a dict of arrays by input name). The
-        written
-    model must give the same outputs for it; it becomes the warm-up record and
+    written model must give the same outputs for it; it becomes the warm-up record and
     request.json.
 
     The signature is `serving_default`. A classifier of images in [0, 1] (see

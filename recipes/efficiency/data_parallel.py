@@ -3,10 +3,9 @@
 The gradient of a batch is a mean over its examples, ∇L = (1/n) Σ ∇lᵢ, so it may be
 summed in any
 order: each replica adds up its slice, one all-reduce adds up the replicas, and all take
-    the same
-step. At the same global batch nothing changes but the time. Two things break that: a
-batch that does not divide evenly, where the mean of the replicas' means is not the mean
-over the examples; and a layer that looks at its slice alone, as ordinary batch
+the same step. At the same global batch nothing changes but the time. Two things break
+that: a batch that does not divide evenly, where the mean of the replicas' means is not
+the mean over the examples; and a layer that looks at its slice alone, as ordinary batch
 normalization does.
 Look at the differences from one device, on a logarithmic axis; and at the scaling
 table: logical CPUs share the cores of one machine, so here it shows what replicas cost,

@@ -12,8 +12,8 @@ bits do.
 
 Lectures: CS Efficient Methods and Hardware (Quantization)
 Paper: Jacob et al., Quantization and training of neural networks for efficient
-    integer-arithmetic-
-only inference, 2018 (equations 1 and 12; section 3.2 on folding batch normalization)
+    integer-arithmetic-only inference, 2018 (equations 1 and 12; section 3.2 on folding
+    batch normalization)
 """
 
 import math

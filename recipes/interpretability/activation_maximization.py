@@ -123,8 +123,8 @@ def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed
     once.
 
     classes: (n,), what each shall show. strengths: {regularizer: (n,)}. unit: what
-        logits are
-    divided by, such as their spread on data, so that the same weights suit any network.
+    logits are divided by, such as their spread on data, so that the same weights suit
+    any network.
     """
     reach = -config.jitter, config.jitter + 1
     strengths = {

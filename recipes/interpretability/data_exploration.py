@@ -6,8 +6,8 @@ set. A copy is nearer than any other image can be. An outlier lies in a region o
 class that is emptier than its neighbors' regions (LOF). A wrong label contradicts the
 neighbors', or networks that did not see
 it: confident learning takes class j for possible where p(j) exceeds its mean over the
-    images that
-are labeled j, and suspects a label if the likeliest possible class is another one.
+images that are labeled j, and suspects a label if the likeliest possible class is
+another one.
 Look at the pictures of suspects, and at what a random split hides that a split by
 writer shows.
 

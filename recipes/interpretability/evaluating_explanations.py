@@ -12,9 +12,8 @@ Look at the table: no check alone unmasks both impostors but deletion and insert
 
 Lectures: N18 7.3 Evaluating Methods; CS Visualizing & Understanding
 Paper: Adebayo et al., Sanity checks for saliency maps, 2018; Petsiuk et al., RISE, 2018
-    (deletion,
-insertion); Sundararajan et al., Axiomatic attribution for deep networks, 2017 (equation
-1)
+    (deletion, insertion); Sundararajan et al., Axiomatic attribution for deep networks,
+    2017 (equation 1)
 """
 
 import timeit
@@ -28,7 +27,7 @@ import tensorflow as tf
 from keras import layers
 from scipy.ndimage import gaussian_filter
 
-from deep_learning_recipes import data, explanations, figures, serving, training
+from deep_learning_recipes import classifiers, data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -262,15 +261,15 @@ def main(config: Config, run: Run) -> None:
     maps = explain(x, y)
     for name, heat in maps.items():
         rows[name] = [
-            explanations.share_on_object(heat, masks).mean(),
-            explanations.pointing_game(heat, masks, tolerance=2).mean(),
-            explanations.overlap(heat, masks).mean(),
+            classifiers.share_on_object(heat, masks).mean(),
+            classifiers.pointing_game(heat, masks, tolerance=2).mean(),
+            classifiers.overlap(heat, masks).mean(),
             np.mean(mean_probability(model, x, heat, y, 0 * x)),
             np.mean(mean_probability(model, blurred, heat, y, x)),
-            explanations.rank_correlation(heat, random["layer4"][name]).mean(),
-            explanations.rank_correlation(heat, random["layer1"][name]).mean(),
-            explanations.pointing_game(seeing[name], corner, tolerance=6).mean(),
-            explanations.pointing_game(unlearned[name], corner, tolerance=6).mean(),
+            classifiers.rank_correlation(heat, random["layer4"][name]).mean(),
+            classifiers.rank_correlation(heat, random["layer1"][name]).mean(),
+            classifiers.pointing_game(seeing[name], corner, tolerance=6).mean(),
+            classifiers.pointing_game(unlearned[name], corner, tolerance=6).mean(),
             1e3 * timeit.timeit(partial(methods[name], x, y), number=1) / n,
         ]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(CHECKS))

@@ -27,7 +27,7 @@ from deep_learning_recipes import (
     classifiers,
     data,
     figures,
-    pictures,
+    painting,
     training,
 )
 from deep_learning_recipes.lbfgs import LBFGS
@@ -229,7 +229,7 @@ def main(config: Config, run: Run) -> None:
         zip(data.class_names("photos"), data.load_photos(test_size), strict=True)
     )
     test = np.stack([photos.pop(name) for name in TEST_PHOTOS])
-    recolor = pictures.Recolor.like(style)
+    recolor = painting.Recolor.like(style)
     x = np.asarray(
         recolor(random_crops(np.stack([*photos.values()]), size, config.crops, random))
     )
@@ -300,7 +300,7 @@ def main(config: Config, run: Run) -> None:
         f"photograph of {test_size} pixels: {speed_up:.0f} times",
     )
     far_before, far = (
-        np.mean([pictures.texture_distance(each, style) for each in batch])
+        np.mean([painting.texture_distance(each, style) for each in batch])
         for batch in (np.asarray(test_goals), painted)
     )
     run.claim(

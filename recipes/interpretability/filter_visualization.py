@@ -21,7 +21,7 @@ import numpy as np
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import classifiers, data, explanations, serving, training
+from deep_learning_recipes import classifiers, data, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -273,7 +273,7 @@ def main(config: Config, run: Run) -> None:
         enlarged = of_last.repeat(4, axis=1).repeat(4, axis=2)
         channels = range(of_last.shape[-1])
         return [
-            explanations.share_on_object(enlarged[..., c], masks).mean()
+            classifiers.share_on_object(enlarged[..., c], masks).mean()
             for c in channels
         ]
 

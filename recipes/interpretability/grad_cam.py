@@ -33,7 +33,7 @@ from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.scorecam import Scorecam
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from deep_learning_recipes import classifiers, data, explanations, figures, training
+from deep_learning_recipes import classifiers, data, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -215,7 +215,7 @@ def main(config: Config, run: Run) -> None:
     if config.model:
         own = classifiers.load(config.model)
         methods = compile_methods(own.model, own.last_convolution)
-        explanations.explain_own(run, own, own.pictures(config.image), methods)
+        classifiers.explain_own(run, own, own.pictures(config.image), methods)
         return
     size, n = config.size, config.explained
     picture = (
@@ -232,7 +232,7 @@ def main(config: Config, run: Run) -> None:
     training.fit(model, train.images, train.labels, **options)
     if picture is not None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        explanations.explain_own(
+        classifiers.explain_own(
             run, own, picture[None], compile_methods(model, "layer4")
         )
 
@@ -256,9 +256,9 @@ def main(config: Config, run: Run) -> None:
         of_scenes, *maps[key] = (np.asarray(method(*task)) for task in tasks)
         own_left = np.concatenate([maps[key][0], maps[key][1][:, :, ::-1]])
         found[key] = (
-            explanations.pointing_game(of_scenes, masks, tolerance=2).mean(),
-            explanations.overlap(of_scenes, masks).mean(),
-            explanations.share_on_object(own_left, np.arange(2 * size) < size).mean(),
+            classifiers.pointing_game(of_scenes, masks, tolerance=2).mean(),
+            classifiers.overlap(of_scenes, masks).mean(),
+            classifiers.share_on_object(own_left, np.arange(2 * size) < size).mean(),
         )
     cam, plus_plus, score = (found[name, "layer4"] for name in METHODS)
     bright, middle = found["brightness", "images"], found["center", "images"]

@@ -35,7 +35,6 @@ from deep_learning_recipes import (
     UsageError,
     classifiers,
     data,
-    explanations,
     figures,
     serving,
     training,
@@ -188,7 +187,7 @@ def main(config: Config, run: Run) -> None:
             raise UsageError(
                 f"--model {config.model}: there is no ReLU in it that could be guided"
             )
-        explanations.explain_own(run, own, images, methods, overlay=False)
+        classifiers.explain_own(run, own, images, methods, overlay=False)
 
     if config.model:
         own = classifiers.load(config.model)
@@ -228,7 +227,7 @@ def main(config: Config, run: Run) -> None:
         parts[name] = explain(with_rule(neurons, rule), *asked).numpy()
         drawn_anew = randomise_from_top(net, fresh, images, seen)
         kept[name] = [
-            explanations.rank_correlation(heat, each).mean() for each in drawn_anew
+            classifiers.rank_correlation(heat, each).mean() for each in drawn_anew
         ]
         measures = {
             "share_on_digit": np.mean((heat * masks).sum((1, 2)) / heat.sum((1, 2))),

@@ -30,7 +30,6 @@ from deep_learning_recipes import (
     UsageError,
     classifiers,
     data,
-    explanations,
     figures,
     serving,
     training,
@@ -192,7 +191,7 @@ def main(config: Config, run: Run) -> None:
             f"side {side}": functools.partial(occlusion, own.model, side=side, batch=32)
             for side in (max(min(images.shape[1:3]) // part, 2) for part in (6, 3))
         }
-        explanations.explain_own(run, own, images, methods)
+        classifiers.explain_own(run, own, images, methods)
 
     if config.model:
         own = classifiers.load(config.model)
@@ -228,9 +227,9 @@ def main(config: Config, run: Run) -> None:
     maps["gradient"] = saliency(model, images, seen).numpy()
     for name, heat in maps.items():
         found[name] = {
-            "share_on_digit": explanations.share_on_object(heat, masks).mean(),
-            "pointing_game": explanations.pointing_game(heat, masks).mean(),
-            "overlap": explanations.overlap(heat, masks).mean(),
+            "share_on_digit": classifiers.share_on_object(heat, masks).mean(),
+            "pointing_game": classifiers.pointing_game(heat, masks).mean(),
+            "overlap": classifiers.overlap(heat, masks).mean(),
         }
         for measure, value in found[name].items():
             run.metric(f"{name}_{measure}", value)

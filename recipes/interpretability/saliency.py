@@ -11,9 +11,8 @@ Look at how much of each map lies on the digit, and at what an untrained network
 Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature
     importance)
 Paper: Simonyan et al., Deep inside convolutional networks: visualising image
-    classification models
-and saliency maps, 2014 (section 3); Smilkov et al., SmoothGrad: removing noise by
-adding noise, 2017
+    classification models and saliency maps, 2014 (section 3); Smilkov et al.,
+    SmoothGrad: removing noise by adding noise, 2017
 """
 
 import functools
@@ -30,7 +29,7 @@ from skimage.filters import threshold_otsu
 from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from deep_learning_recipes import classifiers, data, explanations, figures, training
+from deep_learning_recipes import classifiers, data, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -105,8 +104,8 @@ def smooth_gradient(model: keras.Model, images, classes, samples: int, noise: fl
     over noisy copies of the images.
 
     noise: its standard deviation as a share of each image's range. The paper averages
-        the gradients
-    with their signs; like tf-keras-vis we average magnitudes, which cannot cancel.
+    the gradients with their signs; like tf-keras-vis we average magnitudes, which
+    cannot cancel.
     """
     span = tf.reduce_max(images, (1, 2, 3), True) - tf.reduce_min(
         images, (1, 2, 3), True
@@ -182,7 +181,7 @@ def main(config: Config, run: Run) -> None:
             "gradient": functools.partial(saliency, own.model),
             "SmoothGrad": functools.partial(smooth_gradient, own.model, **noisy),
         }
-        explanations.explain_own(run, own, images, methods)
+        classifiers.explain_own(run, own, images, methods)
 
     if config.model:
         own = classifiers.load(config.model)
@@ -214,11 +213,11 @@ def main(config: Config, run: Run) -> None:
     for name, each in both_maps(untrained, images, seen).items():
         maps[f"untrained {name}"] = each
     shares = {
-        name: explanations.share_on_object(each, masks).mean()
+        name: classifiers.share_on_object(each, masks).mean()
         for name, each in maps.items()
     }
     overlaps = {
-        name: explanations.overlap(each, masks).mean() for name, each in maps.items()
+        name: classifiers.overlap(each, masks).mean() for name, each in maps.items()
     }
     found = {name: segment(images, each) for name, each in maps.items()}
     cut = {name: intersection_over_union(each, masks) for name, each in found.items()}

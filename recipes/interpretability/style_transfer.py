@@ -25,7 +25,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from scipy.ndimage import gaussian_gradient_magnitude
 
-from deep_learning_recipes import UsageError, classifiers, data, figures, pictures
+from deep_learning_recipes import UsageError, classifiers, data, figures, painting
 from deep_learning_recipes.lbfgs import LBFGS
 from deep_learning_recipes.run import Run, cli
 
@@ -155,7 +155,7 @@ def main(config: Config, run: Run) -> None:
         rows."""
         styles = np.stack([data.load_picture(name, size) for name in names])
         content = data.load_picture(config.content, size)[None]
-        contents = [pictures.Recolor.like(style)(content) for style in styles]
+        contents = [painting.Recolor.like(style)(content) for style in styles]
         return np.concatenate(contents)[rows], styles[rows]
 
     # Each style at the weight asked for; the first with less, with more, and
@@ -238,7 +238,7 @@ def main(config: Config, run: Run) -> None:
     far_before, far = (
         np.mean(
             [
-                pictures.texture_distance(*pair)
+                painting.texture_distance(*pair)
                 for pair in zip(each[:n], styles, strict=False)
             ]
         )

@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import layers, ops
 from scipy.stats import kurtosis
 
-from deep_learning_recipes import classifiers, data, figures, pictures
+from deep_learning_recipes import classifiers, data, figures, painting
 from deep_learning_recipes.lbfgs import LBFGS
 from deep_learning_recipes.run import Run, cli
 
@@ -172,7 +172,7 @@ def main(config: Config, run: Run) -> None:
         )
         for name, picture, target in zip(names, painted, targets, strict=True):
             run.metric(
-                f"texture_distance {name}", pictures.texture_distance(picture, target)
+                f"texture_distance {name}", painting.texture_distance(picture, target)
             )
         rows = {"texture": targets, "painted": painted}
         title = f"Painted from the Gram matrices of {config.model}"
@@ -211,7 +211,7 @@ def main(config: Config, run: Run) -> None:
     found = {
         name: np.array(
             [
-                pictures.texture_distance(*pair)
+                painting.texture_distance(*pair)
                 for pair in zip(each, targets, strict=True)
             ]
         )

@@ -3,12 +3,11 @@
 A loss over thousands of weights is not convex, yet gradient descent finds its way.
 Three looks at
 it: many restarts, to see whether they end in bad local optima; straight lines, (1 −
-    t)·w + t·w′, to
-a solution from its own start and from another solution; curvature, the largest
-eigenvalue of the Hessian H, by power iteration v ← Hv / |Hv|, where Hv is the gradient
-of the gradient's product with v and H itself is never written down. Look at how alike
-the restarts end, at the hills between solutions, and at the surfaces around two minima
-that are equally low.
+t)·w + t·w′, to a solution from its own start and from another solution; curvature, the
+largest eigenvalue of the Hessian H, by power iteration v ← Hv / |Hv|, where Hv is the
+gradient of the gradient's product with v and H itself is never written down. Look at
+how alike the restarts end, at the hills between solutions, and at the surfaces around
+two minima that are equally low.
 
 All networks train at once, and all points of a line or a surface are networks too: a
 network is a point, the vector of its weights, and the model is mapped over points

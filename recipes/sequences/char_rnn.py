@@ -7,8 +7,7 @@ text after another, with the state carried over from chunk to chunk, while no gr
 leaves its chunk. The measure is bits per character, -log2 p(the character that came),
 averaged over a text that training never saw; the rival
 counts: Witten-Bell n-grams. In the output, see what the temperature does to the
-    samples, and which
-cell has learned to follow something that a person can read.
+samples, and which cell has learned to follow something that a person can read.
 
 Lectures: SEL Use case: Character-Level RNN; CS Char-level RNN, Truncated BPTT
 Paper: Karpathy et al., Visualizing and understanding recurrent networks, 2015

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from deep_learning_recipes import environments
-from deep_learning_recipes.loop import Loop
+from deep_learning_recipes.run.loop import Loop
 from recipes import dqn
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import run_in_process
 
-from deep_learning_recipes.loop import Loop
+from deep_learning_recipes.run.loop import Loop
 from recipes import q_learning as recipe
 
 CONFIG = recipe.Config(agents=2, copies=4)

@@ -16,8 +16,6 @@ from deep_learning_recipes.data.pixels import set_channels
 if TYPE_CHECKING:
     import keras
 
-    from deep_learning_recipes.run import Run
-
 USUAL_SIZE = 224  # of a network that takes pictures of any size
 
 
@@ -99,22 +97,6 @@ def load(name: str, *, weights: str | None = "imagenet") -> Classifier:
     else:
         names = [f"class {number}" for number in range(flat.outputs[0].shape[-1])]
     return Classifier(flat, names)
-
-
-def record(run: Run, probabilities: np.ndarray, names: Sequence[str]) -> list[str]:
-    """Records the most probable class of each picture, as a number, and its
-    probability.
-
-    probabilities: (pictures, classes). names: of the classes. Returns captions: "cat
-        0.93", ...
-    """
-    captions = []
-    for i, each in enumerate(np.asarray(probabilities)):
-        number = int(each.argmax())
-        run.metric(f"picture_{i}_class", number)
-        run.metric(f"picture_{i}_probability", each[number])
-        captions.append(f"{names[number]} {each[number]:.2f}")
-    return captions
 
 
 def load_file(path: Path) -> keras.Model:

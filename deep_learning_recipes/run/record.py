@@ -35,11 +35,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from deep_learning_recipes import UsageError, __version__, callbacks, figures, serving
+from deep_learning_recipes import UsageError, __version__, figures, serving
 from deep_learning_recipes.distribute import parameter_server, strategies
 from deep_learning_recipes.distribute.replicas import Workers
 from deep_learning_recipes.files import replacing
-from deep_learning_recipes.loop import Loop
+from deep_learning_recipes.run.loop import Loop
+from deep_learning_recipes.run.recorder import Recorder
 
 CLAIM_FELL, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, 130
 
@@ -299,7 +300,7 @@ def execute(
     console = Console()
     # What a cluster loses when one of it is lost has cost many machines' time.
     is_cluster = isinstance(strategy, (Workers, parameter_server.Strategy))
-    recorder = callbacks.Recorder(
+    recorder = Recorder(
         folder,
         resume=options.resume,
         console=console,

@@ -1,21 +1,10 @@
-"""How well a map of what matters agrees with where the object is, or with another map;
-and a user's own pictures explained.
+"""How well a map of what matters agrees with where the object is, or with another map.
 
 maps: (n, height, width), larger where a pixel matters more. masks: bool of the same
     shape.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-
-from deep_learning_recipes import classifiers, figures
-
-if TYPE_CHECKING:
-    from deep_learning_recipes.run import Run
 
 
 def share_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -69,38 +58,3 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = (each - each.mean(axis=1, keepdims=True) for each in (a, b))
     lengths = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-
-
-def explain_own(
-    run: Run,
-    own: classifiers.Classifier,
-    images: np.ndarray,
-    methods: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]],
-    *,
-    overlay: bool = True,
-) -> None:
-    """Explains a user's pictures (n, height, width, 1 or 3): records the class that the
-    network sees in each and its probability, and draws the figure `own` with every
-    method's maps.
-
-    methods: by name a function of the images and the predicted classes (n,) int64 that
-        returns
-    maps (n, height, width). overlay: whether the maps lie over the pictures.
-    """
-    import keras
-
-    run.print(f"explaining {len(images)} picture(s) by {own.model.name} ...")
-    logits = own.model(images, training=False)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-    captions = classifiers.record(run, probabilities, own.class_names)
-    classes = probabilities.argmax(axis=1)
-    maps = {
-        name: np.asarray(method(images, classes)) for name, method in methods.items()
-    }
-    title = f"What {own.model.name} sees of its class"
-    run.figure(
-        "own",
-        figures.heat_maps(
-            images, maps, title=title, captions=captions, overlay=overlay
-        ),
-    )

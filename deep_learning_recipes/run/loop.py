@@ -14,7 +14,7 @@ from rich.console import Console
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.files import replacing
-from deep_learning_recipes.progress import ProgressLine
+from deep_learning_recipes.run.progress import ProgressLine
 
 SECONDS_BETWEEN_SAVES = 1.0
 SHARE_OF_TIME_FOR_SAVES = 0.05

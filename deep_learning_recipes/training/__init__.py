@@ -23,7 +23,6 @@ import numpy as np
 import tensorflow as tf
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.callbacks import state_variables
 from deep_learning_recipes.distribute.parameter_server import (
     ParameterServers,
     counting_apart,
@@ -36,6 +35,7 @@ from deep_learning_recipes.distribute.replicas import (
     optimizers_of,
 )
 from deep_learning_recipes.distribute.strategies import replicas_of
+from deep_learning_recipes.training.state import state_variables
 
 STEPS_THAT_REPAY_XLA = 2_000
 """Training steps from which on XLA's compile time is repaid. Measured on 2 CPU cores:

@@ -9,8 +9,8 @@ import tensorflow as tf
 from rich.console import Console
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes import loop as loops
-from deep_learning_recipes.loop import Loop
+from deep_learning_recipes.run import loop as loops
+from deep_learning_recipes.run.loop import Loop
 
 
 def make_state():

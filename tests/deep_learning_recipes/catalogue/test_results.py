@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from deep_learning_recipes import UsageError, catalogue, results
+from deep_learning_recipes import UsageError, catalogue
+from deep_learning_recipes.catalogue import results
 
 RECORDS = [
     {

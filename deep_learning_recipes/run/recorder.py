@@ -12,9 +12,9 @@ import tensorflow as tf
 from rich.console import Console
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.distribute.replicas import optimizers_of
 from deep_learning_recipes.files import replacing
-from deep_learning_recipes.progress import ProgressLine
+from deep_learning_recipes.run.progress import ProgressLine
+from deep_learning_recipes.training.state import state_variables
 
 
 class Recorder(keras.callbacks.Callback):
@@ -140,15 +140,3 @@ class Recorder(keras.callbacks.Callback):
         with replacing(self.checkpoint) as file:
             np.savez(file, **contents)
         self.saved = time.monotonic()
-
-
-def state_variables(model: keras.Model) -> list[keras.Variable]:
-    """Everything that training changes: weights, random states, and the variables of
-    every optimizer that the model holds (a GAN has two)."""
-    metrics = {id(variable) for variable in model.metrics_variables}
-    variables = [
-        variable for variable in model.variables if id(variable) not in metrics
-    ]
-    return variables + [
-        v for optimizer in optimizers_of(model) for v in optimizer.variables
-    ]

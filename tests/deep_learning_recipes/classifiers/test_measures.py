@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from deep_learning_recipes import explanations, figures
+from deep_learning_recipes import classifiers, figures
 from deep_learning_recipes.classifiers import Classifier
 
 MASK = np.array([[[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], bool)
@@ -13,14 +13,12 @@ def maps(*values):
 
 
 def test_share_on_object_by_hand():
-    found = explanations.share_on_object(
-        maps(0, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, -9), MASK
-    )
+    found = classifiers.share_on_object(maps(0, 3, 1, 0, 4, 0, 0, 0, 0, 0, 0, -9), MASK)
     assert found == pytest.approx([0.5])
-    assert explanations.share_on_object(np.ones((1, 3, 4)), MASK) == pytest.approx(
+    assert classifiers.share_on_object(np.ones((1, 3, 4)), MASK) == pytest.approx(
         [2 / 12]
     )
-    assert explanations.share_on_object(np.zeros((1, 3, 4)), MASK) == [0]
+    assert classifiers.share_on_object(np.zeros((1, 3, 4)), MASK) == [0]
 
 
 @pytest.mark.parametrize(
@@ -30,24 +28,24 @@ def test_share_on_object_by_hand():
 def test_pointing_game_by_hand(at, tolerance, hit):
     values = np.zeros(12)
     values[at] = 1
-    assert explanations.pointing_game(maps(*values), MASK, tolerance) == [hit]
+    assert classifiers.pointing_game(maps(*values), MASK, tolerance) == [hit]
 
 
 def test_overlap_by_hand():
-    assert explanations.overlap(maps(0, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1]
-    assert explanations.overlap(maps(6, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [
+    assert classifiers.overlap(maps(0, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [1]
+    assert classifiers.overlap(maps(6, 5, 4, 0, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [
         1 / 3
     ]
-    assert explanations.overlap(maps(6, 0, 0, 5, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [0]
+    assert classifiers.overlap(maps(6, 0, 0, 5, 1, 1, 1, 1, 1, 1, 1, 1), MASK) == [0]
 
 
 def test_each_picture_is_measured_with_its_own_mask():
     rng = np.random.default_rng(0)
     many, masks = rng.random((5, 6, 7)), rng.random((5, 6, 7)) < 0.3
     for measure in (
-        explanations.share_on_object,
-        explanations.pointing_game,
-        explanations.overlap,
+        classifiers.share_on_object,
+        classifiers.pointing_game,
+        classifiers.overlap,
     ):
         alone = [measure(many[i : i + 1], masks[i : i + 1])[0] for i in range(5)]
         np.testing.assert_allclose(
@@ -89,7 +87,7 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
         return images[..., 0]
 
     notes = Notes()
-    explanations.explain_own(notes, own, pictures, {"pixels": method})
+    classifiers.explain_own(notes, own, pictures, {"pixels": method})
     assert asked == [[1, 0]]
     assert notes.metrics == {
         "picture_0_class": 1,
@@ -105,13 +103,13 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
 
 def test_rank_correlation_is_scipys():
     a, b = np.random.default_rng(0).integers(0, 5, (2, 3, 6, 7))
-    found = explanations.rank_correlation(a, b)
+    found = classifiers.rank_correlation(a, b)
     for i in range(3):
         assert found[i] == pytest.approx(
             spearmanr(a[i].ravel(), b[i].ravel()).statistic
         )
-    assert explanations.rank_correlation(a, np.ones_like(a)).tolist() == [0, 0, 0]
-    np.testing.assert_allclose(explanations.rank_correlation(a, a**3), 1)
+    assert classifiers.rank_correlation(a, np.ones_like(a)).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(classifiers.rank_correlation(a, a**3), 1)
 
 
 def test_a_score_table_shades_each_column_by_what_is_better():

@@ -345,7 +345,7 @@ def test_ctrl_c_says_how_to_go_on_and_flags_may_not_change_then():
 
 
 def test_a_changed_network_cannot_take_up_a_checkpoint():
-    from deep_learning_recipes.callbacks import Recorder
+    from deep_learning_recipes.run.recorder import Recorder
 
     def fit(units, resume):
         model = keras.Sequential(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from deep_learning_recipes.pictures import VARIANCE, Recolor, texture_distance
+from deep_learning_recipes.painting import VARIANCE, Recolor, texture_distance
 
 
 @pytest.fixture

@@ -1,0 +1,27 @@
+"""A user's own network and picture, for the recipes that look into networks: load them,
+open the network up, measure and report the maps that explain it."""
+
+from deep_learning_recipes.classifiers.measures import (
+    overlap,
+    pointing_game,
+    rank_correlation,
+    share_on_object,
+)
+from deep_learning_recipes.classifiers.network import (
+    Classifier,
+    load,
+    read_image,
+)
+from deep_learning_recipes.classifiers.report import explain_own, record
+
+__all__ = [
+    "Classifier",
+    "explain_own",
+    "load",
+    "overlap",
+    "pointing_game",
+    "rank_correlation",
+    "read_image",
+    "record",
+    "share_on_object",
+]
