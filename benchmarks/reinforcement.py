@@ -106,10 +106,12 @@ class Referee:
 
 def ours(config: dqn.Config, referee: Referee, seed: int) -> None:
     agent = dqn.Agent(config, environments.make_vec(ENV, config.environments), seed)
-    for block in range(agent.blocks):
-        agent.collect()
-        agent.learn(block)
-        if referee.is_over(int(agent.replay.count) * config.environments, agent.act):
+    for step in range(0, config.steps, agent.steps_of_a_block):
+        share_of_random = dqn.epsilon(step, config.steps)
+        for _ in range(agent.rows):
+            agent.step(share_of_random)
+        agent.learn()
+        if referee.is_over(step + agent.steps_of_a_block, agent.act):
             return
 
 

@@ -2,18 +2,22 @@
 
 Q(s, a) is the discounted reward to come after action a in state s. It obeys Bellman's
 equation Q(s, a) = r + γ·max Q(s', a'), so a network is trained to make its two sides
-agree. That alone is unsteady. Replay (learn from a shuffle of old transitions, not the
-newest) and a target network (an older copy stands on the right side) steady it; n-step
-returns, double and dueling are to help too.
-Look at what each is worth here. An episode that a time limit cut short would have gone
-on: the value of its last state counts, where that of a terminal state is 0.
+agree. That alone is unsteady. Two things steady it: replay (learn from a shuffle of old
+transitions, not from the newest) and a target network (an older copy stands on the
+right side). The news of a reward travels back one step with each copy; with n-step
+returns, here r₁ + γ·r₂ + γ²·r₃ + γ³·max Q, it travels three.
+Look at what each is worth, and at the end of an episode: a terminal state is worth 0,
+but an episode that a time limit cut short would have gone on.
 
 Lectures: CS Q-learning, Experience Replay; N18 6.4 Deep reinforcement learning
 Paper: Mnih et al., Human-level control through deep reinforcement learning, 2015
     (algorithm 1)
+Tags: rl, deep q-learning, experience replay, target network, double dqn, dueling,
+    n-step returns, cartpole
 """
 
-import time
+import math
+from collections import deque
 from dataclasses import dataclass, replace
 
 import gymnasium as gym
@@ -29,8 +33,7 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     env: str = "CartPole-v1"
-    """a Gymnasium environment with vector observations and a few actions, or ALE/...
-    (Atari)"""
+    """a Gymnasium environment with vector observations and a few actions"""
     steps: int = 60_000
     """steps in the environment to learn from"""
     environments: int = 8
@@ -43,335 +46,404 @@ class Config:
     """of Adam"""
     gamma: float = 0.99
     """what a reward one step later is worth"""
-    replay_size: int = 10_000
-    """the newest transitions, to learn from; 1 means that there is no replay: the
-    newest block"""
-    target_every: int = 50
-    """updates after which the target network is copied; 1 means that there is none"""
     n_steps: int = 3
     """rewards that are added up before the network's value stands for the rest"""
+    replay_size: int = 10_000
+    """the newest transitions, to learn from; 1: no replay, the newest block alone"""
+    target_every: int = 50
+    """updates after which the target network is copied; 1: no target network"""
     double: bool = True
     """the online network chooses the next action, the target network judges it"""
     dueling: bool = True
     """Q is a state's value plus each action's advantage"""
-    prioritized: bool = False
-    """draw transitions more often the more wrong their values were"""
-    agents: int = 7
-    """how many to train: the one as set, then, to compare with it, those of
-    ABLATIONS"""
+    agents: int = 6
+    """how many to train: the one as set, then those of ABLATIONS"""
+    goal: float | None = None
+    """mean return to reach; if not given, that at which the environment counts as
+    solved"""
 
 
-QUICK = Config(agents=2)
+QUICK = Config(steps=20_000, environments=16, agents=2, goal=75.0)
 FULL = Config(steps=200_000, replay_size=50_000)
-ROWS = 10  # steps of all environments, at least, between two calls that learn
-ABLATIONS = {"no replay": {"replay_size": 1}, "one step": {"n_steps": 1}}
-ABLATIONS |= {
-    "moving target": {"n_steps": 1, "target_every": 1},
+
+# What is taken away. With one step each, a value depends the most on the network's own
+# estimate: there a target network is put to the test.
+ABLATIONS = {
+    "no replay": {"replay_size": 1},
+    "one step": {"n_steps": 1},
+    "one step, no target": {"n_steps": 1, "target_every": 1},
     "not double": {"double": False},
+    "not dueling": {"dueling": False},
 }
-ABLATIONS |= {"not dueling": {"dueling": False}, "prioritized": {"prioritized": True}}
 
+# Steps of all environments, at least, between two calls that learn.
+ROWS = 10
 
-def build_q_network(shape, actions, dueling=False) -> keras.Model:
-    """Q of all actions, (batch, actions). Input: (batch, size), or (batch, 4, 84, 84)
-    frames in 0..255, for the convolutions of Mnih et al., 2015."""
-    observation = x = keras.Input(shape, name="observation")
-    if len(shape) == 3:
-        x = layers.Rescaling(1 / 255)(layers.Permute((2, 3, 1))(x))
-        for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            x = layers.Conv2D(filters, size, stride, activation="relu")(x)
-        x = layers.Flatten()(x)
-    for units in (512,) if len(shape) == 3 else (120, 84):
-        x = layers.Dense(units, activation="relu")(x)
-    values = layers.Dense(actions, dtype="float32", name="advantages")(x)
-    # less the mean: else a constant could wander between V and A (Wang et al., 2016)
-    if dueling:
-        state_value = layers.Dense(1, dtype="float32", name="state_value")(x)
-        values = state_value + values - ops.mean(values, axis=-1, keepdims=True)
-    return keras.Model(observation, values, name="q-network")
+# --------------------------------------------------------------------------------------
+# The idea: Bellman's equation, the network Q, and what steadies it
+# --------------------------------------------------------------------------------------
 
 
 def td_targets(returns, discounts, next_values, chooser):
-    """Returns + discount·Q_target(s', argmax chooser(s')), (batch,). The chooser is the
-    target network too, or for double Q-learning the one that learns (van Hasselt et
-    al., 2016)."""
-    return returns + discounts * tf.gather(
-        next_values, tf.argmax(chooser, -1), batch_dims=1
-    )
+    """The right side of Bellman's equation, return + discount·Q(s', a'), (batch,).
+
+    returns, discounts: (batch,) of the rewards up to s', and of what s' is worth.
+    next_values: (batch, actions), the target network's values of s'.
+    chooser: (batch, actions), whose largest picks a': the target network's values too,
+        or for double Q-learning the learning network's (van Hasselt et al., 2016).
+    """
+    best = tf.argmax(chooser, axis=-1)
+    value_of_next = tf.gather(next_values, best, batch_dims=1)
+    return returns + discounts * value_of_next
 
 
-class Replay:
-    """The newest steps of all environments: (rows, environments, ...). The step after
-    an end is a
-    reset: its row holds the last state, but is no transition, and its priority stays
-        0."""
-
-    def __init__(
-        self, config: Config, rows: int, shape, dtype, random: np.random.Generator
-    ):
-        self.config, self.random, copies = config, random, config.environments
-        each = max(config.replay_size // copies, rows) + config.n_steps, copies
-        self.observations, self.actions = (
-            np.zeros((*each, *shape), dtype),
-            np.zeros(each, "int32"),
-        )
-        self.rewards, self.returns, self.discounts = (
-            np.zeros(each, "float32") for _ in range(3)
-        )
-        self.terminated, self.ended = np.zeros(each, bool), np.zeros(each, bool)
-        self.after, self.priorities = np.zeros(each, int), np.zeros(each)
-        self.count = np.array(0)  # of all rows written
-        self.in_a_row = (
-            0  # of them since these environments began: a checkpoint leaves it out
-        )
-
-    def add(self, observations, actions, rewards, terminated, ended):
-        """Writes a block of rows. Those n steps before have all their rewards now, and
-        may be drawn, with the sum of these (fewer where the episode ended), by what the
-        state after them is discounted (0 if it is terminal, but not if time was up) and
-        where that state is."""
-        copies, row = (
-            actions.shape[1],
-            (self.count + np.arange(len(actions))) % len(self.actions),
-        )
-        self.observations[row], self.actions[row] = observations, actions
-        self.rewards[row], self.priorities[row] = rewards, 0
-        self.terminated[row], self.ended[row] = terminated, ended
-        ready = row[max(0, self.config.n_steps - self.in_a_row) :] - self.config.n_steps
-        self.priorities[ready] = np.where(
-            self.ended[ready - 1], 0, self.priorities.max() or 1
-        )
-        place = ready[:, None] % len(self.actions) * copies + np.arange(copies)
-        returns, discounts, goes_on = 0, np.ones(place.shape, "float32"), True
-        for _ in range(self.config.n_steps):
-            returns = returns + goes_on * discounts * self.rewards.take(place)
-            discounts *= np.where(
-                goes_on, self.config.gamma * ~self.terminated.take(place), 1
-            )
-            over = self.ended.take(place)
-            place, goes_on = (
-                (place + goes_on * copies) % self.actions.size,
-                goes_on & ~over,
-            )
-        self.returns[ready], self.discounts[ready], self.after[ready] = (
-            returns,
-            discounts,
-            place,
-        )
-        self.count += len(row)
-        self.in_a_row += len(row)
-
-    def sample(self, shape, beta=1.0):
-        """Draws by priority. Returns places, batches and (N·P)^-β of Schaul et al.,
-        2016, 3.4."""
-        drawn = np.flatnonzero(self.priorities)
-        chances = self.priorities.take(drawn) / self.priorities.sum()
-        places = self.random.choice(
-            drawn, shape, p=chances if self.config.prioritized else None
-        )
-        weights = self.priorities.take(places) ** -beta
-        weights = (weights / weights.max(axis=-1, keepdims=True)).astype("float32")
-        parts = (self.actions, self.returns, self.discounts, self.after)
-        *parts, after = (part.take(places) for part in parts)
-        states = self.observations.reshape(-1, *self.observations.shape[2:])
-        return places, (states[places], *parts, states[after], weights)
+def epsilon(step: int, steps: int) -> float:
+    """The share of random actions: from 1 along a line to 0.05 at half of the steps."""
+    return max(0.05, 1 - 1.9 * step / steps)
 
 
-class Agent:
-    """A Q-network, its target network and its replay: how they act and learn, block by
-    block."""
+def build_q_network(observation_size: int, actions: int, dueling: bool) -> keras.Model:
+    """The values of all actions. Input: (batch, size). Output: (batch, actions)."""
+    observation = keras.Input((observation_size,), name="observation")
+    x = layers.Dense(120, activation="relu")(observation)
+    x = layers.Dense(84, activation="relu")(x)
+    values = layers.Dense(actions, dtype="float32", name="advantages")(x)
 
-    def __init__(self, config: Config, envs: gym.vector.VectorEnv, seed: int):
-        self.config, self.envs, space = config, envs, envs.single_observation_space
-        self.actions, self.random = (
-            int(envs.single_action_space.n),
-            np.random.default_rng(seed),
-        )
-        self.network = build_q_network(space.shape, self.actions, config.dueling)
-        self.target = build_q_network(space.shape, self.actions, config.dueling)
+    if dueling:
+        # Q = V + (A − mean A). Without the mean a constant could wander between V and A
+        # (Wang et al., 2016).
+        state_value = layers.Dense(1, dtype="float32", name="state_value")(x)
+        advantages = values - ops.mean(values, axis=-1, keepdims=True)
+        values = state_value + advantages
+
+    return keras.Model(observation, values, name="q-network")
+
+
+class Learner:
+    """A Q-network, the older copy that its targets come from, and how it learns."""
+
+    def __init__(self, config: Config, observation_size: int, actions: int):
+        self.config = config
+        self.actions = actions
+        self.network = build_q_network(observation_size, actions, config.dueling)
+        self.target = build_q_network(observation_size, actions, config.dueling)
         self.target.set_weights(self.network.get_weights())
-        self.rows = max(
-            ROWS, config.n_steps + 1, -(-config.steps_per_update // envs.num_envs)
-        )
-        self.replay = Replay(config, self.rows, space.shape, space.dtype, self.random)
-        self.blocks = -(-config.steps // (self.rows * envs.num_envs))
-        self.history = np.zeros(
-            (self.blocks, 2)
-        )  # of each block: recent return, mean |TD error|
-        self.recent, self.started = np.array(0.0), time.perf_counter()
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         self.optimizer.build(self.network.trainable_variables)
-        signature = tf.TensorSpec(
-            (None, *space.shape), space.dtype
-        )  # no look-up at each step
-        self.values = tf.function(self.network).get_concrete_function(signature)
-        # On a CPU, XLA slows convolutions down.
-        self.train = tf.function(self.train_batches, jit_compile=len(space.shape) == 1)
-        self.observations, self.returns = None, np.zeros(envs.num_envs)
-        # For checkpoints. What is inside the environments cannot be kept: they begin
-        # anew.
-        memory = [
-            each for each in vars(self.replay).values() if isinstance(each, np.ndarray)
-        ]
-        learned = [self.network, self.target, self.optimizer, self.history, self.recent]
-        self.state = {"learned": learned, "memory": memory, "random": self.random}
 
-    def progress(self) -> dict[str, float]:
-        """A moving average of the returns, the speed, the share of random actions."""
-        speed = (
-            self.replay.in_a_row
-            * self.envs.num_envs
-            / (time.perf_counter() - self.started)
-        )
-        epsilon = max(0.05, 1 - 1.9 * self.replay.count / (self.rows * self.blocks))
-        return {"return": self.recent, "steps/s": speed, "ε": epsilon}
+    def update(self, states, actions, returns, discounts, following):
+        """One gradient step on one batch. Returns the sizes of the TD errors, (batch,).
 
-    def act(self, observations) -> np.ndarray:
-        return self.values(tf.constant(observations)).numpy().argmax(axis=-1)
+        states, following: (batch, size). actions: (batch,) integers.
+        returns, discounts: (batch,), of `look_ahead`.
+        """
+        # The target network judges; who chooses depends on `double`.
+        next_values = self.target(following)
+        chooser = self.network(following) if self.config.double else next_values
+        targets = td_targets(returns, discounts, next_values, chooser)
 
-    def collect(self) -> None:
-        """Acts ε-greedily for a block of rows. ε falls from 1 to 0.05 in half the
-        time."""
-        if self.observations is None:
-            self.observations, _ = self.envs.reset(
-                seed=int(self.random.integers(2**30))
-            )
-        each, block = (self.rows, self.envs.num_envs), []
-        explores = self.random.random(each) < self.progress()["ε"]
-        tried = self.random.integers(self.actions, size=each)
-        for row in range(self.rows):
-            actions = np.where(explores[row], tried[row], self.act(self.observations))
-            following, rewards, terminated, truncated, _ = self.envs.step(actions)
-            ended = terminated | truncated
-            block.append((self.observations, actions, rewards, terminated, ended))
-            self.observations, self.returns = following, self.returns + rewards
-            for finished in self.returns[ended]:
-                self.recent += 0.05 * (finished - self.recent)
-            self.returns[ended] = 0
-        self.replay.add(*map(np.array, zip(*block, strict=True)))
+        with tf.GradientTape() as tape:
+            # A sum over one-hot rows, because a gather compiles for longer.
+            chosen = tf.one_hot(actions, self.actions)
+            values = tf.reduce_sum(chosen * self.network(states), axis=-1)
+            # Not clipped as in the paper: the few ends could not hold the values down.
+            loss = tf.reduce_mean(tf.square(targets - values))
+        gradients = tape.gradient(loss, self.network.trainable_variables)
+        self.optimizer.apply(gradients)
 
-    def learn(self, block: int) -> None:
-        """All the updates that the steps so far allow, in one compiled call. α = 0
-        draws evenly."""
-        due = (
-            (block + 1) * self.rows * self.envs.num_envs // self.config.steps_per_update
-        )
-        shape = due - int(self.optimizer.iterations), self.config.batch_size
-        places, batches = self.replay.sample(
-            shape, beta=0.4 + 0.6 * block / self.blocks
-        )
-        errors = self.train(*batches).numpy()
-        self.history[block] = self.recent, errors.mean()
-        self.replay.priorities.ravel()[places] = (errors + 1e-6) ** (
-            0.6 * self.config.prioritized
-        )
+        self.copy_to_target_when_due()
+        return tf.abs(targets - values)
 
-    def train_batches(
-        self, observations, actions, returns, discounts, following, weights
-    ):
-        """An update for each batch (updates, batch, ...). Returns the sizes of the TD
-        errors."""
-        errors = tf.TensorArray(tf.float32, size=len(actions))
-        for i in tf.range(len(actions)):
-            next_values = self.target(following[i])
-            chooser = self.network(following[i]) if self.config.double else next_values
-            targets = td_targets(returns[i], discounts[i], next_values, chooser)
-            with tf.GradientTape() as tape:
-                chosen = tf.one_hot(
-                    actions[i], self.actions
-                )  # a gather compiles for longer
-                values = tf.reduce_sum(chosen * self.network(observations[i]), axis=-1)
-                # Not clipped as in the paper: the few ends could not hold the values
-                # down.
-                loss = tf.reduce_mean(weights[i] * tf.square(targets - values))
-            self.optimizer.apply(tape.gradient(loss, self.network.trainable_variables))
-            is_time = self.optimizer.iterations % self.config.target_every == 0
-            for old, new in zip(
-                self.target.variables, self.network.variables, strict=True
-            ):
-                old.assign(tf.where(is_time, new, old))
-            errors = errors.write(i, tf.abs(targets - values))
+    def copy_to_target_when_due(self):
+        """After every `target_every` updates the older copy becomes the newest."""
+        is_due = self.optimizer.iterations % self.config.target_every == 0
+        for old, new in zip(self.target.variables, self.network.variables, strict=True):
+            old.assign(tf.where(is_due, new, old))
+
+    @tf.function(jit_compile=True)
+    def update_many(self, batches):
+        """An update for each of many batches in one compiled call, which is far faster.
+
+        batches: the arguments of `update`, (updates, batch, ...) each.
+        Returns the sizes of the TD errors, (updates, batch).
+        """
+        updates = len(batches[0])
+        errors = tf.TensorArray(tf.float32, size=updates)
+        for i in tf.range(updates):
+            batch = [part[i] for part in batches]
+            errors = errors.write(i, self.update(*batch))
         return errors.stack()
 
 
-def main(config: Config, run: Run) -> None:
-    trials = environments.make_vec(config.env, 100)
-    environments.require_vectors_or_frames(config.env, trials)
-    agents, late, peak = {}, {}, {}
-    for name, change in [("as set", {}), *ABLATIONS.items()][: config.agents]:
-        copies = environments.make_vec(config.env, config.environments)
-        agent = agents[name] = Agent(replace(config, **change), copies, run.seed)
-        for block in run.loop(
-            name, agent.blocks, agent.state, unit="blocks", show=agent.progress
-        ):
-            agent.collect()
-            agent.learn(block)
-        if name == "as set":
-            trained, speed = agent, agent.progress()["steps/s"]
-            returns = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
-            run.metric(
-                "return",
-                returns.mean(),
-                unit="over 100 greedy episodes on unseen seeds",
-            )
-            run.metric("steps_per_second", speed, timing=True)
-            run.curve(
-                "mean return", range(agent.blocks), agent.history[:, 0], xlabel="block"
-            )
-        late[name] = agent.history[agent.blocks // 2 :, 0].mean()
-        peak[name] = agent.history[:, 1].max()
-        run.metric(
-            f"late_return_{name.replace(' ', '_')}",
-            late[name],
-            unit="in the second half",
+@dataclass
+class Step:
+    """One step in each of several environments, (environments, ...) each."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    following: np.ndarray
+    terminated: np.ndarray
+    ended: np.ndarray
+    """terminated, or cut short by a time limit"""
+
+
+def look_ahead(window, gamma: float):
+    """What came of the first of some steps in a row: (environments, ...) each.
+
+    Returns the discounted sum of the rewards up to the last step or the episode's end,
+    the discount of the state after them, and that state.
+    """
+    first = window[0]
+    returns = np.zeros(len(first.rewards), "float32")
+    discounts = np.ones(len(first.rewards), "float32")
+    following = first.following.copy()
+    goes_on = np.ones(len(first.rewards), bool)
+
+    for step in window:
+        returns[goes_on] += (discounts * step.rewards)[goes_on]
+        following[goes_on] = step.following[goes_on]
+        # A terminal state is worth nothing; one at which time was up would have gone on.
+        discounts[goes_on] *= (gamma * ~step.terminated)[goes_on]
+        goes_on &= ~step.ended
+
+    return returns, discounts, following
+
+
+class Replay:
+    """The newest transitions, in a ring: new ones overwrite the oldest."""
+
+    def __init__(self, size: int, observation_size: int):
+        self.states = np.zeros((size, observation_size), "float32")
+        self.actions = np.zeros(size, "int32")
+        self.returns = np.zeros(size, "float32")
+        self.discounts = np.zeros(size, "float32")
+        self.following = np.zeros((size, observation_size), "float32")
+        self.count = np.array(0)  # of all transitions ever added
+
+    def add(self, states, actions, returns, discounts, following):
+        """Writes some transitions, (n, ...) each."""
+        places = (self.count + np.arange(len(actions))) % len(self.actions)
+        self.states[places] = states
+        self.actions[places] = actions
+        self.returns[places] = returns
+        self.discounts[places] = discounts
+        self.following[places] = following
+        self.count += len(actions)
+
+    def sample(self, shape, random: np.random.Generator):
+        """Transitions drawn evenly: the arguments of `update`, (*shape, ...) each."""
+        filled = min(int(self.count), len(self.actions))
+        places = random.integers(filled, size=shape)
+        return (
+            self.states[places],
+            self.actions[places],
+            self.returns[places],
+            self.discounts[places],
+            self.following[places],
         )
 
-    if (solved := gym.spec(config.env).reward_threshold) is not None:
-        found = (
-            f"{returns.mean():.1f} after {config.steps:,} steps (solved: {solved:.0f})"
+
+class Agent:
+    """A learner and its replay, at play in many environments side by side."""
+
+    def __init__(self, config: Config, envs: gym.vector.VectorEnv, seed: int):
+        (size,) = envs.single_observation_space.shape
+        self.config = config
+        self.envs = envs
+        self.actions = int(envs.single_action_space.n)
+        self.random = np.random.default_rng(seed)
+
+        # A block of steps is what is played between two calls that learn.
+        rows_of_an_update = math.ceil(config.steps_per_update / envs.num_envs)
+        self.rows = max(ROWS, rows_of_an_update)
+        self.steps_of_a_block = self.rows * envs.num_envs
+
+        self.learner = Learner(config, size, self.actions)
+        self.replay = Replay(max(config.replay_size, self.steps_of_a_block), size)
+        # Made once for batches of any size: nothing is looked up at each step.
+        signature = tf.TensorSpec((None, size), tf.float32)
+        values = tf.function(self.learner.network)
+        self.values = values.get_concrete_function(signature)
+
+        self.observations, _ = envs.reset(seed=seed)
+        self.just_ended = np.zeros(envs.num_envs, bool)
+        self.window = deque(maxlen=config.n_steps)
+        self.window_starts = deque(maxlen=config.n_steps)
+
+    def act(self, observations) -> np.ndarray:
+        """The actions of the highest value, (batch,)."""
+        values = self.values(tf.constant(observations, tf.float32))
+        return np.argmax(values, axis=-1)
+
+    def step(self, share_of_random: float):
+        """Acts ε-greedily, once in each environment, and remembers what came of it.
+
+        Returns the rewards and which episodes ended, (environments,) each.
+        """
+        greedy = self.act(self.observations)
+        anything = self.random.integers(self.actions, size=len(greedy))
+        explores = self.random.random(len(greedy)) < share_of_random
+        actions = np.where(explores, anything, greedy)
+
+        following, rewards, terminated, truncated, _ = self.envs.step(actions)
+        ended = terminated | truncated
+        step = Step(self.observations, actions, rewards, following, terminated, ended)
+        self.remember(step)
+
+        self.observations = following
+        self.just_ended = ended
+        return rewards, ended
+
+    def remember(self, step: Step):
+        """Adds to the replay the transitions that have all their rewards now."""
+        # The step after an end is a reset, and no transition.
+        self.window.append(step)
+        self.window_starts.append(~self.just_ended)
+        if len(self.window) < self.config.n_steps:
+            return
+
+        returns, discounts, following = look_ahead(self.window, self.config.gamma)
+        first = self.window[0]
+        real = self.window_starts[0]
+        self.replay.add(
+            first.states[real],
+            first.actions[real],
+            returns[real],
+            discounts[real],
+            following[real],
         )
+
+    def learn(self) -> float:
+        """The updates due after a block of steps. Returns the mean size of their TD
+        errors."""
+        updates = self.steps_of_a_block // self.config.steps_per_update
+        shape = (updates, self.config.batch_size)
+        batches = self.replay.sample(shape, self.random)
+        return float(np.mean(self.learner.update_many(batches)))
+
+    def state(self) -> dict:
+        """What a checkpoint keeps. Environments cannot be kept: they begin anew."""
+        return {
+            "network": self.learner.network,
+            "target": self.learner.target,
+            "optimizer": self.learner.optimizer,
+            "replay": vars(self.replay),
+            "random": self.random,
+        }
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: the agent as set, and agents without one thing each
+# --------------------------------------------------------------------------------------
+
+
+def train(config: Config, name: str, run: Run):
+    """An agent; what it earned and how large its TD errors were, (blocks,) each."""
+    envs = environments.make_vec(config.env, config.environments)
+    agent = Agent(config, envs, run.seed)
+    blocks = math.ceil(config.steps / agent.steps_of_a_block)
+    log = environments.ReturnLog(blocks, config.environments)
+    errors = np.zeros(blocks)
+
+    state = {"agent": agent.state(), "log": log.state, "errors": errors}
+    for block in run.loop(name, blocks, state, unit="blocks", show=log.show):
+        explored = epsilon(block * agent.steps_of_a_block, config.steps)
+        for _ in range(agent.rows):
+            rewards, ended = agent.step(explored)
+            log.add(block, rewards, ended)
+        errors[block] = agent.learn()
+    return agent, log.returns, errors
+
+
+def draw_learning(config: Config, steps, returns, errors):
+    """Returns and TD errors of all agents over the steps in the environment."""
+    return figures.panels(
+        figures.Panel(
+            title=f"{config.env}: return, moving average",
+            xlabel="steps",
+            ylabel="return",
+            lines={name: (steps, values) for name, values in returns.items()},
+        ),
+        figures.Panel(
+            title="TD error, mean of a block",
+            xlabel="steps",
+            ylabel="|TD error|",
+            yscale="log",
+            lines={name: (steps, values) for name, values in errors.items()},
+        ),
+    )
+
+
+def draw_film(config: Config, agent: Agent):
+    """What the trained agent does in one episode."""
+    film = environments.film(config.env, agent.learner.network, pictures=10, every=50)
+    return figures.image_grid(film, title="Trained: every 50th step", columns=5)
+
+
+def claim_what_was_learned(config: Config, agent: Agent, run: Run):
+    """Greedy episodes on seeds that training has not seen."""
+    trials = environments.make_vec(config.env, 100)
+    played = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
+    run.metric("return", played.mean(), unit="over 100 greedy episodes on unseen seeds")
+
+    goal = config.goal or gym.spec(config.env).reward_threshold
+    if goal is not None:
         run.claim(
-            f"It solves {config.env}", holds=returns.mean() >= solved, measured=found
+            f"Trained, it earns {goal:g} in {config.env}",
+            at_least=goal,
+            measured={"mean return": played.mean()},
         )
-    for name, other, measured, least, text in (
-        (
-            "no replay",
-            "as set",
-            late,
-            1.33,
+
+
+def claim_what_parts_are_worth(returns, errors, run: Run):
+    """Compares agents by what they earn while they learn, and by their TD errors."""
+    late = {name: values[len(values) // 2 :].mean() for name, values in returns.items()}
+    run.metrics("late_return", late, unit="in the second half")
+    if "no replay" in late:
+        run.compare(
             "Without replay it earns less while it learns",
-        ),
-        (
-            "one step",
-            "moving target",
-            peak,
-            1.7,
-            "A target network holds the errors down",
-        ),
-    ):
-        if name in agents and other in agents:
-            what = "late return" if measured is late else "largest mean |TD error|"
-            numbers = (
-                f"{what}: {name} {measured[name]:.1f}, {other} {measured[other]:.1f}"
-            )
-            run.claim(
-                text, holds=measured[other] > least * measured[name], measured=numbers
-            )
-    for column, (what, scale) in enumerate(
-        {"return": "linear", "|TD error|": "log"}.items()
-    ):
-        lines = {name: agent.history[:, column] for name, agent in agents.items()}
-        figure = figures.curves(
-            lines, title=config.env, ylabel=what, xlabel="block", yscale=scale
+            late,
+            more="as set",
+            less="no replay",
+            by=0.25 * abs(late["as set"]),
         )
-        run.figure(("returns", "errors")[column], figure)
-    film = environments.film(config.env, trained.network, pictures=10, every=50)
-    run.figure(
-        "film", figures.image_grid(film, title="Trained: each 50th step", columns=5)
-    )
-    run.export(
-        serving.policy(trained.network), example=trials.reset(seed=run.seed)[0][:3]
-    )
+
+    peak = {name: values.max() for name, values in errors.items()}
+    run.metrics("peak_td_error", peak, unit="largest mean of a block")
+    if "one step, no target" in peak:
+        run.compare(
+            "A target network holds the TD errors down",
+            peak,
+            more="one step, no target",
+            less="one step",
+            times=2,
+        )
+
+
+def main(config: Config, run: Run) -> None:
+    names = ["as set", *ABLATIONS][: config.agents]
+    run.plan(len(names))
+    envs = environments.make_vec(config.env, 3)
+    environments.require_vectors_and_choices(config.env, envs)
+
+    agents = {}
+    returns = {}
+    errors = {}
+    for name in names:
+        changed = replace(config, **ABLATIONS.get(name, {}))
+        agents[name], returns[name], errors[name] = train(changed, name, run)
+    agent = agents["as set"]
+    steps = agent.steps_of_a_block * np.arange(1, len(returns["as set"]) + 1)
+
+    claim_what_was_learned(config, agent, run)
+    claim_what_parts_are_worth(returns, errors, run)
+
+    run.curve("mean return", steps, returns["as set"], xlabel="step")
+    run.figure("learning", draw_learning(config, steps, returns, errors))
+    run.figure("film", draw_film(config, agent))
+    observations, _ = envs.reset(seed=run.seed)
+    run.export(serving.policy(agent.learner.network), example=observations)
 
 
 if __name__ == "__main__":
