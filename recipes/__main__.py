@@ -2,11 +2,11 @@
 results."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from deep_learning_recipes import UsageError, catalogue, did_you_mean
+from deep_learning_recipes.catalogue import copying, listing, readme
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,19 +63,7 @@ def list_command(arguments: list[str]) -> int:
             f"no recipe matches {asked!r}{did_you_mean(asked, names)}; "
             "`python -m recipes` lists them all"
         )
-    width = max(len(recipe.name) for recipe in found) + 2
-    for theme, about in catalogue.THEMES.items():
-        shelf = [recipe for recipe in found if recipe.theme == theme]
-        if shelf:
-            print(f"\n{theme} — {about}")
-        for recipe in shelf:
-            print(f"  {recipe.name:{width}}{recipe.title}")
-            if options.words:
-                print(
-                    f"  {'':{width}}{'; '.join(recipe.lectures)}\n  {'':{width}}{recipe.paper}"
-                )
-    plural = "" if len(found) == 1 else "s"
-    print(f"\n{len(found)} recipe{plural}. Run one: python -m recipes.{found[0].name}")
+    listing.print_recipes(found, details=bool(options.words))
     return 0
 
 
@@ -93,16 +81,7 @@ def copy_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     recipe = catalogue.find_recipe(options.name)
-    target = options.file / recipe.path.name if options.file.is_dir() else options.file
-    if target.exists():
-        raise UsageError(f"{target} exists already; name a file that does not")
-    try:
-        with target.open("xb") as file, recipe.path.open("rb") as source:
-            shutil.copyfileobj(source, file)
-    except OSError as error:
-        raise UsageError(
-            f"{target} cannot be written ({error.strerror}); name another"
-        ) from error
+    target = copying.copy_recipe(recipe, options.file)
     print(f"{target}: {recipe.title} Run it: python {target}")
     return 0
 
@@ -130,12 +109,14 @@ def results_command(arguments: list[str]) -> int:
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
 
+    if options.names == ["all"]:
+        recipes = catalogue.find_recipes()
+    else:
+        recipes = [catalogue.find_recipe(name) for name in options.names]
+
+    # Matplotlib takes a second to import.
     from deep_learning_recipes.catalogue import results
 
-    names = options.names
-    if names == ["all"]:
-        names = [recipe.name for recipe in catalogue.find_recipes()]
-    recipes = [catalogue.find_recipe(name) for name in names]
     return results.measure(
         recipes, seeds=options.seeds, preset=options.preset, out=options.out
     )
@@ -152,9 +133,7 @@ def table_command(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from deep_learning_recipes.catalogue import results
-
-    stale = results.update_readme(
+    stale = readme.update_readme(
         Path("README.md"), Path("results"), write=not options.check
     )
     if stale and options.check:

@@ -1,0 +1,90 @@
+"""`python -m recipes`: list, search, copy."""
+
+from pathlib import Path
+
+from conftest import ROOT, command
+
+
+def test_the_list_imports_neither_tensorflow_nor_recipes():
+    program = (
+        "import sys; sys.argv = ['recipes']; import recipes.__main__ as m; m.main([]);"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'matplotlib', 'recipes.lenet'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    finished = command("-c", program)
+    assert finished.returncode == 0, finished.stderr
+    assert "lenet" in finished.stdout
+
+
+def recipes_main(*arguments):
+    import recipes.__main__
+
+    return recipes.__main__.main(list(arguments))
+
+
+def test_list_and_search(capsys):
+    assert recipes_main() == 0
+    text = capsys.readouterr().out
+    assert "convnets — convolution" in text
+    assert "lenet" in text
+    assert "vae" in text
+
+    assert recipes_main("lecun") == 0  # an author
+    text = capsys.readouterr().out
+    assert "lenet" in text
+    assert "vae" not in text
+
+    assert recipes_main("char", "RNN") == 0
+    assert "char_rnn" in capsys.readouterr().out
+
+    assert recipes_main("--theme", "generative") == 0
+    text = capsys.readouterr().out
+    assert "vae" in text
+    assert "lenet" not in text
+
+
+def test_what_is_not_there_gets_one_line_and_code_2(capsys):
+    for arguments, line in [
+        (
+            ["lenett"],
+            "error: no recipe matches 'lenett'; did you mean lenet or learning_settings?",
+        ),
+        (
+            ["--theme", "generativ"],
+            "error: there is no theme 'generativ'; did you mean generative",
+        ),
+        (
+            ["copy", "lenett", "a.py"],
+            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+        ),
+        (
+            ["results", "lenett"],
+            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+        ),
+        (["results", "lenet", "--seeds", "0"], "error: --seeds 0: at least one"),
+        (
+            ["copy", "lenet", "no/such/folder/a.py"],
+            "error: no/such/folder/a.py cannot be written",
+        ),
+        (["table"], "error: README.md is not here"),
+    ]:
+        assert recipes_main(*arguments) == 2
+        text = capsys.readouterr().err
+        assert text.startswith(line)
+        assert text.count("\n") == 1
+
+
+def test_copy_writes_the_file_once_and_it_runs(capsys):
+    assert recipes_main("copy", "lenet", "my_lenet.py") == 0
+    copied = Path("my_lenet.py")
+    assert copied.read_bytes() == (ROOT / "recipes/convnets/lenet.py").read_bytes()
+    copied.write_text("mine")
+    assert recipes_main("copy", "lenet", "my_lenet.py") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert copied.read_text() == "mine"
+
+    Path("project").mkdir()
+    assert recipes_main("copy", "lenet", "project") == 0
+    finished = command("project/lenet.py", "--epochs", "0")
+    assert finished.returncode == 2
+    assert "error: --epochs 0: it must be at least 1" in finished.stderr
