@@ -5,8 +5,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from deep_learning_recipes import UsageError, catalogue, did_you_mean
-from deep_learning_recipes.catalogue import copying, listing, readme
+from deep_learning_recipes import UsageError, catalogue
+from deep_learning_recipes.catalogue import copying, headers, listing, readme
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def list_command(arguments: list[str]) -> int:
     """Lists the recipes by theme, or those in which all the given words occur."""
+    recipes = catalogue.find_recipes()
     parser = argparse.ArgumentParser(
         prog="python -m recipes",
         description="The catalogue of recipes. Run one with `python -m recipes.NAME`.",
@@ -39,31 +40,13 @@ def list_command(arguments: list[str]) -> int:
         "each has its own --help",
     )
     parser.add_argument(
-        "words", nargs="*", help="search names, titles, lectures and papers"
+        "words", nargs="*", help="search names, tags, and all else that headers say"
     )
-    parser.add_argument("--theme", metavar="THEME", help=", ".join(catalogue.THEMES))
+    parser.add_argument(
+        "--theme", metavar="THEME", help=", ".join(headers.by_theme(recipes))
+    )
     options = parser.parse_args(arguments)
-
-    if options.theme and options.theme not in catalogue.THEMES:
-        themes = list(catalogue.THEMES)
-        raise UsageError(
-            f"there is no theme {options.theme!r}"
-            f"{did_you_mean(options.theme, themes)}; the themes are {', '.join(themes)}"
-        )
-    recipes = catalogue.find_recipes()
-    found = [
-        recipe
-        for recipe in recipes
-        if recipe.matches(options.words) and options.theme in (None, recipe.theme)
-    ]
-    if not found:
-        names = [recipe.name for recipe in recipes]
-        asked = " ".join(options.words) or f"theme {options.theme}"
-        raise UsageError(
-            f"no recipe matches {asked!r}{did_you_mean(asked, names)}; "
-            "`python -m recipes` lists them all"
-        )
-    listing.print_recipes(found, details=bool(options.words))
+    print(listing.listing(recipes, words=options.words, theme=options.theme))
     return 0
 
 

@@ -9,7 +9,11 @@ header:
 
     Lectures: SEL CNN architectures; CS CNN Architectures
     Paper: Author et al., Title, year
+    Tags: cnn, image classification, mnist
     \"\"\"
+
+Tags, which a header may leave out, are what else people search for: abbreviations and
+synonyms that neither the name nor the title has.
 """
 
 import ast
@@ -17,7 +21,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes import UsageError
 
 THEMES = {
     "neural_networks": "the neuron, the loss, the gradient",
@@ -42,7 +46,8 @@ LECTURES = {
 }
 """The courses by the short names that headers use."""
 
-FIELDS = ("Lectures", "Paper")
+FIELDS = ("Lectures", "Paper", "Tags")
+"""The lines that end a header, in this order; Tags may be left out."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +61,7 @@ class Recipe:
     description: str
     lectures: tuple[str, ...]
     paper: str
-
-    def matches(self, words: list[str]) -> bool:
-        """Whether every word occurs in the name, theme, title, lectures or paper (any
-        case)."""
-        text = " ".join(
-            (self.name, self.theme, self.title, *self.lectures, self.paper)
-        ).lower()
-        return all(
-            word.lower() in text or word.lower() in text.replace("_", " ")
-            for word in words
-        )
+    tags: tuple[str, ...] = ()
 
 
 def find_recipes(root: Path | None = None) -> list[Recipe]:
@@ -75,28 +70,17 @@ def find_recipes(root: Path | None = None) -> list[Recipe]:
 
     Raises ValueError, naming the file and the field, if a header is malformed.
     """
-    return [read_header(path) for path in _find_files(root or package_folder())]
+    return [read_header(path) for path in recipe_files(root or package_folder())]
 
 
-def _find_files(root: Path) -> list[Path]:
+def recipe_files(root: Path) -> list[Path]:
+    """The files of the recipes below `root`, theme by theme."""
     return [
         path
         for theme in THEMES
         for path in sorted((root / theme).glob("*.py"))
         if not path.name.startswith("_")
     ]
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises UsageError with the nearest names if there is
-    none."""
-    files = {path.stem: path for path in _find_files(package_folder())}
-    if name not in files:
-        raise UsageError(
-            f"there is no recipe {name!r}{did_you_mean(name, list(files))}; "
-            "`python -m recipes` lists them all"
-        )
-    return read_header(files[name])
 
 
 def by_theme(recipes: list[Recipe]) -> dict[str, list[Recipe]]:
@@ -120,47 +104,44 @@ def package_folder() -> Path:
 def read_header(path: Path) -> Recipe:
     """Reads a recipe's docstring by its syntax tree. Raises ValueError naming file and
     field."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    try:
+        return _parse(docstring, path)
+    except _Malformed as error:
+        raise ValueError(f"{path}: header field {error}") from None
 
-    def malformed(field: str, what: str) -> ValueError:
-        return ValueError(f"{path}: header field {field!r} {what}")
 
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+class _Malformed(ValueError):
+    """A field of a header and what is wrong with it."""
+
+    def __init__(self, field: str, what: str):
+        super().__init__(f"{field!r} {what}")
+
+
+def _parse(docstring: str, path: Path) -> Recipe:
     if not docstring:
-        raise malformed("title", "is missing: the file has no docstring")
+        raise _Malformed("title", "is missing: the file has no docstring")
     title, *blocks = [block.strip() for block in docstring.split("\n\n")]
     if "\n" in title or not title.endswith("."):
-        raise malformed(
+        raise _Malformed(
             "title", "must be one line, a sentence that ends with a full stop"
         )
-    fields = _read_fields(blocks[-1]) if blocks else {}
-    for field in FIELDS:
-        if not fields.get(field):
-            raise malformed(
-                field, f"is missing: the header ends with a line '{field}: ...'"
-            )
-    for field in fields:
-        if field not in FIELDS:
-            raise malformed(field, f"is unknown: the fields are {', '.join(FIELDS)}")
+    fields = _read_fields(blocks[-1] if blocks else "")
     description = "\n\n".join(blocks[:-1])
     lines = [line for line in description.splitlines() if line.strip()]
     if not 2 <= len(lines) <= 14:
-        raise malformed(
+        raise _Malformed(
             "description", f"must take two to fourteen lines, not {len(lines)}"
         )
-    lectures = tuple(part.strip() for part in fields["Lectures"].split(";"))
-    for lecture in lectures:
-        if lecture.split(" ")[0] not in LECTURES:
-            raise malformed(
-                "Lectures", f"must name {', '.join(LECTURES)} first, not {lecture!r}"
-            )
     return Recipe(
         name=path.stem,
         theme=path.parent.name,
         path=path,
         title=title,
         description=description,
-        lectures=lectures,
+        lectures=_read_lectures(fields["Lectures"]),
         paper=fields["Paper"],
+        tags=_read_tags(fields["Tags"]) if "Tags" in fields else (),
     )
 
 
@@ -170,9 +151,47 @@ def _read_fields(block: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     field = ""
     for line in block.splitlines():
-        head, colon, tail = line.partition(": ")
-        if colon and head.isalpha() and not line.startswith(" "):
-            field, fields[head] = head, tail.strip()
+        head, colon, tail = (line + " ").partition(": ")
+        if colon and head.isalpha():
+            if head in fields:
+                raise _Malformed(head, "stands there twice")
+            field = head
+            fields[field] = tail.strip()
         elif field:
             fields[field] += " " + line.strip()
+
+    for field in ("Lectures", "Paper"):
+        if not fields.get(field):
+            raise _Malformed(
+                field, f"is missing: the header ends with a line '{field}: ...'"
+            )
+    for field in fields:
+        if field not in FIELDS:
+            raise _Malformed(field, f"is unknown: the fields are {', '.join(FIELDS)}")
+    ordered = [field for field in FIELDS if field in fields]
+    for field, expected in zip(fields, ordered, strict=True):
+        if field != expected:
+            raise _Malformed(field, f"is out of order: it is {', '.join(FIELDS)}")
     return fields
+
+
+def _read_lectures(text: str) -> tuple[str, ...]:
+    lectures = tuple(part.strip() for part in text.split(";"))
+    for lecture in lectures:
+        if lecture.split(" ")[0] not in LECTURES:
+            raise _Malformed(
+                "Lectures", f"must name {', '.join(LECTURES)} first, not {lecture!r}"
+            )
+    return lectures
+
+
+def _read_tags(text: str) -> tuple[str, ...]:
+    tags = tuple(tag.strip() for tag in text.split(","))
+    if not 3 <= len(tags) <= 8 or "" in tags:
+        raise _Malformed("Tags", "must be three to eight, with commas between them")
+    for tag in tags:
+        if tag != tag.lower():
+            raise _Malformed("Tags", f"must be lower case, not {tag!r}")
+        if tags.count(tag) > 1:
+            raise _Malformed("Tags", f"must be named once each, not {tag!r} twice")
+    return tags

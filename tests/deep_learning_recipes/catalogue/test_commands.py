@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, command
+
+from deep_learning_recipes import catalogue
 
 
 def test_the_list_imports_neither_tensorflow_nor_recipes():
@@ -22,25 +25,47 @@ def recipes_main(*arguments):
     return recipes.__main__.main(list(arguments))
 
 
-def test_list_and_search(capsys):
+def test_the_list(capsys):
     assert recipes_main() == 0
     text = capsys.readouterr().out
     assert "convnets — convolution" in text
     assert "lenet" in text
     assert "vae" in text
 
-    assert recipes_main("lecun") == 0  # an author
-    text = capsys.readouterr().out
-    assert "lenet" in text
-    assert "vae" not in text
-
-    assert recipes_main("char", "RNN") == 0
-    assert "char_rnn" in capsys.readouterr().out
-
     assert recipes_main("--theme", "generative") == 0
     text = capsys.readouterr().out
     assert "vae" in text
     assert "lenet" not in text
+
+
+def test_search_lists_names_before_mentions_and_what_is_planned(capsys):
+    assert recipes_main("vae") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("\n  vae ")
+    assert "\n\nconditional_vae: " in text
+    assert "is not covered yet" in " ".join(text.split())
+    assert text.endswith("\n2 recipes. Run one: python -m recipes.vae\n")
+
+    assert recipes_main("attention") == 0
+    text = capsys.readouterr().out
+    assert text.index("recurrent_attention") < text.index("\ntransformer: ")
+
+    assert recipes_main("reinforce") == 0
+    named, mentioned = capsys.readouterr().out.split("\nMentioned by:")
+    assert "\n  reinforce " in named
+    assert "\n  recurrent_attention " in mentioned
+
+
+def test_themes_without_a_recipe_are_not_offered(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        recipes_main("--help")
+    shown = capsys.readouterr().out
+    assert recipes_main("--theme", "xyz") == 2
+    shown += capsys.readouterr().err
+    for theme in catalogue.THEMES:
+        has_recipes = any(recipe.theme == theme for recipe in catalogue.find_recipes())
+        assert shown.count(theme) == (2 if has_recipes else 0)
 
 
 def test_what_is_not_there_gets_one_line_and_code_2(capsys):
@@ -66,6 +91,11 @@ def test_what_is_not_there_gets_one_line_and_code_2(capsys):
             ["copy", "lenet", "no/such/folder/a.py"],
             "error: no/such/folder/a.py cannot be written",
         ),
+        (["yolo"], "error: yolo: all boxes of a picture in one look. It is not"),
+        (["gan"], "error: gan: two networks, one that forges and one that judges"),
+        (["wavenet"], "error: temporal_convolution, speech_synthesis are not cov"),
+        (["copy", "yolo", "a.py"], "error: yolo: all boxes of a picture in one look."),
+        (["--theme", "vision"], "error: theme vision has no recipe yet; the themes"),
         (["table"], "error: README.md is not here"),
     ]:
         assert recipes_main(*arguments) == 2

@@ -1,10 +1,11 @@
 """Headers, and the recipes found by them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from deep_learning_recipes import UsageError, catalogue, did_you_mean
+from deep_learning_recipes import catalogue
 
 HEADER = '''"""LeNet-5 reads digits.
 
@@ -14,6 +15,8 @@ of description: with a colon in it.
 Lectures: SEL CNN architectures; CS CNN
  Architectures
 Paper: LeCun et al., Gradient-based learning, 1998
+Tags: cnn, image
+    classification, mnist
 """
 '''
 
@@ -33,6 +36,14 @@ def test_a_header_is_read():
     assert recipe.description == "Two lines\nof description: with a colon in it."
     assert recipe.lectures == ("SEL CNN architectures", "CS CNN Architectures")
     assert recipe.paper == "LeCun et al., Gradient-based learning, 1998"
+    assert recipe.tags == ("cnn", "image classification", "mnist")
+
+
+def test_a_header_may_go_without_tags():
+    text = HEADER[: HEADER.index("Tags:")] + '"""\n'
+    recipe = catalogue.read_header(write(text))
+    assert recipe.tags == ()
+    assert recipe.paper == "LeCun et al., Gradient-based learning, 1998"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +58,18 @@ def test_a_header_is_read():
         ("Lectures: SEL", "Lectures: MIT", "'Lectures' must name N18"),
         ("Paper: ", "Papers: ", "'Paper' is missing"),
         ("Paper: LeCun", "Year: 1998\nPaper: LeCun", "'Year' is unknown"),
+        ("Paper: LeCun", "Paper: A\nPaper: LeCun", "'Paper' stands there twice"),
+        (
+            "Lectures: SEL",
+            "Tags: a, b, c\nLectures: SEL",
+            "'Tags' stands there twice",
+        ),
+        ("1998\nTags: cnn,", "1998\nTags: CNN,", "'Tags' must be lower case"),
+        ("1998\nTags: cnn,", "1998\nTags: mnist,", "'Tags' must be named once"),
+        ("Tags: cnn,", "Tags:", "'Tags' must be three to eight"),
+        ("Tags: cnn,", "Tags: cnn,,", "'Tags' must be three to eight"),
+        ("Tags: cnn,", "Tags: a, b, c, d, e, f, g,", "'Tags' must be three to eight"),
+        ("Tags: cnn", "Tag: cnn", "'Tag' is unknown"),
         ('"""', "'''", None),
         ('"""', "#", "'title' is missing: the file has no docstring"),
     ],
@@ -63,6 +86,25 @@ def test_a_malformed_header_names_file_and_field(before, after, field):
         catalogue.read_header(path)
 
 
+def test_the_lines_that_end_a_header_keep_their_order():
+    tags, paper = "Tags: a, b, c", "Paper: LeCun et al., 1998"
+    text = HEADER[: HEADER.index("Paper:")] + f'{tags}\n{paper}\n"""\n'
+    with pytest.raises(ValueError, match="field 'Tags' is out of order: it is Lect"):
+        catalogue.read_header(write(text))
+
+
+def test_tags_add_to_the_name_and_the_title():
+    for recipe in catalogue.find_recipes():
+        assert len(recipe.tags) >= 3, recipe.name
+        said = words(f"{recipe.name} {recipe.title}")
+        for tag in recipe.tags:
+            assert f" {words(tag)} " not in f" {said} ", (recipe.name, tag)
+
+
+def words(text):
+    return " ".join(re.findall(r"[^\s_:,.-]+", text.lower()))
+
+
 def test_recipes_come_theme_by_theme():
     write(HEADER, "generative/vae.py")
     write(HEADER, "convnets/lenet.py")
@@ -71,11 +113,3 @@ def test_recipes_come_theme_by_theme():
         "lenet",
         "vae",
     ]
-
-
-def test_did_you_mean():
-    assert did_you_mean("lenett", ["lenet", "vae"]) == "; did you mean lenet?"
-    assert did_you_mean("rnn", ["lenet", "char_rnn"]) == "; did you mean char_rnn?"
-    assert did_you_mean("zebra", ["lenet"]) == ""
-    with pytest.raises(UsageError, match="no recipe 'lenett'; did you mean lenet"):
-        catalogue.find_recipe("lenett")
