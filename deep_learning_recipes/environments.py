@@ -141,6 +141,36 @@ def evaluate(
     return returns
 
 
+class ReturnLog:
+    """What episodes earn while an agent learns in several environments: a moving
+    average of the returns of those that ended, by block of steps.
+
+    returns: (blocks,), the average at the end of each block.
+    state: what a checkpoint has to keep. What an unfinished episode has earned so far
+        is left out: environments begin anew.
+    """
+
+    SHARE_OF_THE_NEWEST = 0.05
+
+    def __init__(self, blocks: int, num_envs: int):
+        self.returns = np.zeros(blocks)
+        self.average = np.array(0.0)
+        self.unfinished = np.zeros(num_envs)
+        self.state = {"returns": self.returns, "average": self.average}
+
+    def add(self, block: int, rewards: np.ndarray, ended: np.ndarray) -> None:
+        """One step of all environments, (num_envs,) each, in a block."""
+        self.unfinished += rewards
+        for earned in self.unfinished[ended]:
+            self.average += self.SHARE_OF_THE_NEWEST * (earned - self.average)
+        self.unfinished[ended] = 0
+        self.returns[block] = self.average
+
+    def show(self) -> dict[str, float]:
+        """For `run.loop`."""
+        return {"return": float(self.average)}
+
+
 def film(
     name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int
 ) -> np.ndarray:

@@ -3,6 +3,8 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,6 +14,10 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colors, which color-blind people can tell apart; yellow is left out:
 # it is too pale for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# So can these, without any color.
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = "os^Dvx*"
+POINTS_WITH_MARKERS = 25
 
 
 def use_style() -> None:
@@ -36,6 +42,55 @@ def use_style() -> None:
     )
 
 
+@dataclass
+class Panel:
+    """One pair of axes of `panels`: lines, points, bars and levels, by name."""
+
+    title: str = ""
+    xlabel: str = ""
+    ylabel: str = ""
+    lines: Mapping[str, Any] = field(default_factory=dict)
+    """y over 1, 2, 3, ..., or a tuple (x, y). y is (points,), or (points, runs): then
+    the line is the mean of the runs and the shade reaches from the lowest to the
+    highest"""
+    points: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """(x, y), both (points,)"""
+    bars: Mapping[str, Any] = field(default_factory=dict)
+    """a value, or one for each run: then the bar is their mean and each is a dot"""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """values to compare with: dashed lines across"""
+    xscale: str = "linear"
+    yscale: str = "linear"
+    xlim: tuple[float | None, float | None] | None = None
+    ylim: tuple[float | None, float | None] | None = None
+    xticks: Sequence[float] | None = None
+    number: str = "{:.3g}"
+    """the format of what is written beside a bar"""
+
+
+def panels(*shown: Panel, title: str = "") -> Figure:
+    """One to three pairs of axes side by side. What has the same name in all of them
+    has one legend for all, below. Names differ in color and in dashes or markers."""
+    figure, grid = plt.subplots(
+        1, len(shown), figsize=(max(8.5, 5 * len(shown)), 4), squeeze=False
+    )
+    for axes, panel in zip(grid[0], shown, strict=True):
+        _draw(axes, panel)
+    if title:
+        figure.suptitle(title)
+
+    legends = [axes.get_legend_handles_labels() for axes in grid[0]]
+    if len(shown) > 1 and all(labels == legends[0][1] for _, labels in legends):
+        figure.legend(*legends[0], loc="outside lower center", ncols=4)
+    else:
+        for axes, panel, (_, labels) in zip(grid[0], shown, legends, strict=True):
+            if labels and panel.bars:  # no room among them
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+            elif labels:
+                axes.legend(fontsize="small")
+    return figure
+
+
 def curves(
     lines: Mapping[str, Sequence[float]],
     *,
@@ -46,12 +101,84 @@ def curves(
 ) -> Figure:
     """One line for each name over 1, 2, 3, ...: losses or accuracies by epoch."""
     figure, axes = plt.subplots(figsize=(8.5, 4))
-    for name, values in lines.items():
-        axes.plot(np.arange(1, len(values) + 1), values, label=name)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale=yscale)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    _draw(axes, Panel(title, xlabel, ylabel, lines, yscale=yscale))
     figure.legend(loc="outside right upper")
     return figure
+
+
+def _draw(axes: plt.Axes, panel: Panel) -> None:
+    for i, (name, values) in enumerate(panel.lines.items()):
+        _draw_line(axes, i, name, values)
+    for i, (name, (x, y)) in enumerate(panel.points.items(), start=len(panel.lines)):
+        marker = MARKERS[i % len(MARKERS)]
+        axes.scatter(x, y, s=25, marker=marker, color=_color(i), label=name, alpha=0.7)
+    if panel.bars:
+        _draw_bars(axes, panel.bars, panel.number)
+
+    across = axes.axvline if panel.bars else axes.axhline
+    for i, (name, level) in enumerate(panel.levels.items()):
+        across(level, color="0.35", linestyle=DASHES[1 + i % 3], label=name)
+
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.set_xscale(panel.xscale)
+    if not panel.bars:
+        axes.set_yscale(panel.yscale)
+    if panel.xlim:
+        axes.set(xlim=panel.xlim)
+    if panel.ylim:
+        axes.set(ylim=panel.ylim)
+    if panel.xticks is not None:
+        axes.set_xticks(panel.xticks, [f"{tick:g}" for tick in panel.xticks])
+        axes.minorticks_off()
+
+
+def _draw_line(axes: plt.Axes, i: int, name: str, values: Any) -> None:
+    """A tuple is x and y; else x counts from 1. Few points get markers, many dashes."""
+    if isinstance(values, tuple):
+        x, y = (np.asarray(each, "float64") for each in values)
+    else:
+        y = np.asarray(values, "float64")
+        x = np.arange(1, len(y) + 1)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    mean = y.mean(axis=1) if y.ndim == 2 else y
+    few = len(x) <= POINTS_WITH_MARKERS
+    axes.plot(
+        x,
+        mean,
+        color=_color(i),
+        marker=MARKERS[i % len(MARKERS)] if few else None,
+        linestyle="-" if few else DASHES[i % len(DASHES)],
+        label=name,
+    )
+    if y.ndim == 2:
+        axes.fill_between(
+            x, y.min(axis=1), y.max(axis=1), color=_color(i), alpha=0.2, linewidth=0
+        )
+
+
+def _draw_bars(axes: plt.Axes, bars: Mapping[str, Any], number: str) -> None:
+    """Lying bars, the first one on top, each with its value."""
+    for row, values in enumerate(map(np.atleast_1d, bars.values())):
+        mean = float(np.mean(values))
+        axes.barh(row, mean, color=_color(0))
+        if len(values) > 1:
+            axes.plot(values, np.full(len(values), row), "k.", markersize=4)
+        axes.annotate(
+            number.format(mean),
+            (max(mean, *values), row),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(axis="y", visible=False)
+
+
+def _color(i: int) -> str:
+    return COLORS[i % len(COLORS)]
 
 
 def image_grid(

@@ -10,11 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.files import replacing
-from deep_learning_recipes.run.progress import ProgressLine
+from deep_learning_recipes.run.display import Display
 
 SECONDS_BETWEEN_SAVES = 1.0
 SHARE_OF_TIME_FOR_SAVES = 0.05
@@ -49,10 +48,11 @@ class Loop:
         unit: str = "steps",
         show: Callable[[], Mapping[str, float]] = dict,
         resume: bool = False,
-        console: Console | None = None,
+        display: Display | None = None,
     ):
         self.path, self.total, self.name, self.unit = path, total, name, unit
-        self.show, self.console = show, console or Console()
+        self.show = show
+        self.display = display or Display()
         self.parts = dict(flatten("state", state))
         self.done = self._restore() if resume and path.exists() else 0
 
@@ -61,7 +61,7 @@ class Loop:
         return self.total - self.done
 
     def __iter__(self) -> Iterator[int]:
-        line = ProgressLine(self.name, self.total, self.unit, self.console, self.done)
+        line = self.display.training(self.name, self.total, self.unit, self.done)
         saved = looked = time.monotonic()
         pause = SECONDS_BETWEEN_SAVES
         try:

@@ -9,11 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.files import replacing
-from deep_learning_recipes.run.progress import ProgressLine
+from deep_learning_recipes.run.display import Display, ProgressLine
 from deep_learning_recipes.training.state import state_variables
 
 
@@ -38,14 +37,14 @@ class Recorder(keras.callbacks.Callback):
         folder: Path,
         *,
         resume: bool = False,
-        console: Console | None = None,
+        display: Display | None = None,
         seconds_between_saves: float = 1.0,
     ):
         super().__init__()
         self.seconds_between_saves = seconds_between_saves
         self.folder = folder
         self.resume = resume
-        self.console = console or Console()
+        self.display = display or Display()
         self.trainings = 0
         self.epochs_done = 0
         # Its own record: Keras's History comes after this callback and lacks the
@@ -67,12 +66,8 @@ class Recorder(keras.callbacks.Callback):
             str(self.folder / "logs" / self.name)
         )
         self.saved = time.monotonic()
-        self.progress = ProgressLine(
-            self.model.name,
-            self.params["epochs"],
-            "epochs",
-            self.console,
-            self.epochs_done,
+        self.progress = self.display.training(
+            self.model.name, self.params["epochs"], "epochs", self.epochs_done
         )
 
     def restore(self, model: keras.Model) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import symtable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,15 +35,13 @@ def test_names_are_unique_and_every_file_is_in_a_theme():
     assert packages == {"recipes"}
 
 
-@each_recipe
-def test_the_file_is_short_enough_to_read(recipe):
-    text = recipe.path.read_text()
-    header = ast.parse(text).body[0].end_lineno
-    assert 80 <= len(text.splitlines()) - header <= 250
+EXPERIMENT = "# The experiment"
 
 
 @each_recipe
-def test_what_stands_above_main_needs_third_party_packages_only(recipe):
+def test_it_copies_clean(recipe):
+    """What stands above the banner `# The experiment` needs third-party packages only.
+    A file without banners is judged by all that stands outside of `main`."""
     source = recipe.path.read_text()
     tree = ast.parse(source)
     kitchen = set()
@@ -57,21 +56,69 @@ def test_what_stands_above_main_needs_third_party_packages_only(recipe):
             assert not packages & {"recipes", "deep_learning_recipes"}
     assert {"Run", "cli"} <= kitchen
 
-    above = [
-        table
-        for table in symtable.symtable(source, recipe.name, "exec").get_children()
-        if table.get_name() != "main"
-    ]
-    used = {name for table in above for name in global_names(table)}
+    banner = banner_of(source)
+    used = set()
+    for table in symtable.symtable(source, recipe.name, "exec").get_children():
+        is_copied = (
+            table.get_lineno() < banner if banner else table.get_name() != "main"
+        )
+        if is_copied:
+            used |= global_names(table)
     for node in tree.body:
         is_program = isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
-        if not is_program and not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        is_copied = not is_program and (not banner or node.lineno < banner)
+        if is_copied and not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             used |= {
                 each.id
                 for each in ast.walk(node)
                 if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)
             }
-    assert not used & kitchen, "names of the kitchen are used above main"
+    assert not used & kitchen, "what is copied uses names of the kitchen"
+
+
+def banner_of(source):
+    """The line at which the experiment begins; 0 where a file has no banners yet. With
+    them it has both, the idea first, and `main` stands below."""
+    lines = source.splitlines()
+    (experiment,) = [
+        number
+        for number, line in enumerate(lines, start=1)
+        if line.startswith(EXPERIMENT)
+    ] or [0]
+    if experiment:
+        above = [line for line in lines[:experiment] if line.startswith("# The idea")]
+        assert len(above) == 1
+        assert "\ndef main(" not in "\n".join(lines[:experiment])
+    return experiment
+
+
+@pytest.mark.parametrize(
+    "misplaced",
+    [
+        "x = data.load",
+        "def f():\n    return data.load",
+        "class A:\n    def g(self):\n        return [data for _ in ()]",
+    ],
+)
+def test_what_does_not_copy_clean_is_found(tmp_path, misplaced):
+    source = f"""
+from deep_learning_recipes import data
+from deep_learning_recipes.run import Run, cli
+
+# The idea
+{misplaced}
+
+# The experiment
+def main(config, run):
+    return data
+"""
+    path = tmp_path / "it.py"
+    path.write_text(source)
+    recipe = SimpleNamespace(path=path, name="it")
+    with pytest.raises(AssertionError, match="names of the kitchen"):
+        test_it_copies_clean(recipe)
+    path.write_text(source.replace(misplaced, "pass"))
+    test_it_copies_clean(recipe)
 
 
 def global_names(table):

@@ -142,7 +142,7 @@ def test_the_quick_preset_under_two_replicas(recipe):
     finished = command("-m", f"recipes.{recipe}", *arguments, "--out", "here")
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     assert "2 logical CPUs, mirrored" in finished.stdout.splitlines()[0]
-    assert "FELL" not in finished.stdout
+    assert "FAILS" not in finished.stdout
 
 
 def test_a_state_that_lives_on_one_device_is_said_in_one_line():

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.run import loop as loops
+from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.loop import Loop
 
 
@@ -112,7 +113,7 @@ def test_progress_says_what_is_done(tmp_path):
         {"x": array},
         name="walk",
         show=lambda: {"return": 21.5},
-        console=Console(file=text),
+        display=Display(Console(file=text)),
     )
     for _ in loop:
         pass

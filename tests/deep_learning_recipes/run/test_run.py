@@ -16,8 +16,8 @@ import pytest
 from conftest import command
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import UsageError, run, training
-from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes import UsageError, training
+from deep_learning_recipes.run import Run, cli, command_line
 
 TOY = '''
 """A toy.
@@ -217,7 +217,7 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         "metrics.json",
     ]
     text = capsys.readouterr().out
-    assert ("holds" if holds else "FELL") in text
+    assert ("holds" if holds else "FAILS") in text
     assert "1 against 2" in text
     assert "[a] " + 40 * "wide " in text
     assert "here" in text
@@ -241,12 +241,12 @@ def test_the_seed_and_the_precision_are_set(monkeypatch):
 
 
 def test_export_alone_means_saved_models():
-    assert run.fill_in_export(["--export"]) == ["--export", "saved_models"]
-    assert run.fill_in_export(["--export", "--seed", "1"]) == [
+    assert command_line.fill_in_export(["--export"]) == ["--export", "saved_models"]
+    assert command_line.fill_in_export(["--export", "--seed", "1"]) == [
         "--export", "saved_models", "--seed", "1",
     ]  # fmt: skip
-    assert run.fill_in_export(["--export", "there"]) == ["--export", "there"]
-    assert run.fill_in_export([]) == []
+    assert command_line.fill_in_export(["--export", "there"]) == ["--export", "there"]
+    assert command_line.fill_in_export([]) == []
 
 
 def test_tensorboard_logs_and_checkpoints_are_written(monkeypatch):

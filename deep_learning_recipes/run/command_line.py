@@ -1,0 +1,210 @@
+"""A recipe's command line: its `Config` and the common options as flags, bad input in
+one line."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import itertools
+import math
+import re
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.run.folder import newest_unfinished, read_settings
+
+ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Options:
+    """What every recipe can be asked besides its hyper-parameters."""
+
+    preset: Literal["quick", "default", "full"] = "default"
+    """quick: seconds; default: a minute or two on two CPU cores; full: the paper's
+    scale"""
+    seed: int = 0
+    """of all random numbers"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
+        None
+    )
+    """folder of this run (default: runs/NAME/TIME)"""
+    resume: bool = False
+    """go on with the run in --out, or with the newest one, after its last complete
+    epoch"""
+    strategy: str = "auto"
+    """where to train: auto, cpu, gpu, mirrored (all GPUs), mirrored:N, multi_worker,
+    parameter_server, tpu"""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """of the computation; weights stay float32 in all"""
+    export: Annotated[
+        Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")
+    ] = None
+    """write a SavedModel for TF Serving to DIR/NAME/VERSION (DIR: saved_models)"""
+    deterministic: bool = False
+    """the same weights to the last bit each time, a little slower"""
+    verbose: bool = False
+    """let through what TensorFlow says while it loads"""
+
+
+def parse(
+    name: str, presets: dict[str, Any], arguments: list[str]
+) -> tuple[Any, Options, Path]:
+    """Reads the command line into a recipe's `Config`, the common options and the run's
+    folder.
+
+    Flags fall back to the preset's values, and with --resume to what the run was
+    started with. Raises UsageError for bad input.
+    """
+    arguments = fill_in_export(arguments)
+    first = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    first.add_argument("--preset", default="default")
+    try:
+        asked, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}; see --help") from error
+    if asked.preset not in presets:
+        raise UsageError(f"--preset {asked.preset}: choose one of {', '.join(presets)}")
+
+    config, options = parse_flags(name, presets[asked.preset], arguments)
+    folder = options.out or Path("runs", name, time.strftime("%Y-%m-%dT%H-%M-%S"))
+    if options.resume:
+        folder = options.out or newest_unfinished(name)
+        started_config, started_options = started_with(folder, type(config))
+        config = keep_settings(config, presets[asked.preset], started_config, folder)
+        options = keep_settings(options, Options(), started_options, folder)
+    check_values(config, presets["default"])
+    return config, options, folder
+
+
+def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Options]:
+    """Lets tyro read all flags; its framed error messages become one line."""
+    both = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("hyperparameters", Annotated[type(config), tyro.conf.arg(name="")]),
+            ("common", Annotated[Options, tyro.conf.arg(name="")]),
+        ],
+    )
+    header = sys.modules[type(config).__module__].__doc__ or ""
+    for line in ("\nPaper:", "\nTags:"):
+        header = header.replace(line, "\n" + line)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would stand among the errors
+            parsed = tyro.cli(
+                both,
+                prog=f"python -m recipes.{name}",
+                description=header,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                args=arguments,
+                default=both(config, Options()),
+            )
+    except SystemExit as exit_request:
+        if exit_request.code in (0, None):  # --help
+            raise
+        raise UsageError(first_paragraph(errors.getvalue())) from None
+    return parsed.hyperparameters, parsed.common
+
+
+def first_paragraph(framed: str) -> str:
+    """The first part of tyro's framed message in one line, with the flag it takes for
+    meant. On a terminal the frame is colored."""
+    plain = ESCAPE_CODE.sub("", framed).splitlines()
+    lines = [line.strip(" │╭╮╰╯") for line in plain][1:]  # without the title
+    parts = [
+        list(part)
+        for is_text, part in itertools.groupby(
+            lines, key=lambda line: not set(line) <= set("─-")
+        )
+        if is_text
+    ]
+    message = " ".join(parts[0])
+    near = [
+        line.split()[0] for part in parts[1:] for line in part if line.startswith("--")
+    ]
+    if near and message.startswith("Unrecognized"):
+        return f"{message}; did you mean {near[0]}?"
+    return f"{message}; see --help"
+
+
+def fill_in_export(arguments: list[str]) -> list[str]:
+    """`--export` alone means `--export saved_models`."""
+    filled = []
+    for index, argument in enumerate(arguments):
+        filled.append(argument)
+        following = arguments[index + 1 : index + 2]
+        if argument == "--export" and (not following or following[0].startswith("--")):
+            filled.append("saved_models")
+    return filled
+
+
+def check_values(config: Any, default: Any) -> None:
+    """Raises UsageError for a count below one and for a number that is not finite.
+
+    A count may be zero where the default is zero; a learning rate must be above zero.
+    What else a recipe needs it checks in `Config.__post_init__` or where it uses the
+    value.
+    """
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        usual = getattr(default, each.name)
+        flag = f"{flag_of(each.name)} {value}"
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{flag}: it must be a finite number, such as {usual}")
+        if "learning_rate" in each.name and value <= 0:
+            raise UsageError(
+                f"{flag}: a learning rate must be above 0, such as {usual}"
+            )
+        if type(value) is int and value < min(1, usual):
+            raise UsageError(
+                f"{flag}: it must be at least {min(1, usual)}, such as {usual}"
+            )
+
+
+def flag_of(field: str) -> str:
+    """A field's flag: --learning-rate."""
+    return f"--{field.replace('_', '-')}"
+
+
+def started_with(folder: Path, config_type: type) -> tuple[Any, Options]:
+    """The settings that the run in `folder` was started with."""
+    settings = read_settings(folder)
+    try:
+        options = Options(**settings["options"])
+        config = config_type(**settings["config"])
+    except TypeError as error:
+        raise UsageError(
+            f"--resume: {folder} was started by another version of the recipe; start anew"
+        ) from error
+    options.export = Path(options.export) if options.export else None
+    return config, options
+
+
+def keep_settings(wanted: Any, usual: Any, started: Any, folder: Path) -> Any:
+    """The settings that a resumed run was started with. Raises UsageError if a flag
+    that was given now says otherwise; where to export may change."""
+    for each in dataclasses.fields(wanted):
+        now = getattr(wanted, each.name)
+        was = getattr(started, each.name)
+        if each.name in ("out", "resume", "export", "verbose"):
+            continue
+        if now not in (getattr(usual, each.name), was):
+            raise UsageError(
+                f"{flag_of(each.name)} {now}: the run in {folder} was started with {was}; "
+                "leave the flag out, or start anew without --resume"
+            )
+    if isinstance(wanted, Options):
+        export = wanted.export or started.export
+        return dataclasses.replace(started, out=wanted.out, resume=True, export=export)
+    return started
