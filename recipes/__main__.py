@@ -1,12 +1,12 @@
-"""`python -m recipes`: the catalogue. Lists, searches and copies recipes, and measures
-results."""
+"""`python -m recipes`: the catalogue. Lists and searches recipes, begins new ones,
+copies them, and measures results."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from deep_learning_recipes import UsageError, catalogue
-from deep_learning_recipes.catalogue import copying, headers, listing, readme
+from deep_learning_recipes.catalogue import copying, headers, listing, new, readme
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {
+        "new": new_command,
         "copy": copy_command,
         "results": results_command,
         "table": table_command,
@@ -36,8 +37,8 @@ def list_command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recipes",
         description="The catalogue of recipes. Run one with `python -m recipes.NAME`.",
-        epilog="more commands: copy NAME FILE, results NAME... [--seeds N], table [--check]; "
-        "each has its own --help",
+        epilog="more commands: new NAME --theme THEME, copy NAME FILE, results NAME... "
+        "[--seeds N], table [--check]; each has its own --help",
     )
     parser.add_argument(
         "words", nargs="*", help="search names, tags, and all else that headers say"
@@ -50,12 +51,31 @@ def list_command(arguments: list[str]) -> int:
     return 0
 
 
+def new_command(arguments: list[str]) -> int:
+    """Writes a new recipe and its test into the checkout."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes new",
+        description="Write a recipe that runs as it stands, and its test, to start from: "
+        "recipes/THEME/NAME.py and tests/recipes/THEME/test_NAME.py.",
+    )
+    parser.add_argument("name", help="lower-case letters, digits and underscores")
+    parser.add_argument(
+        "--theme",
+        metavar="THEME",
+        help=f"{', '.join(catalogue.THEMES)}; a recipe that is planned has one",
+    )
+    options = parser.parse_args(arguments)
+    print(new.new_recipe(options.name, options.theme))
+    return 0
+
+
 def copy_command(arguments: list[str]) -> int:
     """Writes a recipe's file for a project of one's own."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes copy",
-        description="Write a recipe's file for a project of your own. All above `main` needs "
-        "third-party packages only.",
+        description="Write a recipe's file for a project of your own. What stands above the "
+        "banner `# The experiment` needs third-party packages only (in a file without "
+        "banners: all but `main`).",
     )
     parser.add_argument("name", help="the recipe")
     parser.add_argument(
