@@ -67,6 +67,12 @@ class Display:
         self.begun += 1
         if self.planned > 1:
             name = f"{self.begun} of {self.planned}: {name}"
+        return self.progress(name, total, unit, done)
+
+    def progress(
+        self, name: str, total: int, unit: str, done: int = 0
+    ) -> "ProgressLine":
+        """The progress of something that is no training."""
         self.line = ProgressLine(self, name, total, unit, done)
         return self.line
 

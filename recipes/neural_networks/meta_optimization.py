@@ -24,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import track
 
 from deep_learning_recipes import data, serving
 from deep_learning_recipes.run import Run, cli
@@ -236,7 +235,7 @@ def main(config: Config, run: Run) -> None:
     run.figure(
         "search", plot_search(grid, line, typical_loss(learned, held_out), losses)
     )
-    rows = track(grid, "grid search", console=run.console)
+    rows = run.track(grid, "grid search", unit="rates")
     surface = np.array(
         [[typical_loss([a, b], held_out, trials[:1]) for a in grid] for b in rows]
     )

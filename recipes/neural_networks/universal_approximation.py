@@ -21,7 +21,6 @@ import keras
 import numpy as np
 from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import track
 from scipy.optimize import least_squares
 
 from deep_learning_recipes.run import Run, cli
@@ -228,7 +227,7 @@ def main(config: Config, run: Run) -> None:
     models: dict[str, dict[int, keras.Model]] = {name: {} for name in jobs}
     errors: dict[str, list[float]] = {name: [] for name in jobs}
     every = [(name, neurons) for name in jobs for neurons in widths]
-    for name, neurons in track(every, "training", console=run.console):
+    for name, neurons in run.track(every, "training", unit="widths"):
         function, inputs, activation = jobs[name]
         found = []
         for _ in range(config.restarts):
