@@ -104,16 +104,20 @@ def _remove(made: list[Path]) -> None:
 
 def _next_steps(name: str, recipe: Path, test: Path) -> list[str]:
     lines = [
-        f"{recipe} and {test} are written. They run as they stand:",
+        f"{recipe}",
+        f"{test}",
+        "",
+        "They run as they stand:",
         f"  python -m recipes.{name} --preset quick",
         f"  python -m pytest tests/recipes -k {name}",
-        "Now let them show what they are to show (CONTRIBUTING.md).",
+        "CONTRIBUTING.md says how to go on.",
     ]
     if name in PLANNED:
         planned = PLANNED[name]
         lines += [
-            f"{name} was planned for {planned.theme}: {planned.about}. Take it out of "
-            "deep_learning_recipes/catalogue/planned.py;",
-            f"its tags there: {planned.tags}",
+            "",
+            f"{name} is planned for {planned.theme}: {planned.about}.",
+            f"Its tags there: {planned.tags}.",
+            "Now take it out of deep_learning_recipes/catalogue/planned.py.",
         ]
     return lines

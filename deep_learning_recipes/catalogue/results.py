@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from deep_learning_recipes.catalogue.headers import Recipe
-from deep_learning_recipes.catalogue.pictures import draw_curve, keep_picture
+from deep_learning_recipes.catalogue.pictures import (
+    draw_curve,
+    keep_picture,
+    remove_stale,
+)
 from deep_learning_recipes.files import replacing
 
 PACKAGE = Path(__file__).parents[1]
@@ -47,6 +51,7 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
         with replacing(out / f"{recipe.name}.json") as file:
             file.write(text.encode())
+        remove_stale(out, recipe.name, pictures)
         print(f"{recipe.name}: {out / recipe.name}.json")
 
         for seed in range(seeds):

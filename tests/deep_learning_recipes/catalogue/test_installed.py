@@ -51,3 +51,7 @@ def test_an_installed_wheel_runs_outside_the_checkout():
     listed = command("-m", "recipes", env=environment).stdout
     for recipe in catalogue.find_recipes(ROOT / "recipes"):
         assert f"  {recipe.name} " in listed
+    new = command("-m", "recipes", "new", "mine", "--theme", "vision", env=environment)
+    assert new.returncode == 2
+    assert "site is no checkout of the project" in new.stderr
+    assert list(Path("site").rglob("templates/recipe.py")) != []

@@ -1,5 +1,6 @@
 """The README's table of recipes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ def test_the_table_is_fresh():
     assert not readme.update_readme(
         ROOT / "README.md", ROOT / "results", write=False
     ), "run `python -m recipes table`"
+
+
+def test_the_pictures_of_the_readme_are_there():
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"\((results/[^)]+)\)", text)
+    assert shown
+    assert [name for name in shown if not (ROOT / name).exists()] == []
 
 
 def test_a_stale_table_is_rewritten():
