@@ -61,6 +61,8 @@ def test_search_lists_names_before_mentions_and_what_is_planned(capsys, monkeypa
 
 
 def test_themes_without_a_recipe_are_not_offered(capsys, monkeypatch):
+    planned = Planned("generative", "a pot for tea", "elbo, reinforce, kettle")
+    monkeypatch.setitem(PLANNED, "teapot", planned)
     some = [r for r in catalogue.find_recipes() if r.theme != "generative"]
     monkeypatch.setattr(catalogue, "find_recipes", lambda: some)
     monkeypatch.setenv("COLUMNS", "200")
@@ -75,6 +77,8 @@ def test_themes_without_a_recipe_are_not_offered(capsys, monkeypatch):
     assert recipes_main("--theme", "generative") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: theme generative has no recipe yet; the themes are")
+    assert recipes_main("--theme", "generative", "kettle") == 2
+    assert capsys.readouterr().err.startswith("error: teapot: a pot for tea. It is")
 
 
 def test_what_is_not_there_gets_one_line_and_code_2(capsys):
