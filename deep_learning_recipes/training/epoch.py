@@ -28,15 +28,24 @@ def compile_epoch(
     model, batch_size = training.model, training.batch_size
     batch_spec = spec_of_batches(data)
     steps = math.ceil(count(data) / batch_size) * training.epochs
+    smallest_batch = count(data) % batch_size or batch_size
+    # A batch with fewer examples than replicas counts once.
+    may_not_count = smallest_batch < replicas.count
     key = repr(
-        (step_name, batch_spec, batch_size, training.jit_compile, xla.is_repaid(steps))
+        (
+            step_name,
+            batch_spec,
+            batch_size,
+            may_not_count,
+            training.jit_compile,
+            xla.is_repaid(steps),
+        )
     )
     known = private_keras.compiled_epochs(model)
     if key in known:
         return known[key]
 
-    smallest_batch = count(data) % batch_size or batch_size
-    step = trace_step(model, replicas, step_name, batch_spec, smallest_batch)
+    step = trace_step(model, replicas, step_name, batch_spec, may_not_count)
     epoch: Callable[[Any, tf.Tensor], Logs]
     if isinstance(replicas, ParameterServers):
         epoch = EpochInParts(model, replicas, step, batch_size, batch_spec)

@@ -35,12 +35,13 @@ def trace_step(
     replicas: Replicas,
     step_name: str,
     batch_spec: Any,
-    smallest_batch: int,
+    may_not_count: bool,
 ) -> Any:
     """The model's `train_step` or `test_step` as a concrete function of what
-    `replicas.divide` makes of a batch."""
-    # A batch with fewer examples than replicas counts once.
-    may_not_count = smallest_batch < replicas.count
+    `replicas.divide` makes of a batch.
+
+    may_not_count: whether metrics must leave out what `divide` says does not count.
+    """
     counts_apart = isinstance(replicas, ParameterServers)
     # Until it is built, a LossScaleOptimizer scales by a constant.
     scales_by_constant = any(

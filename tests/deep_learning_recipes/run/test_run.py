@@ -16,8 +16,9 @@ import pytest
 from conftest import command
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import UsageError, run, training
+from deep_learning_recipes import UsageError, training
 from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes.run.record import fill_in_export
 
 TOY = '''
 """A toy.
@@ -241,12 +242,12 @@ def test_the_seed_and_the_precision_are_set(monkeypatch):
 
 
 def test_export_alone_means_saved_models():
-    assert run.fill_in_export(["--export"]) == ["--export", "saved_models"]
-    assert run.fill_in_export(["--export", "--seed", "1"]) == [
+    assert fill_in_export(["--export"]) == ["--export", "saved_models"]
+    assert fill_in_export(["--export", "--seed", "1"]) == [
         "--export", "saved_models", "--seed", "1",
     ]  # fmt: skip
-    assert run.fill_in_export(["--export", "there"]) == ["--export", "there"]
-    assert run.fill_in_export([]) == []
+    assert fill_in_export(["--export", "there"]) == ["--export", "there"]
+    assert fill_in_export([]) == []
 
 
 def test_tensorboard_logs_and_checkpoints_are_written(monkeypatch):

@@ -54,6 +54,13 @@ def test_second_fit_traces_nothing_and_compiling_anew_does():
     assert np.abs(free.get_weights()[0] - before[1]).max() > 0
 
 
+def test_fit_after_one_that_failed():
+    model = dense()
+    with pytest.raises(ValueError, match="must have rank"):
+        training.fit(model, X, np.zeros((45, 2, 2)), verbose=0)
+    training.fit(model, X, LABELS, verbose=0)
+
+
 def test_learning_rate_set_between_fits_counts():
     model = dense("sgd")
     training.fit(model, X, LABELS, verbose=0)
