@@ -10,6 +10,7 @@ digits.
 
 Lectures: SEL CNN architectures; CS CNN Architectures; ICME Stacking layers
 Paper: LeCun et al., Gradient-based learning applied to document recognition, 1998
+Tags: cnn, convolutional neural network, pooling, mnist, image classification
 """
 
 import math

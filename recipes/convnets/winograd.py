@@ -12,6 +12,7 @@ share them.
 Lectures: CS Efficient Methods and Hardware
 Paper: Lavin and Gray, Fast algorithms for convolutional neural networks, 2016 (sections
     4.1 to 4.3)
+Tags: fast convolution, toom-cook, minimal filtering, conv2d, flops
 """
 
 import math

@@ -14,6 +14,8 @@ Lectures: CS Efficient Methods and Hardware (Binary/Ternary Net)
 Paper: Courbariaux, Bengio and David, BinaryConnect: training deep neural networks with
     binary weights during propagations, 2015; Li, Zhang and Liu, Ternary weight
     networks, 2016
+Tags: binaryconnect, 1-bit, straight-through estimator, ste, quantization, model
+    compression
 """
 
 import io

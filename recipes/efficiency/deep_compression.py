@@ -14,6 +14,7 @@ Look at what each stage contributes.
 Lectures: CS Efficient Methods and Hardware (Pruning, Weight Sharing, Huffman Coding)
 Paper: Han, Mao and Dally, Deep compression, 2016 (figures 2 and 3, equation 3, tables 1
     to 3)
+Tags: model compression, huffman coding, pruning, weight sharing, quantization, sparsity
 """
 
 import hashlib

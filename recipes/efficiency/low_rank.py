@@ -15,6 +15,7 @@ Lectures: CS Efficient Methods and Hardware (Low Rank Approximation)
 Paper: Zhang et al., Accelerating very deep convolutional networks for classification
     and detection, 2015 (linear case); Kim et al., Compression of deep convolutional
     neural networks for fast and low power mobile applications, 2016 (Tucker-2)
+Tags: svd, tucker decomposition, matrix factorization, pca, model compression
 """
 
 import math

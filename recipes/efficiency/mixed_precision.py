@@ -12,6 +12,7 @@ from learning.
 
 Lectures: CS Efficient Methods and Hardware (Mixed Precision Training)
 Paper: Micikevicius et al., Mixed precision training, 2018 (sections 3.1 and 3.2)
+Tags: fp16, float16, bfloat16, half precision, amp, loss scaling
 """
 
 import time

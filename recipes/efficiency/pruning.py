@@ -12,6 +12,7 @@ at each pixel.
 Lectures: CS Efficient Methods and Hardware (Pruning)
 Paper: Han et al., Learning both weights and connections for efficient neural networks,
     2015
+Tags: sparsity, sparse networks, 2:4, model compression, tfmot
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,8 @@ Lectures: CS Efficient Methods and Hardware (Quantization)
 Paper: Jacob et al., Quantization and training of neural networks for efficient
     integer-arithmetic-only inference, 2018 (equations 1 and 12; section 3.2 on folding
     batch normalization)
+Tags: int8, qat, quantization-aware training, ptq, tflite, litert, model compression,
+    tfmot
 """
 
 import math

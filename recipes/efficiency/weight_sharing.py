@@ -12,6 +12,7 @@ what k-means leaves of where it started.
 Lectures: CS Efficient Methods and Hardware (Weight Sharing, Trained Quantization)
 Paper: Han, Mao and Dally, Deep compression, 2016 (section 3, equations 1 to 3, figures
     3, 6 and 8)
+Tags: weight clustering, k-means, codebook, centroids, model compression, tfmot
 """
 
 from collections import defaultdict

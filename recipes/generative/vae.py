@@ -11,6 +11,8 @@ samples.
 Lectures: INFO Lecture 7; CS Variational Autoencoders; SEL Generative Models
 Paper: Kingma and Welling, Auto-encoding variational Bayes, 2014 (equations 3 and 7,
     appendix B)
+Tags: elbo, latent space, variational inference, reparameterization trick, kl
+    divergence, generative model, bayes
 """
 
 import math

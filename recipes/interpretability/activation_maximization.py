@@ -17,6 +17,8 @@ Paper: Simonyan et al., Deep inside convolutional networks, 2014 (section 2: L2)
     2015 (α-norm, total variation); Yosinski et al., Understanding neural networks
     through deep visualization, 2015 (blur); Mordvintsev et al., Inceptionism, 2015
     (jitter)
+Tags: feature visualization, input optimization, class model, total variation, xai,
+    explainability
 """
 
 import math

@@ -13,6 +13,7 @@ where stripes go with the digit 3, the other from pictures where they go with no
 Lectures: N18 7.2 Interpretability Methods (concept activation vector)
 Paper: Kim et al., Interpretability beyond feature attribution: quantitative testing
     with concept activation vectors (TCAV), 2018 (equations 1 and 2, section 3.4)
+Tags: tcav, cav, concept-based explanations, probing, xai, explainability
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ adds, and at a dream without each of the two habits.
 
 Lectures: CS Visualizing & Understanding (Deep Dream); N18 4.3 Understanding CNNs
 Paper: Mordvintsev et al., Inceptionism: going deeper into neural networks, 2015
+Tags: deepdream, inceptionism, gradient ascent, feature visualization, octaves
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,8 @@ Lectures: N18 7.3 Evaluating Methods; CS Visualizing & Understanding
 Paper: Adebayo et al., Sanity checks for saliency maps, 2018; Petsiuk et al., RISE, 2018
     (deletion, insertion); Sundararajan et al., Axiomatic attribution for deep networks,
     2017 (equation 1)
+Tags: xai, explainability, attribution, integrated gradients, sanity checks,
+    faithfulness, insertion, deletion
 """
 
 import timeit

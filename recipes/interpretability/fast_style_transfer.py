@@ -11,6 +11,8 @@ Look at how many steps of optimization a single pass is worth, and what they cos
 Lectures: CS Visualizing & Understanding (Fast style transfer); N18 4.3
 Paper: Johnson et al., Perceptual losses for real-time style transfer and
     super-resolution, 2016; Ulyanov et al., Instance normalization, 2016
+Tags: neural style, image stylization, perceptual loss, feed-forward, real-time,
+    instance normalization
 """
 
 import time

@@ -14,6 +14,8 @@ Lectures: N18 7.2 Interpretability Methods (ablation, input-feature importance),
 Paper: Fisher, Rudin and Dominici, All models are wrong, but many are useful, 2019
     (permutation); Friedman, Multivariate adaptive regression splines, 1991 (the ten
     columns)
+Tags: permutation importance, ablation, sensitivity analysis, tabular data, variable
+    selection, xai, explainability
 """
 
 import math

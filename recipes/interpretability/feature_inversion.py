@@ -11,6 +11,8 @@ same features, which differ more the deeper the layer.
 Lectures: CS Visualizing & Understanding (Feature inversion); N18 4.3 Understanding CNNs
 Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting
     them, 2015 (section 2)
+Tags: inverting representations, image reconstruction, total variation, feature
+    visualization, xai
 """
 
 import itertools

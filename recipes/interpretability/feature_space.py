@@ -11,6 +11,8 @@ Lectures: CS Visualizing & Understanding (cluster by L2-nn, PCA, t-SNE)
 Paper: Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012
     (section 6.1, neighbours); van der Maaten and Hinton, Visualizing data using t-SNE,
     2008
+Tags: embeddings, t-sne, pca, nearest neighbors, dimensionality reduction, image
+    retrieval
 """
 
 import math

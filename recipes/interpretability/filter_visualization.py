@@ -11,6 +11,7 @@ Lectures: CS Visualizing & Understanding (filter weights, maximally activating p
     activations)
 Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
     (section 4)
+Tags: feature maps, feature visualization, receptive field, cnn, convolution, xai
 """
 
 import math

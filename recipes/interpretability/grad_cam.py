@@ -15,6 +15,8 @@ Paper: Selvaraju et al., Grad-CAM, 2017 (equations 1 and 2, and section 3.1 on C
     Zhou et al.,
 Learning deep features for discriminative localization, 2016; Chattopadhay et al.,
 Grad-CAM++, 2018; Wang et al., Score-CAM, 2020
+Tags: gradcam, class activation map, grad-cam++, score-cam, heatmap, localization, xai,
+    explainability
 """
 
 import contextlib

@@ -15,6 +15,8 @@ Paper: Springenberg et al., Striving for simplicity: the all convolutional net, 
 Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (the
 deconvnet); Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised
 layers)
+Tags: guided backprop, deconvnet, deconvolution, saliency map, heatmap, xai,
+    explainability
 """
 
 import functools

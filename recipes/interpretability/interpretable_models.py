@@ -13,6 +13,7 @@ to read.
 Lectures: N18 7.2 Interpretability Methods (during training), 7.1 Why Interpretability
 Paper: Agarwal et al., Neural additive models, 2021 (section 3);
     Li et al., Deep learning for case-based reasoning through prototypes, 2018
+Tags: nam, gam, rule list, glass box, white box, case-based reasoning, tabular data, xai
 """
 
 from dataclasses import dataclass

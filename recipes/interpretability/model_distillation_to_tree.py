@@ -15,6 +15,7 @@ Lectures: N18 7.2 Interpretability Methods (distill your model), 7.1 Why
 Paper: Craven and Shavlik, Extracting tree-structured representations of trained
     networks, 1996; Frosst and Hinton, Distilling a neural network into a soft decision
     tree, 2017
+Tags: surrogate model, trepan, cart, rule extraction, global explanation, fidelity, xai
 """
 
 import itertools

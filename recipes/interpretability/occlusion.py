@@ -11,6 +11,7 @@ step ahead, and at how it depends on the square's size and on what fills it.
 Lectures: CS Visualizing & Understanding (Occlusion Experiments)
 Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
     (section 4.2)
+Tags: perturbation, attribution, heatmap, black box, sliding window, xai, explainability
 """
 
 import functools

@@ -13,6 +13,8 @@ Lectures: CS Visualizing & Understanding (Saliency Maps); N18 §7 (input-feature
 Paper: Simonyan et al., Deep inside convolutional networks: visualising image
     classification models and saliency maps, 2014 (section 3); Smilkov et al.,
     SmoothGrad: removing noise by adding noise, 2017
+Tags: saliency map, smoothgrad, vanilla gradient, attribution, sensitivity map, heatmap,
+    xai, explainability
 """
 
 import functools

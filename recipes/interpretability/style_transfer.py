@@ -14,6 +14,7 @@ Paper: Gatys et al., Image style transfer using convolutional neural networks, 2
     (equations 1, 4, 5 and 7); Gatys et al., Controlling perceptual factors in neural
     style transfer, 2017 (colours, coarse to fine); Johnson et al., Perceptual losses
     for real-time style transfer and super-resolution, 2016 (total variation)
+Tags: neural style, image stylization, gram matrix, artistic, perceptual loss
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,8 @@ Lectures: CS Visualizing & Understanding (Neural Texture Synthesis)
 Paper: Gatys et al., Texture synthesis using convolutional neural networks, 2015
     (equations 2 to 4); Ustyuzhaninov et al., Texture synthesis using shallow
     convolutional networks with random filters, 2016
+Tags: gram matrix, random filters, texture generation, neural texture, image
+    optimization
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ Lectures: CS Activation functions; N18 1.1.4 Activation Function; INFO 5 Trainin
 Paper: Goodfellow et al., Maxout networks, 2013; He et al., Delving deep into
     rectifiers, 2015 (PReLU); Clevert et al., Fast and accurate deep network learning by
     ELUs, 2016
+Tags: relu, leaky relu, prelu, elu, sigmoid, tanh, maxout, vanishing gradient
 """
 
 import timeit

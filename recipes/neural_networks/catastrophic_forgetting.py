@@ -14,6 +14,8 @@ Lectures: N18 3.2 Intriguing Properties (catastrophic forgetting is a real issue
     SGD)
 Paper: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017
     (equation 3)
+Tags: ewc, elastic weight consolidation, continual learning, lifelong learning,
+    incremental learning, rehearsal, permuted mnist
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ where a step of ε mixes two slopes.
 Lectures: N18 1.2.7 Gradient Checking; CS Autodifferentiation
 Paper: Bengio, Practical recommendations for gradient-based training of deep
     architectures, 2012
+Tags: grad check, finite differences, numerical gradient, central difference, debugging
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,8 @@ its backward pass, and the implicit one does not.
 
 Lectures: N18 2.2.3 Implicit Function Theorem
 Paper: Bai, Kolter and Koltun, Deep equilibrium models, 2019 (theorem 1)
+Tags: deq, deep equilibrium model, implicit layer, fixed point, implicit function
+    theorem, ridge regression, bilevel optimization
 """
 
 from dataclasses import dataclass

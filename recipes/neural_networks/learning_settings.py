@@ -14,6 +14,8 @@ Lectures: N18 3.1 Types (supervised to structured)
 Paper: Lee, Pseudo-label: the simple and efficient semi-supervised learning method,
     2013; Caruana, Multitask learning, 1997; Viterbi, Error bounds for convolutional
     codes, 1967
+Tags: supervised, unsupervised, semi-supervised, multi-task, transfer learning,
+    pseudo-label, structured prediction, viterbi
 """
 
 import re

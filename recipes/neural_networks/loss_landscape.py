@@ -16,6 +16,8 @@ network is a point, the vector of its weights, and the model is mapped over poin
 Lectures: N18 3.2 Intriguing Properties; CS Optimization
 Paper: Li et al., Visualizing the loss landscape of neural nets, 2018 (section 4: filter
     normalization); Keskar et al., On large-batch training for deep learning, 2017
+Tags: loss surface, local minima, sharp minima, flat minima, hessian eigenvalue,
+    curvature, mode connectivity
 """
 
 import time

@@ -13,6 +13,8 @@ Lectures: N18 2.2.2 Meta-Optimization, 2.1 Basic Autodiff (autodiff of autodiff)
 Paper: Maclaurin, Duvenaud and Adams, Gradient-based hyperparameter optimization through
     reversible learning, 2015 (section 3); Wu et al., Understanding short-horizon bias,
     2018
+Tags: meta-learning, hypergradient, learning to learn, hyperparameter optimization,
+    unrolled optimization, bilevel optimization
 """
 
 from dataclasses import dataclass

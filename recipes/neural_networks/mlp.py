@@ -12,6 +12,8 @@ Lectures: N18 1.1 Basics, 1.2 Training; SEL DL basics; ICME Network depth and wi
     Classifiers
 Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating
     errors, 1986
+Tags: dense network, feed-forward, fully connected, softmax, cross-entropy, sgd,
+    classification
 """
 
 from dataclasses import dataclass

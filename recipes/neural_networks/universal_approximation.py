@@ -12,6 +12,7 @@ bend.
 Lectures: N18 1.1.2 Capacity of Neural Networks
 Paper: Cybenko, Approximation by superpositions of a sigmoidal function, 1989 (theorem
     2)
+Tags: function approximation, regression, curve fitting, expressivity, sigmoid, width
 """
 
 from dataclasses import dataclass

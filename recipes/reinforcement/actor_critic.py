@@ -15,6 +15,8 @@ Paper: Mnih et al., Asynchronous methods for deep reinforcement learning, 2016; 
     et al., High-dimensional continuous control using generalized advantage estimation,
     2016 (equations 11 to 16), and Proximal policy optimization algorithms, 2017
     (equation 7)
+Tags: a2c, ppo, gae, generalized advantage estimation, policy gradient, rl, lunarlander,
+    cartpole
 """
 
 import time

@@ -14,6 +14,8 @@ Paper: Pathak et al., Curiosity-driven exploration by self-supervised prediction
     Stadie et al., Incentivizing exploration in reinforcement learning with deep
     predictive models, 2015; Burda et al., Large-scale study of curiosity-driven
     learning, 2019 (noisy screen)
+Tags: intrinsic motivation, exploration, sparse reward, icm, noisy tv, prediction error,
+    rl
 """
 
 from collections.abc import Iterable

@@ -11,6 +11,8 @@ on: the value of its last state counts, where that of a terminal state is 0.
 Lectures: CS Q-learning, Experience Replay; N18 6.4 Deep reinforcement learning
 Paper: Mnih et al., Human-level control through deep reinforcement learning, 2015
     (algorithm 1)
+Tags: rl, deep q-learning, experience replay, target network, double dqn, dueling,
+    cartpole, atari
 """
 
 import time

@@ -11,6 +11,8 @@ Look at the tables that meet the optimum, and at the two paths along the cliff.
 Lectures: CS Deep Reinforcement Learning (Bellman equation, Q-learning)
 Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinforcement
     learning, 2018
+Tags: rl, sarsa, temporal difference, td learning, tabular, epsilon-greedy, off-policy,
+    frozenlake
 """
 
 import os

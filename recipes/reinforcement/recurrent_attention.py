@@ -14,6 +14,8 @@ whether it was the likeliest.
 
 Lectures: CS Reinforcement Learning (recurrent attention models)
 Paper: Mnih et al., Recurrent models of visual attention, 2014 (figure 1, section 3)
+Tags: ram, hard attention, visual attention, foveation, policy gradient, cluttered
+    mnist, rl
 """
 
 import math

@@ -12,6 +12,8 @@ learning.
 Lectures: CS Reinforcement Learning (REINFORCE, simple baseline)
 Paper: Williams, Simple statistical gradient-following algorithms for connectionist
     reinforcement learning, 1992 (theorem 1)
+Tags: policy gradient, monte carlo, baseline, score function, log-derivative trick,
+    variance reduction, cartpole, rl
 """
 
 from collections.abc import Iterable

@@ -13,6 +13,8 @@ accounted for.
 Lectures: CS Deep Reinforcement Learning (Markov decision process, Q-value function)
 Paper: Bellman, Dynamic programming, 1957; Howard, Dynamic programming and Markov
     processes, 1960
+Tags: mdp, markov decision process, bellman equation, dynamic programming, planning,
+    frozenlake, rl
 """
 
 from dataclasses import dataclass

@@ -15,6 +15,8 @@ Lectures: N18 Model-based Intelligence (deep visual foresight)
 Paper: Finn and Levine, Deep visual foresight for planning robot motion, 2017; Ebert et
     al., Visual foresight: model-based deep reinforcement learning for vision-based
     robotic control, 2018
+Tags: video prediction, model-based rl, mpc, model predictive control, cem, robot,
+    planning
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,7 @@ The paper's p is a mixture of Gaussians; for this game one is enough.
 
 Lectures: N18 Model-based Intelligence (world models)
 Paper: Ha and Schmidhuber, Recurrent world models facilitate policy evolution, 2018
+Tags: model-based rl, latent dynamics, imagination, evolution strategy, vae, gru
 """
 
 import math

@@ -11,6 +11,8 @@ samples, and which cell has learned to follow something that a person can read.
 
 Lectures: SEL Use case: Character-Level RNN; CS Char-level RNN, Truncated BPTT
 Paper: Karpathy et al., Visualizing and understanding recurrent networks, 2015
+Tags: lstm, language model, text generation, char-level, truncated bptt, temperature
+    sampling
 """
 
 import re

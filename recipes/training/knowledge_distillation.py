@@ -13,6 +13,7 @@ Lectures: CS Efficient Methods and Hardware (Model Distillation); N18 3 Neural N
     II
 Paper: Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015
     (sections 2, 3)
+Tags: teacher-student, soft targets, dark knowledge, temperature, model compression
 """
 
 import math
