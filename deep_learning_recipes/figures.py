@@ -212,20 +212,40 @@ def image_rows(
     or 3) or flat (n, pixels) of square gray images; the first `columns` of each are
     shown."""
     figure, grid = plt.subplots(
-        len(rows), columns, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
+        len(rows), 1, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
     )
-    for (name, images), line in zip(rows.items(), grid, strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, image in zip(line, np.asarray(images), strict=False):
-            side = math.isqrt(image.size)
-            picture = (
-                image.reshape(side, side) if image.ndim == 1 else np.squeeze(image)
-            )
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+    for (name, images), axes in zip(rows.items(), grid[:, 0], strict=True):
+        # One picture for the whole row: many small axes take seconds to lay out.
+        axes.imshow(
+            _side_by_side(np.asarray(images)[:columns], columns),
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+        )
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
     figure.suptitle(title)
     return figure
+
+
+def _side_by_side(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, height, width, 1 or 3), or flat ones, in one picture with room for
+    `columns` of them; what is between and beyond them is white."""
+    if images.ndim == 2:
+        side = math.isqrt(images.shape[1])
+        images = images.reshape(-1, side, side)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    count, _, width = images.shape[:3]
+    gap = max(1, round(0.06 * width))
+    step = width + gap
+    shape = (images.shape[1], columns * step - gap, *images.shape[3:])
+    picture = np.ones(shape, "float32")
+    for number in range(count):
+        picture[:, number * step : number * step + width] = images[number]
+    return picture
 
 
 def picture_table(

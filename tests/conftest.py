@@ -106,6 +106,15 @@ def pytest_testnodedown(node, error):
         node.config.too_much_memory = True
 
 
+@pytest.fixture
+def seeded():
+    """Keras begins anew, with its random numbers at seed 0."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)  # a collection takes a second
+    keras.utils.set_random_seed(0)
+
+
 @dataclass
 class Finished:
     """What a recipe's command line left behind."""

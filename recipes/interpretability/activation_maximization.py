@@ -72,7 +72,7 @@ class Config:
     a step"""
 
 
-QUICK = Config(epochs=5, starts=1, steps=50, step_size=0.12)
+QUICK = Config(size=16, epochs=6, starts=3, steps=40, step_size=0.15)
 FULL = Config(epochs=40, starts=10, steps=500)
 
 
@@ -192,6 +192,8 @@ def likeness(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(1 if config.model else 4)  # two networks, and a climb of each
+
     def climb(name, model, classes, start, settings, unit):
         """{setting: what a copy of `start` climbs to, with one regularizer, all, or
         none}."""

@@ -192,6 +192,7 @@ def plot_copies(panels: dict[str, dict[str, float]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2)
     random = np.random.default_rng(run.seed)
     half, starts = config.examples // 2, config.restarts
     # The last column is a copy of x₄.

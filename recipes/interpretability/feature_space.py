@@ -32,6 +32,8 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
+    size: int = 48
+    """side of the scenes in pixels"""
     scenes: int = 3000
     """pictures of a digit on a photograph to train on"""
     held_out: int = 500
@@ -50,12 +52,12 @@ class Config:
     """a picture of your own (PNG, JPEG), whose neighbors are drawn too"""
 
 
-QUICK = Config(scenes=1500, held_out=300, epochs=4)
+QUICK = Config(size=24, scenes=1000, held_out=250, epochs=6, batch_size=32)
 FULL = Config(scenes=10_000, held_out=2000, epochs=20)
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes)
+    """Four convolutions. Input: (batch, *input_shape) in [0, 1]. Output: (batch, classes)
     logits, of the layer `features`, (batch, 64)."""
     x = images = keras.Input(input_shape, name="images")
     for number, filters in enumerate((16, 32, 64, 64), start=1):
@@ -159,11 +161,15 @@ def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
-    picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
-    train, test = data.load_scenes(config.scenes, config.held_out, seed=run.seed)
+    run.plan(2)
+    size = (config.size, config.size)
+    picture = classifiers.read_image(config.image, size) if config.image else None
+    train, test = data.load_scenes(
+        config.scenes, config.held_out, size=config.size, seed=run.seed
+    )
 
     def fit(images, labels) -> keras.Model:
-        model = build_model()
+        model = build_model((*size, 3))
         steps = config.epochs * math.ceil(len(labels) / config.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -184,7 +190,7 @@ def main(config: Config, run: Run) -> None:
     spaces = {
         "features": outputs["features"],
         "pixels": test.images.reshape(len(labels), -1),
-        "untrained features": with_features(build_model()).predict(
+        "untrained features": with_features(build_model((*size, 3))).predict(
             test.images, verbose=0
         )["features"],
     }

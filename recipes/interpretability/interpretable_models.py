@@ -49,7 +49,7 @@ class Config:
     """of AdamW"""
 
 
-QUICK = Config(folds=2, epochs=60, prototype_epochs=40)
+QUICK = Config(folds=2, epochs=50, prototype_epochs=30)
 FULL = Config(folds=10, units=64, epochs=300, prototype_epochs=600)
 
 
@@ -217,6 +217,8 @@ def plot_shapes(shapes: keras.Model, x, center, spread, names: list[str]) -> plt
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4 * config.folds + 1)  # four networks of each fold, and the prototypes
+
     def train(model, x, y, loss, epochs, **more):
         model.compile(
             keras.optimizers.AdamW(config.learning_rate, weight_decay=0.1), loss, **more

@@ -215,6 +215,7 @@ def plot_by_depth(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2 * config.folds)  # of each table
     random = np.random.default_rng(run.seed)
 
     def train(x, y):

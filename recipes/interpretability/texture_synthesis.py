@@ -48,7 +48,7 @@ class Config:
     filters"""
 
 
-QUICK = Config(size=128, last_steps=20)
+QUICK = Config(size=128, filters=32, steps=60, last_steps=20)
 FULL = Config(size=512, filters=128, steps=400, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
@@ -138,6 +138,10 @@ def peakedness(picture: np.ndarray) -> float:
 
 
 def main(config: Config, run: Run) -> None:
+    sizes = [SMALLEST]
+    while 2 * sizes[-1] <= config.size:
+        sizes.append(2 * sizes[-1])
+    run.plan(1 if config.model else len(sizes))
     names = [name.strip() for name in config.textures.split(",")]
     random = np.random.default_rng(run.seed)
 
@@ -194,12 +198,10 @@ def main(config: Config, run: Run) -> None:
 
     whole, last = targets, painted[depths - 1 :: depths]
     all_weights = weights[depths - 1 :: depths]
-    size = 2 * SMALLEST
-    while size <= config.size:
+    for size in sizes[1:]:
         whole = textures(size)
         settings = all_weights, last, config.last_steps
         last = synthesize(f"{size} pixels", network, whole, *settings)
-        size *= 2
     last = cut(last)
 
     order = random.permutation(targets[0, ..., 0].size)

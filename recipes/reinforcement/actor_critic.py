@@ -247,6 +247,7 @@ def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figur
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(1 + len(config.rivals))
     if unknown := set(config.rivals) - set(RIVALS):
         raise UsageError(
             f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}"

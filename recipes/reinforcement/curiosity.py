@@ -241,6 +241,7 @@ def build_table(values: np.ndarray) -> keras.Model:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(KINDS) + 1)  # the last one before a noisy screen
     agents, records, success = {}, {}, {}
     for name in (*KINDS, "surprise, noisy screen"):
         keras.utils.set_random_seed(run.seed)

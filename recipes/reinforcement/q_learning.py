@@ -222,6 +222,7 @@ def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(config.environments) + 4)  # two on the cliff, two with a time limit
     for name in config.environments:
         environments.find(name, "--environments")
         if not hasattr(gymnasium.make(name).unwrapped, "P"):

@@ -253,6 +253,7 @@ def seen_by(picture, locations, patch: int, scales: int) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(POLICIES) + 1)  # and the dense network
     (x_train, y_train), (x_test, y_test) = data.load(
         config.data, size=config.digit_size
     )

@@ -240,6 +240,7 @@ def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.F
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(BASELINES))
     envs = environments.make_vec(config.env, config.episodes)
     sizes = environments.require_vectors_and_choices(config.env, envs)
     threshold = environments.solved_at(config.env)

@@ -212,6 +212,7 @@ def simulated_costs(gripper, block, goal, plans) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4)  # the predictor, and three ways of planning
     random = np.random.default_rng(run.seed)
     frames, actions = film(config.films, UNROLL, random)
     predictor = build_predictor()

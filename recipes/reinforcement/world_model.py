@@ -233,6 +233,7 @@ def build_player(encoder, dynamics, controller) -> keras.Model:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4)  # two networks, and two evolutions
     random = np.random.default_rng(run.seed)
     # An action for three steps at a time, so that bats get about.
     chance = iter(
