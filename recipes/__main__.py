@@ -10,7 +10,7 @@ from deep_learning_recipes.catalogue import copying, headers, listing, new, read
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 if a claim fell, or 2 for bad
+    """Runs one command and returns its exit code: 0, 1 if a claim failed, or 2 for bad
     input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {

@@ -30,7 +30,7 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
 
     A seed that an interrupted call finished is not run again by the next one, unless
     the recipe's file, the package or the preset has changed. Returns 0, or 1 if a run
-    failed or a claim fell.
+    or a claim failed.
     """
     code = 0
     for recipe in recipes:
@@ -41,10 +41,10 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
             if record is None:
                 return 1
             records.append(record)
-            fell = [claim["text"] for claim in record["claims"] if not claim["holds"]]
-            code = 1 if fell else code
-            for text in fell:
-                print(f"  FELL: {text}")
+            failed = [claim["text"] for claim in record["claims"] if not claim["holds"]]
+            code = 1 if failed else code
+            for text in failed:
+                print(f"  FAILS: {text}")
 
         pictures = _keep_pictures(recipe, records, preset, out)
         summary = {**summarize(records, preset), "figures": pictures}

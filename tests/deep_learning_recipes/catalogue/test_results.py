@@ -71,8 +71,8 @@ def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     Path("results/lenet-curve.png").touch()  # of an earlier measurement
     code = results.measure([recipe], seeds=3, preset="default", out=Path("results"))
     assert ran == [0, 1, 1, 2]
-    assert code == 1  # the claim of seed 1 fell
-    assert "FELL: It wins" in capsys.readouterr().out
+    assert code == 1  # the claim of seed 1 failed
+    assert "FAILS: It wins" in capsys.readouterr().out
     kept = json.loads(Path("results/lenet.json").read_text())
     assert kept["metrics"]["accuracy"]["values"] == [0.5, 0.6, 0.7]
     assert kept["figures"] == ["lenet-curve.webp"]
