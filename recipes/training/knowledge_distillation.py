@@ -55,7 +55,7 @@ class Config:
     """of a student's Adam at the start; it falls to 0 along a cosine"""
 
 
-QUICK = Config(members=2, teacher_epochs=4, temperatures=(), epochs=60)
+QUICK = Config(members=2, copies=5, teacher_epochs=4, temperatures=(), epochs=50)
 FULL = Config(data="mnist", size=28, copies=3, units=800, epochs=20, learning_rate=1e-3)
 
 LEFT_OUT = 3  # the digit that the paper's student never saw
@@ -215,6 +215,8 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    temperatures = sorted({1.0, 5.0, *config.temperatures})
+    run.plan(config.members + (1 + len(temperatures)) * config.restarts + 4)
     (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.size)
     sizes = {"batch_size": config.batch_size, "callbacks": run.callbacks}
     random = np.random.default_rng(run.seed)
@@ -235,19 +237,24 @@ def main(config: Config, run: Run) -> None:
     def train(restarts, shown=slice(None), **targets):
         """Students that learned from the images `shown`."""
         steps = config.epochs * math.ceil(len(x_train[shown]) / config.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+        # One distiller starts anew each time: to trace another takes longer than to
+        # train it.
+        distiller = Distiller(build_student(config.size, config.units), **targets)
+        distiller.compile(keras.optimizers.Adam(schedule))
+        distiller.optimizer.build(distiller.trainable_variables)
+        targets_shown = y_train[shown], soft_train[shown]
         for _ in range(restarts):
-            distiller = Distiller(build_student(config.size, config.units), **targets)
-            schedule = keras.optimizers.schedules.CosineDecay(
-                config.learning_rate, steps
-            )
-            distiller.compile(keras.optimizers.Adam(schedule))
-            targets_shown = y_train[shown], soft_train[shown]
+            student = build_student(config.size, config.units)
+            distiller.student.set_weights(student.get_weights())
+            for variable in distiller.optimizer.variables:
+                variable.assign(ops.zeros_like(variable))
             training.fit(
                 distiller, x_train[shown], targets_shown, epochs=config.epochs, **sizes
             )
-            yield distiller.student
+            student.set_weights(distiller.student.get_weights())
+            yield student
 
-    temperatures = sorted({1.0, 5.0, *config.temperatures})
     sources = {"labels": {"label_weight": 1.0}}
     sources |= {f"T = {t:g}": {"temperature": t} for t in temperatures}
     accuracies = {}
