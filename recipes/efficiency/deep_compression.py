@@ -385,6 +385,13 @@ def open_file(file: bytes) -> tuple[io.BytesIO, str, tuple[int, int, int, int]]:
     return stream, title, COUNTS.unpack(stream.read(COUNTS.size))
 
 
+def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The logits (images, 10), computed eagerly: to trace a model that is asked once
+    takes longer."""
+    batches = np.array_split(images, math.ceil(len(images) / 500))
+    return np.concatenate([model(batch) for batch in batches])
+
+
 def plot(ratios: dict[str, list[float]]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 4.4))
     for index, (label, heights) in enumerate(ratios.items()):
@@ -401,6 +408,7 @@ def plot(ratios: dict[str, list[float]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4 * len(config.networks) * config.restarts)
     (x, y), (x_test, y_test) = data.load(config.data, size=28)
 
     def fit(model, epochs, rounds=1, callbacks=()):
@@ -416,7 +424,7 @@ def main(config: Config, run: Run) -> None:
         )
 
     def accuracy(model):
-        return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
+        return np.mean(np.argmax(predict(model, x_test), axis=1) == y_test)
 
     def compress(name):
         """The file, the network in it, and the accuracy of one in full that trained as
@@ -452,7 +460,7 @@ def main(config: Config, run: Run) -> None:
             (run.folder / f"{name}.dcf").write_bytes(file)
             decoded = build_model(name)
             decoded.set_weights(read_file(file, huffman_decode)[1])
-            logits = [model.predict(x_test, verbose=0) for model in (network, decoded)]
+            logits = [predict(model, x_test) for model in (network, decoded)]
             exact.append(np.array_equal(*logits))
             sizes = stage_bytes(file)
             measured.append([in_full, accuracy(decoded), *sizes.values()])

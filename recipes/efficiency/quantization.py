@@ -40,6 +40,8 @@ class Config:
     """passes over the training images in 32 bits"""
     tuning_epochs: int = 6
     """passes after that for every network: in 32 bits, or aware of the rounding"""
+    tuned_bits: tuple[int, ...] = (4, 3, 2)
+    """of the networks that are tuned aware of the rounding; 2 is needed"""
     batch_size: int = 32
     """examples a gradient is averaged over"""
     learning_rate: float = 2e-3
@@ -50,7 +52,7 @@ class Config:
     this out"""
 
 
-QUICK = Config(epochs=8, tuning_epochs=3, sparsity=0.0)
+QUICK = Config(epochs=8, tuning_epochs=3, tuned_bits=(2,), sparsity=0.0)
 FULL = Config(data="mnist", epochs=10)
 
 ALL_BITS = (8, 7, 6, 5, 4, 3, 2)
@@ -178,6 +180,7 @@ def plot_bits(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2 + len(config.tuned_bits))
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
     typical, size = x_train[:200], config.batch_size
 
@@ -212,7 +215,7 @@ def main(config: Config, run: Run) -> None:
     for bits in ALL_BITS:
         logits = QuantizationAware(network, bits)(x_test)
         rounded[bits] = np.mean(np.argmax(logits, axis=1) == y_test)
-    for bits in (4, 3, 2):
+    for bits in config.tuned_bits:
         trained[bits] = train(QuantizationAware(copy(start), bits), **tuning)
     ways = {"rounded afterwards": rounded, "rounded while training": trained}
     run.figure("bits", plot_bits(errors, ways))

@@ -44,7 +44,7 @@ class Config:
     """CAVs of each concept, each from other pictures"""
 
 
-QUICK = Config(size=24, scenes=1000, epochs=5, examples=60, draws=20)
+QUICK = Config(size=24, scenes=800, epochs=5, examples=60, draws=20)
 FULL = Config(scenes=10_000, epochs=20, examples=200, draws=100)
 
 LAYER, STRIPED = (

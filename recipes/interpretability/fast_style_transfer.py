@@ -76,11 +76,11 @@ class Config:
 QUICK = Config(
     style_size=64,
     test_size=128,
-    size=48,
-    crops=250,
-    epochs=2,
-    batch_size=1,
-    learning_rate=2e-3,
+    size=64,
+    crops=160,
+    epochs=3,
+    learning_rate=3e-3,
+    width=12,
     filters=24,
     steps=20,
 )

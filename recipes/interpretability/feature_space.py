@@ -118,16 +118,9 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
     figure, panels = plt.subplots(1, len(planes), figsize=(5.2 * len(planes), 5))
     colors = plt.get_cmap("tab10")
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
-        for (x, y), label in zip(points, labels, strict=True):
-            axes.text(
-                x,
-                y,
-                str(label),
-                color=colors(label),
-                fontsize=8,
-                ha="center",
-                va="center",
-            )
+        for label in np.unique(labels):
+            x, y = points[labels == label].T
+            axes.plot(x, y, linestyle="", marker=f"${label}$", color=colors(label))
         low, high = points.min(axis=0), points.max(axis=0)
         margin = 0.04 * (high - low)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), xticks=[], yticks=[])

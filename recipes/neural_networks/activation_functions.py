@@ -207,6 +207,7 @@ def plot_gradients(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(NAMES) + 2)
     (x, y), (x_test, y_test) = data.load(config.data)
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
     shape = x.shape[1], config.depth, config.units, int(y.max()) + 1

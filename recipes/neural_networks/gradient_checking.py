@@ -231,6 +231,7 @@ def plot(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2)
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

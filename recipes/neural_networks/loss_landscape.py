@@ -221,6 +221,7 @@ def plot_valleys(t, lines: dict, ends: dict, minima: dict) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(3)
     (x, y), (x_test, y_test) = data.load("digits")
     random, n = np.random.default_rng(run.seed), EXAMPLES
     rows = random.permutation(len(x) + len(x_test))

@@ -170,6 +170,7 @@ def plot_accuracies(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2 + len(config.shapes) * config.restarts)
     # One neuron a class against a hidden layer, where a straight line cannot be right.
     x, y = make_moons(1000, noise=0.15, random_state=0)
     x = x.astype("float32")

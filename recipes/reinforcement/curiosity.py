@@ -51,7 +51,7 @@ class Config:
     """of the model of the world"""
 
 
-QUICK = Config(updates=700)
+QUICK = Config(updates=500)
 FULL = Config(updates=3000)
 
 ROOMS = """

@@ -55,7 +55,7 @@ class Config:
     """of each agent, without random actions, on seeds of their own"""
 
 
-QUICK = Config(environments=(CLIFF, LAKE), steps=8000)
+QUICK = Config(environments=(CLIFF, LAKE), copies=5, steps=4500)
 FULL = Config(environments=(LAKE, "FrozenLake8x8-v1", CLIFF, "Taxi-v4"), steps=60_000)
 BLOCK = 500  # steps between two checkpoints
 

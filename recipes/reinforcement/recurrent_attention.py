@@ -59,7 +59,15 @@ class Config:
     """of Adam at first; it falls to zero along a cosine"""
 
 
-QUICK = Config(pictures=16_000, epochs=7, batch_size=128)
+QUICK = Config(
+    side=24,
+    pictures=8000,
+    glimpses=4,
+    units=96,
+    epochs=6,
+    batch_size=64,
+    learning_rate=4e-3,
+)
 FULL = Config(
     data="mnist",
     digit_size=28,

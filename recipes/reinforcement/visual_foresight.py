@@ -45,7 +45,7 @@ class Config:
     """goal images to reach"""
 
 
-QUICK = Config(films=9000, epochs=7, candidates=40, tasks=30)
+QUICK = Config(films=6000, epochs=6, candidates=30, tasks=40)
 FULL = Config(films=100_000, candidates=400, tasks=200)
 
 SIDE = 16  # pixels; the centers of the corners' pixels are (0, 0) and (15, 15)
