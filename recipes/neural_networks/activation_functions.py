@@ -44,7 +44,7 @@ class Config:
     """at which ReLUs die"""
 
 
-QUICK = Config(epochs=8)
+QUICK = Config(epochs=6)
 FULL = Config(data="mnist", units=256, epochs=30)
 
 # Value and slope of each, for x as an array.
