@@ -55,7 +55,7 @@ class Config:
     """of a student's Adam at the start; it falls to 0 along a cosine"""
 
 
-QUICK = Config(members=1, copies=6, teacher_epochs=6, temperatures=(), epochs=50)
+QUICK = Config(members=1, copies=5, teacher_epochs=6, temperatures=(), epochs=50)
 FULL = Config(data="mnist", size=28, copies=3, units=800, epochs=20, learning_rate=1e-3)
 
 LEFT_OUT = 3  # the digit that the paper's student never saw
