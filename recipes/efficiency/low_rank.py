@@ -51,7 +51,7 @@ class Config:
     """of Adam at the start of each training; it falls to 0 along a cosine"""
 
 
-QUICK = Config(size=8, share=0.25, other_shares=(), epochs=18, fine_tune_epochs=8)
+QUICK = Config(size=8, share=0.25, other_shares=(), epochs=15, fine_tune_epochs=8)
 FULL = Config(data="cifar10", size=32, widths=(64, 128, 256, 256), epochs=30)
 
 BATCH_SIZE = 64
