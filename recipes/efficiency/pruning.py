@@ -47,7 +47,7 @@ class Config:
     """of Adam"""
 
 
-QUICK = Config(sparsities=(0.8, 0.925), restarts=2, epochs=12, retraining_epochs=4)
+QUICK = Config(sparsities=(0.8, 0.925), restarts=2, epochs=12, retraining_epochs=3)
 FULL = Config(data="mnist", retraining_epochs=10)
 
 PAPER_SPARSITY = (

@@ -36,7 +36,7 @@ class Config:
     """of the network on all points in training, at most"""
 
 
-QUICK = Config(neurons=(2, 8, 32), restarts=2)
+QUICK = Config(neurons=(2, 8, 32), restarts=5)
 FULL = Config(neurons=(2, 4, 8, 16, 32, 64, 128, 256), restarts=5, evaluations=300)
 
 BENDS = {"tanh": (np.tanh, lambda h: 1 - h**2), "linear": (np.copy, np.ones_like)}
