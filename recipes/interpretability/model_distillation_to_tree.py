@@ -288,7 +288,7 @@ def main(config: Config, run: Run) -> None:
 
     run.claim(
         "A tree learns more from the network than from the labels, but only by made-up rows",
-        holds=accuracy[3, -1] > accuracy[0, -1] + 0.01 > accuracy[1, -1],
+        holds=accuracy[3, -1] > max(accuracy[:2, -1]) + 0.02,
         measured=f"digits, {config.depth} questions: accuracy {accuracy[0, -1]:.3f} of labels, "
         f"{accuracy[1, -1]:.3f} of answers, {accuracy[3, -1]:.3f} with made-up rows; breast cancer "
         f"{cancer[0, -1]:.3f}, {cancer[1, -1]:.3f}, {cancer[3, -1]:.3f}",

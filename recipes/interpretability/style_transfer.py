@@ -58,7 +58,7 @@ class Config:
     filters"""
 
 
-QUICK = Config(styles="painting, brick", size=160, filters=24, steps=40, last_steps=20)
+QUICK = Config(styles="painting, brick", size=160, filters=16, steps=20, last_steps=10)
 FULL = Config(size=512, filters=128, steps=300, last_steps=200)
 
 KERNELS = 5, 3, 3, 3
@@ -184,7 +184,8 @@ def main(config: Config, run: Run) -> None:
             return content + weights * (style + 10 * beyond) + smoothness * variation
 
         start = contents if start is None else start
-        solver = LBFGS(energy, tf.image.resize(start, contents.shape[1:3], "bicubic"))
+        start = tf.image.resize(start, contents.shape[1:3], "bicubic")
+        solver = LBFGS(energy, start, steps_per_call=10)
         show = lambda: {"energy": float(np.mean(solver.value))}  # noqa: E731
         calls, unit = (
             -(-steps // solver.steps_per_call),

@@ -48,7 +48,7 @@ class Config:
     filters"""
 
 
-QUICK = Config(size=128, filters=32, steps=80, last_steps=20)
+QUICK = Config(size=128, filters=32, steps=60, last_steps=20)
 FULL = Config(size=512, filters=128, steps=400, last_steps=200)
 
 KERNELS = 5, 3, 3, 3

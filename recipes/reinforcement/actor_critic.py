@@ -62,7 +62,7 @@ class Config:
     """what to compare with: some of these, or none"""
 
 
-QUICK = Config(steps=55_000, rivals=("one pass",))
+QUICK = Config(steps=60_000, rivals=("one pass",))
 FULL = Config(
     env="LunarLander-v3",
     steps=1_200_000,

@@ -60,8 +60,8 @@ class Config:
 
 
 QUICK = Config(
-    side=24,
-    pictures=8000,
+    side=26,
+    pictures=7000,
     glimpses=4,
     units=96,
     epochs=6,

@@ -50,7 +50,7 @@ class Config:
     """what to compare the learned baseline with: none, average, both, or nothing"""
 
 
-QUICK = Config(updates=40, rivals=())
+QUICK = Config(updates=30, rivals=())
 FULL = Config(updates=300, episodes=32)
 
 BASELINES = ("none", "average", "learned")

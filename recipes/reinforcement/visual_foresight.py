@@ -37,6 +37,8 @@ class Config:
     """of random pushes, to learn from"""
     epochs: int = 8
     """passes over the films"""
+    batch_size: int = 64
+    """films a gradient is averaged over"""
     horizon: int = 8
     """steps that a plan foresees; even"""
     candidates: int = 50
@@ -45,7 +47,7 @@ class Config:
     """goal images to reach"""
 
 
-QUICK = Config(films=6000, epochs=6, candidates=30, tasks=40)
+QUICK = Config(films=5000, epochs=6, batch_size=32, candidates=30, tasks=24)
 FULL = Config(films=100_000, candidates=400, tasks=200)
 
 SIDE = 16  # pixels; the centers of the corners' pixels are (0, 0) and (15, 15)
@@ -217,11 +219,17 @@ def main(config: Config, run: Run) -> None:
     frames, actions = film(config.films, UNROLL, random)
     predictor = build_predictor()
     model = build_foresight(predictor, UNROLL)
-    rate = optimizers.schedules.CosineDecay(4e-3, config.epochs * -(-len(frames) // 64))
+    steps = config.epochs * -(-len(frames) // config.batch_size)
+    rate = optimizers.schedules.CosineDecay(4e-3, steps)
     model.compile(optimizers.Adam(rate), loss="mse")
-    fit = {"epochs": config.epochs, "batch_size": 64, "jit_compile": False}
+    fit = {"epochs": config.epochs, "batch_size": config.batch_size}
     training.fit(
-        model, [frames[:, 0], actions], frames[:, 1:], **fit, callbacks=run.callbacks
+        model,
+        [frames[:, 0], actions],
+        frames[:, 1:],
+        **fit,
+        jit_compile=False,
+        callbacks=run.callbacks,
     )
 
     frames, actions = film(500, config.horizon, random)  # held out
