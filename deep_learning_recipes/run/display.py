@@ -113,8 +113,8 @@ class ProgressLine:
         self.done = done
         self.values = dict(values)
         now = time.monotonic()
-        is_terminal = self.display.console.is_terminal
-        if not is_terminal and now - self.printed > SECONDS_BETWEEN_LINES:
+        is_due = now - self.printed > SECONDS_BETWEEN_LINES and done < self.total
+        if is_due and not self.display.console.is_terminal:
             self.printed = now
             self._print()
 
