@@ -319,7 +319,7 @@ def main(config: Config, run: Run) -> None:
         own, others = (mean_return(record, steps) for record in pair)
         run.claim(
             CLAIMS[name],
-            holds=own > 1.15 * others,
+            holds=own > others + 0.15 * abs(others),
             measured=f"mean return over the first {steps:,.0f} steps {own:.0f}, {name} "
             f"{others:.0f}; 20 episodes of {threshold:.0f} on average after "
             f"{solved['actor-critic']:,.0f} steps, {name}: {solved[name]:,.0f} or later",
