@@ -64,7 +64,7 @@ CHECKS |= {
 }
 IMPOSTORS = ["edge detector", "random noise"]
 QUICK = Config(
-    size=24, train_scenes=1200, epochs=6, batch_size=16, explained=20, samples=8
+    size=24, train_scenes=1000, epochs=6, batch_size=16, explained=20, samples=8
 )
 FULL = Config(train_scenes=12_000, epochs=20, explained=256)
 
@@ -298,8 +298,10 @@ def main(config: Config, run: Run) -> None:
         ]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(CHECKS))
     honest, impostors = table.drop(IMPOSTORS), table.loc[IMPOSTORS]
-    margin = honest["insertion"].min() - impostors["insertion"].max()
-    run.metric("insertion_margin_over_impostors", margin)
+    # Of the curve of insertion above that of deletion.
+    area = table["insertion"] - table["deletion"]
+    margin = area.drop(IMPOSTORS).min() - area[IMPOSTORS].max()
+    run.metric("margin_over_impostors", margin)
     run.metric("test_accuracy", np.mean(read == test.labels))
     by_mark = np.argmax(of_marks(marked, training=False), axis=1)
     run.metric("accuracy_by_mark", np.mean(by_mark == asked[:n]))
@@ -324,13 +326,14 @@ def main(config: Config, run: Run) -> None:
     }
     run.figure("maps", figures.heat_maps(pictures, shown, **options))
     said = {c: ", ".join(f"{n} {v:.2f}" for n, v in table[c].items()) for c in CHECKS}
-    gap = impostors["deletion"].min() - honest["deletion"].max()
     pointing, leak = impostors["points at digit"].max(), table["alike with all random"]
     run.claim(
-        "Each impostor passes a check; deletion and insertion unmask both: the seven do better",
-        holds=min(margin, gap) > 0.03 and pointing > 0.8 and leak["random noise"] < 0.1,
-        measured=f"deletion: {said['deletion']}; insertion: {said['insertion']}; edges point at "
-        f"{pointing:.2f} of the digits, noise correlates by {leak['random noise']:.2f}",
+        "Each impostor passes a check; deletion and insertion together unmask both: of the seven "
+        "methods each has more area between the two curves",
+        holds=margin > 0.05 and pointing > 0.8 and leak["random noise"] < 0.1,
+        measured=f"area larger by {margin:.3f}; deletion: {said['deletion']}; insertion: "
+        f"{said['insertion']}; edges point at {pointing:.2f} of the digits, noise correlates by "
+        f"{leak['random noise']:.2f}",
     )
     alike = honest["alike with 2 random"].sort_values()
     run.claim(
@@ -348,7 +351,7 @@ def main(config: Config, run: Run) -> None:
     gain = table["points at learned mark"] - table["points at unlearned mark"]
     run.claim(
         "Each of the seven methods finds the mark that the network goes by, no impostor does",
-        holds=gain.drop(IMPOSTORS).min() > 0.3 and gain[IMPOSTORS].abs().max() < 0.2,
+        holds=gain.drop(IMPOSTORS).min() > max(0.3, gain[IMPOSTORS].max() + 0.15),
         measured=f"learned {said['points at learned mark']}; "
         f"unlearned {said['points at unlearned mark']}",
     )

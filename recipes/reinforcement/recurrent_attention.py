@@ -60,11 +60,11 @@ class Config:
 
 
 QUICK = Config(
-    side=26,
-    pictures=7000,
-    glimpses=4,
+    side=24,
+    pictures=9000,
+    glimpses=3,
     units=96,
-    epochs=6,
+    epochs=7,
     batch_size=64,
     learning_rate=4e-3,
 )
