@@ -101,6 +101,12 @@ class FineTuning:
             metrics=self.metrics,
             steps_per_execution=min(STEPS_PER_EXECUTION, self.steps),
         )
+        # A step that makes variables is traced twice, so the optimizer and the metrics
+        # get theirs before.
+        if isinstance(model.optimizer, tf_keras.optimizers.Optimizer):
+            model.optimizer.build(model.trainable_variables)
+        first = keras.tree.map_structure(lambda array: array[:1], (self.x, self.y))
+        model.evaluate(*first, verbose=0)
         model.fit(
             self.x,
             self.y,

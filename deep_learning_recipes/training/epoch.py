@@ -25,7 +25,8 @@ def compile_epoch(
 
     It stays with the model until that is compiled again or other weights get trainable.
     """
-    model, batch_size = training.model, training.batch_size
+    model = training.model
+    batch_size = training.batch_size
     batch_spec = spec_of_batches(data)
     steps = math.ceil(count(data) / batch_size) * training.epochs
     smallest_batch = count(data) % batch_size or batch_size

@@ -50,7 +50,8 @@ def validation(
     training: Training, replicas: Replicas, callbacks: keras.callbacks.CallbackList
 ) -> Callable[[], Logs]:
     """A function that returns the logs of the validation data; none without any."""
-    model, data = training.model, training.validation_data
+    model = training.model
+    data = training.validation_data
     if data is None:
         return dict
     if isinstance(data, tf.data.Dataset):

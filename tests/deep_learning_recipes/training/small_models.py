@@ -131,26 +131,31 @@ class Adversarial(keras.Model):
         return {"generator_loss": self.loss_tracker.result()}
 
 
-def assert_same_training(make, x, y, jit_compile=None, callbacks=list, **arguments):
-    """Train two equal models, one with each fit; returns the History of ours."""
+def assert_same_training(make, x, y, jit_compile=(None,), callbacks=list, **arguments):
+    """Trains equal models, one with Keras's fit and one with ours for each way to
+    compile; returns the History of the last."""
     arguments |= {"batch_size": BATCH_SIZE, "epochs": 3, "shuffle": False, "verbose": 0}
-    reference, model = make(), make()
-    if reference.built:
-        model.set_weights(reference.get_weights())
+    reference = make()
+    initial = reference.get_weights()
     keras.utils.set_random_seed(1)
     expected = reference.fit(x, y, callbacks=callbacks(), **arguments)
-    keras.utils.set_random_seed(1)
-    history = training.fit(
-        model, x, y, callbacks=callbacks(), jit_compile=jit_compile, **arguments
-    )
+    for way in jit_compile:
+        model = make()
+        model.set_weights(initial)
+        keras.utils.set_random_seed(1)
+        history = training.fit(
+            model, x, y, callbacks=callbacks(), jit_compile=way, **arguments
+        )
+        assert_same_history(history, expected)
+        for found, wanted in zip(model.weights, reference.weights, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=wanted.path)
+    return history
+
+
+def assert_same_history(history, expected):
     assert list(history.history) == list(expected.history)
     assert history.epoch == expected.epoch
     for name, values in expected.history.items():
         np.testing.assert_allclose(
             history.history[name], values, rtol=1e-4, err_msg=name
         )
-    for weight, expected_weight in zip(model.weights, reference.weights, strict=True):
-        np.testing.assert_allclose(
-            weight, expected_weight, atol=1e-5, err_msg=weight.path
-        )
-    return history

@@ -1,81 +1,93 @@
-"""Training in processes of their own: devices and determinism are settled once a
+"""Training in a process of its own, for devices and determinism are settled once a
 process."""
 
+import json
 import os
-import subprocess
-import sys
 
+import pytest
+from conftest import command
 
-def run_python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    ).stdout
-
-
-REPLICAS = """
-import numpy as np, keras, tensorflow as tf
+PROGRAM = """
+import json
+import keras, numpy as np, tensorflow as tf
 from deep_learning_recipes import training
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from deep_learning_recipes.distribute import strategies
+
+mirrored, _ = strategies.strategy("mirrored:2")
+answers = {}
 x = np.random.default_rng(0).normal(size=(70, 4)).astype("float32")
 y = (x.sum(1) > 0).astype("int32")
 
-def train(strategy, examples):
+def classifier():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+def train(strategy):
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model = classifier()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.1), loss, metrics=["accuracy"])
-    history = training.fit(model, x[:examples], y[:examples], batch_size=16, epochs=4, seed=1,
+    history = training.fit(model, x[:64], y[:64], batch_size=16, epochs=4, seed=1,
                            verbose=0, validation_data=(x[:33], y[:33]))
-    return model.get_weights()[0], history.history
+    return model.get_weights()[0], history.history["loss"]
 
-mirrored = tf.distribute.MirroredStrategy(
-    ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice())
-one, _ = train(tf.distribute.get_strategy(), 64)
-two, history = train(mirrored, 64)
-print(np.abs(one - two).max() < 1e-5)
-print(len(history["loss"]) == 4 and history["loss"][-1] < 0.5 * history["loss"][0])
+one, _ = train(tf.distribute.get_strategy())
+two, losses = train(mirrored)
+answers["difference of two replicas to one"] = np.abs(one - two).max()
+answers["losses of two replicas"] = losses
 
 # The second has a batch of one example, which only one replica may count.
 with mirrored.scope():
-    still = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    still = classifier()
     still.compile(keras.optimizers.SGD(0.0), "mse", metrics=["accuracy"])
 targets = keras.utils.to_categorical(y)
+answers["found accuracy"] = []
+answers["accuracy"] = []
 for examples in (32, 33):
-    logs = training.fit(still, x[:examples], targets[:examples], batch_size=16, verbose=0).history
+    history = training.fit(still, x[:examples], targets[:examples], batch_size=16, verbose=0)
     right = (x[:examples] @ still.get_weights()[0]).argmax(1) == y[:examples]
-    print(abs(logs["accuracy"][0] - right.mean()) < 1e-5)
-"""
+    answers["found accuracy"].append(history.history["accuracy"][0])
+    answers["accuracy"].append(right.mean())
 
-
-def test_two_replicas_learn_the_same():
-    assert run_python(REPLICAS).split() == 4 * ["True"]
-
-
-DETERMINISTIC = """
-import numpy as np, keras, tensorflow as tf
-from deep_learning_recipes import training
 tf.config.experimental.enable_op_determinism()
-x = np.random.default_rng(0).normal(size=(40, 8, 8, 1))
+images = np.random.default_rng(0).normal(size=(40, 8, 8, 1))
 
-def train(jit_compile):
+def noisy_weights(jit_compile):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3),
                               keras.layers.Dropout(0.5), keras.layers.Flatten(),
                               keras.layers.Dense(1)])
     model.compile("adam", "mse")
-    training.fit(model, x, x.sum((1, 2)), epochs=3, verbose=0, jit_compile=jit_compile)
+    training.fit(model, images, images.sum((1, 2)), batch_size=20, epochs=3, verbose=0,
+                 jit_compile=jit_compile)
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
-print(all((train(jit) == train(jit)).all() for jit in (False, True)))
+answers["deterministic"] = [
+    bool((noisy_weights(jit_compile) == noisy_weights(jit_compile)).all())
+    for jit_compile in (False, True)
+]
+print(json.dumps(answers, default=float))
 """
 
 
-def test_deterministic_runs_are_equal_to_the_bit():
-    assert run_python(DETERMINISTIC).split() == ["True"]
+@pytest.fixture(scope="module")
+def answers():
+    quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    finished = command("-c", PROGRAM, env=quiet)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_two_replicas_learn_the_same(answers):
+    assert answers["difference of two replicas to one"] < 1e-5
+    losses = answers["losses of two replicas"]
+    assert len(losses) == 4
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_batch_of_fewer_examples_than_replicas_counts_once(answers):
+    assert answers["found accuracy"] == pytest.approx(answers["accuracy"], abs=1e-5)
+
+
+def test_deterministic_runs_are_equal_to_the_bit(answers):
+    assert answers["deterministic"] == [True, True]

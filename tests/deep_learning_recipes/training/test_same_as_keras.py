@@ -22,22 +22,20 @@ from small_models import (
 pytestmark = pytest.mark.usefixtures("seeded")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_dense_with_validation(jit_compile, optimizer):
+def test_dense_with_validation(optimizer):
     history = assert_same_training(
         lambda: dense(optimizer),
         X,
         LABELS,
-        jit_compile,
+        jit_compile=(False, True),
         validation_data=(X[:20], LABELS[:20]),
     )
     assert list(history.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_convolution_and_batch_normalization(jit_compile):
-    assert_same_training(convolutional, IMAGES, LABELS, jit_compile)
+def test_convolution_and_batch_normalization():
+    assert_same_training(convolutional, IMAGES, LABELS, jit_compile=(False, True))
 
 
 def test_recurrent():
