@@ -43,7 +43,7 @@ class Config:
     """of evolution in the dream"""
 
 
-QUICK = Config(games=4500, units=64, epochs=12, generations=25)
+QUICK = Config(games=5000, epochs=16, generations=40)
 FULL = Config(games=40_000, latent_size=16, units=256, epochs=60, generations=1000)
 
 SIDE, ACTIONS, REACH, WIND = (
