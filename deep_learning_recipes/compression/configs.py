@@ -1,5 +1,6 @@
 """Configs of Keras 3 layers as tf_keras layers."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ class Translator:
             return tf_keras_activation(value)
         if not isinstance(value, dict) or "class_name" not in value:
             return value
-        module, kind = value.get("module"), value["class_name"]
+        module = value.get("module")
+        kind = value["class_name"]
         if module == "keras.layers":
             return self.from_config(
                 getattr(keras.layers, kind), value["config"], value["config"]["name"]
@@ -137,7 +139,8 @@ class Translator:
         if isinstance(revived, keras.Model):
             return self.twin_of(revived)
         if revived is None or isinstance(revived, keras.layers.Layer):
-            kind, config = value["class_name"], value["config"]
+            kind = value["class_name"]
+            config = value["config"]
             name = config["name"] if isinstance(config, dict) else config
             raise ValueError(
                 f"{where}: {key} {name!r} ({kind}) is a class of its own; use {BUILD_IT}"
@@ -145,6 +148,7 @@ class Translator:
         return revived
 
 
+@functools.cache
 def _parameters(constructor: Any) -> dict[str, Any]:
     """Names and defaults of what a class and its bases can be made with."""
     found: dict[str, Any] = {}

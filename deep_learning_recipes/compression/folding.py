@@ -121,7 +121,8 @@ class _Folding:
                 return False
             if kind == "Flatten" and layer.data_format == "channels_last":
                 times = after.outputs[0].shape[-1] // len(scale)
-                scale, offset = np.tile(scale, times), np.tile(offset, times)
+                scale = np.tile(scale, times)
+                offset = np.tile(offset, times)
             elif layer not in self.dropped:
                 break
             tensor = after.outputs[0]
@@ -235,7 +236,8 @@ def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
     shape = node.outputs[0].shape
     kind = type(layer).__name__
     if kind == "Rescaling":
-        scale, offset = layer.scale, layer.offset
+        scale = layer.scale
+        offset = layer.offset
     elif kind == "Normalization":
         epsilon = keras.config.epsilon()
         deviation = np.maximum(np.sqrt(np.asarray(layer.variance, np.float64)), epsilon)
@@ -255,7 +257,8 @@ def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(
                 f"{_named(layer)} is along axis {layer.axis}, not along the last one"
             )
-    scale, offset = (np.asarray(each, np.float64) for each in (scale, offset))
+    scale = np.asarray(scale, np.float64)
+    offset = np.asarray(offset, np.float64)
     for each in (scale, offset):
         if each.size not in (1, shape[-1]) or (
             each.size > 1 and each.shape[-1] != shape[-1]
