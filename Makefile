@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint format bench results clean
+.PHONY: run test test-all lint format bench results clean
 
 run: $(READY)  ## train LeNet-5 on real digits and leave a SavedModel in saved_models/
 	$(BIN)/python -m recipes.lenet --export saved_models
 
-test: $(READY)
+test: $(READY)  ## every recipe's quick run and all that is fast
 	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## also what is long: clusters, kills, every recipe twice with the same seed
+	$(BIN)/python -m pytest -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

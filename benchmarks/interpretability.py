@@ -65,7 +65,7 @@ def contestants(model: keras.Model) -> dict[str, tuple[Callable, Callable]]:
             CategoricalScore(list(classes)), images, **options
         )
 
-    cams = grad_cam.compile_methods(model, "layer4")
+    cams = grad_cam.explainers(model, "layer4", channels=64)
     smooth = {"smooth_samples": SAMPLES, "smooth_noise": NOISE}
     last = {"penultimate_layer": "layer4", "seek_penultimate_conv_layer": False}
     return {
@@ -74,8 +74,11 @@ def contestants(model: keras.Model) -> dict[str, tuple[Callable, Callable]]:
             tf.function(smooth_grad),
             library(Saliency, **smooth),
         ),
-        "Grad-CAM": (cams["Grad-CAM"], library(Gradcam, **last)),
-        "Score-CAM, 64 channels": (cams["Score-CAM"], library(Scorecam, **last)),
+        "Grad-CAM": (tf.function(cams["Grad-CAM"]), library(Gradcam, **last)),
+        "Score-CAM, 64 channels": (
+            tf.function(cams["Score-CAM"]),
+            library(Scorecam, **last),
+        ),
     }
 
 

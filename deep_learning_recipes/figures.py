@@ -212,20 +212,40 @@ def image_rows(
     or 3) or flat (n, pixels) of square gray images; the first `columns` of each are
     shown."""
     figure, grid = plt.subplots(
-        len(rows), columns, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
+        len(rows), 1, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
     )
-    for (name, images), line in zip(rows.items(), grid, strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, image in zip(line, np.asarray(images), strict=False):
-            side = math.isqrt(image.size)
-            picture = (
-                image.reshape(side, side) if image.ndim == 1 else np.squeeze(image)
-            )
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+    for (name, images), axes in zip(rows.items(), grid[:, 0], strict=True):
+        # One picture for the whole row: many small axes take seconds to lay out.
+        axes.imshow(
+            _side_by_side(np.asarray(images)[:columns], columns),
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+        )
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
     figure.suptitle(title)
     return figure
+
+
+def _side_by_side(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, height, width, 1 or 3), or flat ones, in one picture with room for
+    `columns` of them; what is between and beyond them is white."""
+    if images.ndim == 2:
+        side = math.isqrt(images.shape[1])
+        images = images.reshape(-1, side, side)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    count, _, width = images.shape[:3]
+    gap = max(1, round(0.06 * width))
+    step = width + gap
+    shape = (images.shape[1], columns * step - gap, *images.shape[3:])
+    picture = np.ones(shape, "float32")
+    for number in range(count):
+        picture[:, number * step : number * step + width] = images[number]
+    return picture
 
 
 def picture_table(
@@ -274,33 +294,44 @@ def heat_maps(
     overlays out if False.
     """
     columns = 1 + len(maps) * (2 if overlay else 1)
-    width = 1.6 * images.shape[2] / images.shape[1]
-    figure, grid = plt.subplots(
-        len(images),
-        columns,
-        figsize=(width * columns + 0.8, 1.6 * len(images) + 0.7),
-        squeeze=False,
+    width = images.shape[2] / images.shape[1]
+    step = width + 0.06
+    drop = 1.2 if captions else 1.06
+    figure, axes = plt.subplots(
+        figsize=(1.6 * step * columns + 0.8, 1.6 * drop * len(images) + 0.7)
     )
-    for axes in grid.flat:
-        axes.axis("off")
-    for i, (image, line) in enumerate(zip(images, grid, strict=True)):
+    axes.axis("off")
+
+    # All in one pair of axes: a grid of them takes seconds to lay out.
+    def show(picture: np.ndarray, row: int, column: int, **how: Any) -> Any:
+        left, top = column * step, -row * drop
+        return axes.imshow(
+            picture, vmin=0, vmax=1, extent=(left, left + width, top - 1, top), **how
+        )
+
+    def write(text: str, row: int, column: int, size: int) -> None:
+        place = column * step + width / 2, 0.03 - row * drop
+        axes.text(*place, text, fontsize=size, ha="center", va="bottom")
+
+    for i, image in enumerate(images):
         picture = np.squeeze(image)
-        line[0].imshow(picture, cmap="gray", vmin=0, vmax=1)
+        show(picture, i, 0, cmap="gray")
         if captions:
-            line[0].set_title(captions[i], fontsize=9, pad=3)
-        places = iter(line[1:])
+            write(captions[i], i, 0, 9)
+        places = iter(range(1, columns))
         for name, values in maps.items():
             heat = np.maximum(values[i], 0)
             heat = heat / (heat.max() or 1)
-            axes = next(places)
-            drawn = axes.imshow(heat, vmin=0, vmax=1)
+            place = next(places)
+            drawn = show(heat, i, place)
             if i == 0:
-                axes.set_title(textwrap.fill(name, int(10 * width)), fontsize=10, pad=3)
+                write(textwrap.fill(name, int(16 * width)), 0, place, 10)
             if overlay:
-                axes = next(places)
-                axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-                axes.imshow(heat, vmin=0, vmax=1, alpha=0.65)
-    figure.colorbar(drawn, ax=grid, shrink=0.8, label="of the map's highest")
+                place = next(places)
+                show(picture, i, place, cmap="gray")
+                show(heat, i, place, alpha=0.65)
+    axes.set(xlim=(0, columns * step), ylim=(-drop * len(images), 0), aspect="equal")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="of the map's highest")
     figure.suptitle(title)
     return figure
 

@@ -1,19 +1,20 @@
-"""`python -m recipes`: the catalogue. Lists, searches and copies recipes, and measures
-results."""
+"""`python -m recipes`: the catalogue. Lists and searches recipes, begins new ones,
+copies them, and measures results."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
-from deep_learning_recipes import UsageError, catalogue, did_you_mean
+from deep_learning_recipes import UsageError, catalogue
+from deep_learning_recipes.catalogue import copying, headers, listing, new, readme
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 if a claim fell, or 2 for bad
+    """Runs one command and returns its exit code: 0, 1 if a claim failed, or 2 for bad
     input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {
+        "new": new_command,
         "copy": copy_command,
         "results": results_command,
         "table": table_command,
@@ -32,50 +33,39 @@ def main(arguments: list[str] | None = None) -> int:
 
 def list_command(arguments: list[str]) -> int:
     """Lists the recipes by theme, or those in which all the given words occur."""
+    recipes = catalogue.find_recipes()
     parser = argparse.ArgumentParser(
         prog="python -m recipes",
         description="The catalogue of recipes. Run one with `python -m recipes.NAME`.",
-        epilog="more commands: copy NAME FILE, results NAME... [--seeds N], table [--check]; "
-        "each has its own --help",
+        epilog="more commands: new NAME --theme THEME, copy NAME FILE, results NAME... "
+        "[--seeds N], table [--check]; each has its own --help",
     )
     parser.add_argument(
-        "words", nargs="*", help="search names, titles, lectures and papers"
+        "words", nargs="*", help="search names, tags, and all else that headers say"
     )
-    parser.add_argument("--theme", metavar="THEME", help=", ".join(catalogue.THEMES))
+    parser.add_argument(
+        "--theme", metavar="THEME", help=", ".join(headers.by_theme(recipes))
+    )
     options = parser.parse_args(arguments)
+    print(listing.listing(recipes, words=options.words, theme=options.theme))
+    return 0
 
-    if options.theme and options.theme not in catalogue.THEMES:
-        themes = list(catalogue.THEMES)
-        raise UsageError(
-            f"there is no theme {options.theme!r}"
-            f"{did_you_mean(options.theme, themes)}; the themes are {', '.join(themes)}"
-        )
-    recipes = catalogue.find_recipes()
-    found = [
-        recipe
-        for recipe in recipes
-        if recipe.matches(options.words) and options.theme in (None, recipe.theme)
-    ]
-    if not found:
-        names = [recipe.name for recipe in recipes]
-        asked = " ".join(options.words) or f"theme {options.theme}"
-        raise UsageError(
-            f"no recipe matches {asked!r}{did_you_mean(asked, names)}; "
-            "`python -m recipes` lists them all"
-        )
-    width = max(len(recipe.name) for recipe in found) + 2
-    for theme, about in catalogue.THEMES.items():
-        shelf = [recipe for recipe in found if recipe.theme == theme]
-        if shelf:
-            print(f"\n{theme} — {about}")
-        for recipe in shelf:
-            print(f"  {recipe.name:{width}}{recipe.title}")
-            if options.words:
-                print(
-                    f"  {'':{width}}{'; '.join(recipe.lectures)}\n  {'':{width}}{recipe.paper}"
-                )
-    plural = "" if len(found) == 1 else "s"
-    print(f"\n{len(found)} recipe{plural}. Run one: python -m recipes.{found[0].name}")
+
+def new_command(arguments: list[str]) -> int:
+    """Writes a new recipe and its test into the checkout."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes new",
+        description="Write a recipe that runs as it stands, and its test, to start from: "
+        "recipes/THEME/NAME.py and tests/recipes/THEME/test_NAME.py.",
+    )
+    parser.add_argument("name", help="lower-case letters, digits and underscores")
+    parser.add_argument(
+        "--theme",
+        metavar="THEME",
+        help=f"{', '.join(catalogue.THEMES)}; a recipe that is planned has one",
+    )
+    options = parser.parse_args(arguments)
+    print(new.new_recipe(options.name, options.theme))
     return 0
 
 
@@ -83,8 +73,9 @@ def copy_command(arguments: list[str]) -> int:
     """Writes a recipe's file for a project of one's own."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes copy",
-        description="Write a recipe's file for a project of your own. All above `main` needs "
-        "third-party packages only.",
+        description="Write a recipe's file for a project of your own. What stands above the "
+        "banner `# The experiment` needs third-party packages only (in a file without "
+        "banners: all but `main`).",
     )
     parser.add_argument("name", help="the recipe")
     parser.add_argument(
@@ -93,16 +84,7 @@ def copy_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
 
     recipe = catalogue.find_recipe(options.name)
-    target = options.file / recipe.path.name if options.file.is_dir() else options.file
-    if target.exists():
-        raise UsageError(f"{target} exists already; name a file that does not")
-    try:
-        with target.open("xb") as file, recipe.path.open("rb") as source:
-            shutil.copyfileobj(source, file)
-    except OSError as error:
-        raise UsageError(
-            f"{target} cannot be written ({error.strerror}); name another"
-        ) from error
+    target = copying.copy_recipe(recipe, options.file)
     print(f"{target}: {recipe.title} Run it: python {target}")
     return 0
 
@@ -130,12 +112,14 @@ def results_command(arguments: list[str]) -> int:
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
 
+    if options.names == ["all"]:
+        recipes = catalogue.find_recipes()
+    else:
+        recipes = [catalogue.find_recipe(name) for name in options.names]
+
+    # Matplotlib takes a second to import.
     from deep_learning_recipes.catalogue import results
 
-    names = options.names
-    if names == ["all"]:
-        names = [recipe.name for recipe in catalogue.find_recipes()]
-    recipes = [catalogue.find_recipe(name) for name in names]
     return results.measure(
         recipes, seeds=options.seeds, preset=options.preset, out=options.out
     )
@@ -152,9 +136,7 @@ def table_command(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from deep_learning_recipes.catalogue import results
-
-    stale = results.update_readme(
+    stale = readme.update_readme(
         Path("README.md"), Path("results"), write=not options.check
     )
     if stale and options.check:

@@ -1,21 +1,27 @@
 """What all tests share: one core for each worker, a folder of one's own, a recipe's
 real run."""
 
+import ctypes
+import gc
 import json
 import os
+import resource
 import runpy
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 
 # Each of the two workers gets one core; set before TensorFlow is imported.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # A job in the background is started deaf to Ctrl-C, and hands that on to what it
 # starts.
@@ -23,6 +29,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+GIGABYTES_OF_A_WORKER = 2.0
+# Which tenth of the recipes runs twice today, to see whether the same seed gives the
+# same metrics; `make test-all` runs all of them twice. Workers inherit it.
+TENTH = int(os.environ.setdefault("TENTH", str(date.today().toordinal() % 10)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,6 +55,64 @@ def pytest_xdist_make_scheduler(config, log):
 def own_folder(tmp_path, monkeypatch):
     """Every test works in an empty folder: nothing is written into the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Models of one file's tests do not stay alive while others run."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(scope="session")
+def recipe_processes():
+    """Runs recipes in processes of their own."""
+    recipes = fresh.Recipes()
+    yield recipes
+    recipes.pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def export_reader():
+    """Reads exports in a process without Keras."""
+    reader = fresh.Reader()
+    yield reader
+    reader.pool.shutdown()
+
+
+def pytest_sessionfinish(session):
+    """A worker tells the most memory that it held."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        output["gigabytes"] = kilobytes / 2**20
+    if getattr(session.config, "too_much_memory", False):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """A worker that held too much fails the run: with three times as many recipes there
+    must be room for two of them."""
+    gigabytes = getattr(node, "workeroutput", {}).get("gigabytes", 0)
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.write_line(f"{node.gateway.id} held {gigabytes:.2f} GB at most")
+    if gigabytes > GIGABYTES_OF_A_WORKER:
+        reporter.write_line(f"that is more than {GIGABYTES_OF_A_WORKER} GB", red=True)
+        node.config.too_much_memory = True
+
+
+@pytest.fixture
+def seeded():
+    """Keras begins anew, with its random numbers at seed 0."""
+    import keras
+
+    keras.utils.clear_session(free_memory=False)  # a collection takes a second
+    keras.utils.set_random_seed(0)
 
 
 @dataclass

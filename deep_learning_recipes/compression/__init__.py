@@ -2,6 +2,8 @@
 back; LiteRT (TensorFlow Lite) files of them, run and measured."""
 
 from deep_learning_recipes.compression.bridge import to_keras, to_tf_keras
+from deep_learning_recipes.compression.clustering import cluster
+from deep_learning_recipes.compression.fine_tuning import Optimized
 from deep_learning_recipes.compression.folding import fold
 from deep_learning_recipes.compression.litert import MODES, LiteRTModel, to_litert
 from deep_learning_recipes.compression.measure import (
@@ -10,13 +12,9 @@ from deep_learning_recipes.compression.measure import (
     benchmark,
     table,
 )
-from deep_learning_recipes.compression.optimization import (
-    Optimized,
-    Report,
-    cluster,
-    prune,
-    quantize_aware,
-)
+from deep_learning_recipes.compression.pruning import prune
+from deep_learning_recipes.compression.quantization import quantize_aware
+from deep_learning_recipes.compression.report import Report
 
 __all__ = [
     "MODES",

@@ -7,14 +7,13 @@ t): one layer less, and no tensor of its own to quantize. See Jacob et al., 2018
 section 3.2 (batch normalization).
 """
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+import keras
 import numpy as np
 
-if TYPE_CHECKING:
-    import keras
+from deep_learning_recipes.compression.functional import as_functional
+from deep_learning_recipes.compression.private_keras import calls_in
 
 CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 SCALING = ("Rescaling", "Normalization", "BatchNormalization")
@@ -34,32 +33,20 @@ def fold(model: keras.Model) -> keras.Model:
     with the names of the layers that stay; `model` is left alone. Raises ValueError
     with the layer's name where it can't be done.
     """
-    import keras
-
-    if not isinstance(model, keras.Model) or not hasattr(model, "_nodes_by_depth"):
-        functional = getattr(
-            model, "_functional", None
-        )  # what a built Sequential holds
-        if functional is None:
-            raise ValueError(
-                f"{getattr(model, 'name', model)!r}: only functional and built Sequential Keras 3 "
-                "models can be folded"
-            )
-        source = keras.Model(functional.input, functional.output, name=model.name)
-    else:
-        source = model
-    return _Folding(source).result()
+    try:
+        graph = as_functional(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{getattr(model, 'name', model)!r}: only functional and built Sequential Keras 3 "
+            "models can be folded"
+        ) from error
+    return _Folding(graph).result()
 
 
 class _Folding:
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.nodes = [
-            node
-            for depth in sorted(model._nodes_by_depth, reverse=True)
-            for node in model._nodes_by_depth[depth]
-            if not node.is_input
-        ]
+        self.nodes = calls_in(model)
         self.calls: dict[Any, int] = {}
         self.maker: dict[int, Any] = {}
         self.users: dict[int, list[Any]] = {}
@@ -134,7 +121,8 @@ class _Folding:
                 return False
             if kind == "Flatten" and layer.data_format == "channels_last":
                 times = after.outputs[0].shape[-1] // len(scale)
-                scale, offset = np.tile(scale, times), np.tile(offset, times)
+                scale = np.tile(scale, times)
+                offset = np.tile(offset, times)
             elif layer not in self.dropped:
                 break
             tensor = after.outputs[0]
@@ -185,8 +173,6 @@ class _Folding:
         return self.changed[layer]
 
     def rebuild(self) -> Any:
-        import keras
-
         copies: dict[Any, Any] = {}
 
         def copy(operation: Any) -> Any:
@@ -211,9 +197,8 @@ class _Folding:
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             if operation in self.dropped:
                 return args[0]
-            if (
-                kwargs.get("mask", operation) is None
-            ):  # Sequential passes it to every layer
+            # Sequential passes it to every layer.
+            if kwargs.get("mask", operation) is None:
                 del kwargs["mask"]
             return operation(*args, **kwargs)
 
@@ -228,8 +213,7 @@ class _Folding:
                 new.set_weights(self.changed[old])
             elif new is not old and not isinstance(old, keras.Model):
                 new.set_weights(old.get_weights())
-        # A clone of a compiled model is compiled, for weights that training has left.
-        return keras.Model(clone.input, clone.output, name=self.model.name)
+        return clone
 
 
 def _named(layer: Any) -> str:
@@ -238,8 +222,6 @@ def _named(layer: Any) -> str:
 
 def _is_linear(layer: Any) -> bool:
     """Whether the layer is W·x + b, with no activation behind."""
-    import keras
-
     kinds = (*CONVOLUTIONS, "DepthwiseConv2D", "Conv2DTranspose", "Dense")
     return (
         type(layer).__name__ in kinds
@@ -250,13 +232,12 @@ def _is_linear(layer: Any) -> bool:
 
 def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
     """s and t of s·x + t, for each channel of the last axis, in float64."""
-    import keras
-
     layer = node.operation
     shape = node.outputs[0].shape
     kind = type(layer).__name__
     if kind == "Rescaling":
-        scale, offset = layer.scale, layer.offset
+        scale = layer.scale
+        offset = layer.offset
     elif kind == "Normalization":
         epsilon = keras.config.epsilon()
         deviation = np.maximum(np.sqrt(np.asarray(layer.variance, np.float64)), epsilon)
@@ -276,7 +257,8 @@ def _scale_and_offset(node: Any) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(
                 f"{_named(layer)} is along axis {layer.axis}, not along the last one"
             )
-    scale, offset = (np.asarray(each, np.float64) for each in (scale, offset))
+    scale = np.asarray(scale, np.float64)
+    offset = np.asarray(offset, np.float64)
     for each in (scale, offset):
         if each.size not in (1, shape[-1]) or (
             each.size > 1 and each.shape[-1] != shape[-1]

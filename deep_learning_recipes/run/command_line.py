@@ -96,6 +96,8 @@ def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Opti
         ],
     )
     header = sys.modules[type(config).__module__].__doc__ or ""
+    for line in ("\nPaper:", "\nTags:"):
+        header = header.replace(line, "\n" + line)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), warnings.catch_warnings():
@@ -103,7 +105,7 @@ def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Opti
             parsed = tyro.cli(
                 both,
                 prog=f"python -m recipes.{name}",
-                description=header.replace("\nPaper:", "\n\nPaper:"),
+                description=header,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 args=arguments,
                 default=both(config, Options()),

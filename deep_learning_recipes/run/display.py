@@ -67,6 +67,12 @@ class Display:
         self.begun += 1
         if self.planned > 1:
             name = f"{self.begun} of {self.planned}: {name}"
+        return self.progress(name, total, unit, done)
+
+    def progress(
+        self, name: str, total: int, unit: str, done: int = 0
+    ) -> "ProgressLine":
+        """The progress of something that is no training."""
         self.line = ProgressLine(self, name, total, unit, done)
         return self.line
 
@@ -107,8 +113,8 @@ class ProgressLine:
         self.done = done
         self.values = dict(values)
         now = time.monotonic()
-        is_terminal = self.display.console.is_terminal
-        if not is_terminal and now - self.printed > SECONDS_BETWEEN_LINES:
+        is_due = now - self.printed > SECONDS_BETWEEN_LINES and done < self.total
+        if is_due and not self.display.console.is_terminal:
             self.printed = now
             self._print()
 

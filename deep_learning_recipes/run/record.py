@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +149,18 @@ class Run:
             resume=self.resume,
             display=self.display,
         )
+
+    def track(self, items: Sequence[Any], name: str, unit: str = "") -> Iterator[Any]:
+        """The items one by one, with their progress shown: for what takes long and is
+        no training."""
+        line = self.display.progress(name, len(items), unit)
+        try:
+            for done, item in enumerate(items):
+                line.update(done, {})
+                yield item
+            line.finish(len(items), {})
+        finally:
+            line.close()
 
     def figure(self, name: str, figure: Figure) -> None:
         """Saves a Matplotlib figure as NAME.png in the run's folder and closes it."""

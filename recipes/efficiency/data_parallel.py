@@ -14,6 +14,7 @@ not what they gain.
 Lectures: CS Efficient Methods and Hardware (Parallelism)
 Paper: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017
     (section 2.3)
+Tags: distributed training, multi-gpu, tpu, mirroredstrategy, all-reduce, scaling
 """
 
 import contextlib

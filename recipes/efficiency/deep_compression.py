@@ -7,17 +7,22 @@ trained on, each by the sum of its weights' gradients. Huffman coding: frequent 
 get short codes. Where a weight stands is written as the zeros skipped since the last
 one, in a fixed number of bits before Huffman coding; a longer gap is bridged by filler
 zeros. Codes are canonical: ordered by length, then by symbol, each is the one before
-plus 1, so that the file holds their lengths only. deep_learning_recipes/weight_file.py
-has the file byte by byte; one that was cut off or altered is refused.
+plus 1, so that the file holds their lengths only. `write_file` has the file byte by
+byte; one that was cut off or altered is refused.
 Look at what each stage contributes.
 
 Lectures: CS Efficient Methods and Hardware (Pruning, Weight Sharing, Huffman Coding)
 Paper: Han, Mao and Dally, Deep compression, 2016 (figures 2 and 3, equation 3, tables 1
     to 3)
+Tags: model compression, huffman coding, pruning, weight sharing, quantization, sparsity
 """
 
+import hashlib
 import heapq
+import io
 import math
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -27,7 +32,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.cluster import KMeans
 
-from deep_learning_recipes import data, serving, training, weight_file
+from deep_learning_recipes import data, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -213,6 +218,180 @@ def huffman_decode(coded: bytes, alphabet: int, count: int) -> np.ndarray:
     return np.array(symbols[:count], int)  # the last byte's rest may look like more
 
 
+# One file for a network whose weights are few values and mostly 0.
+
+MAGIC = b"DCF1"
+PREAMBLE = struct.Struct("<4sI32s")
+COUNTS = struct.Struct("<HBBI")
+
+Encode = Callable[[np.ndarray, int], bytes]
+"""Of integers (n,) and the size of their alphabet; n may be 0."""
+Decode = Callable[[bytes, int, int], np.ndarray]
+"""Of what `Encode` returned, the size of the alphabet and n. Returns integers (n,)."""
+
+
+def relative_indices(labels: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nonzero ones of `labels` (n,), and how many zeros each skips since the one
+    before.
+
+    A gap of more than 2^bits − 1 zeros does not fit: after every 2^bits − 1 zeros
+    another zero is written out as an entry, a filler (figure 2 of the paper). Returns
+    entries and gaps, both (entries,); gaps in [0, 2^bits).
+    """
+    places = np.flatnonzero(labels)
+    fillers, rest = np.divmod(np.diff(places, prepend=-1) - 1, 2**bits)
+    last = np.cumsum(fillers + 1) - 1
+    entries = np.zeros(np.sum(fillers + 1), int)
+    gaps = np.full(entries.size, 2**bits - 1)
+    entries[last] = labels[places]
+    gaps[last] = rest
+    return entries, gaps
+
+
+def write_file(
+    name: str,
+    labels: Sequence[np.ndarray],
+    codebooks: Sequence[np.ndarray],
+    gap_bits: int,
+    encode: Encode,
+) -> bytes:
+    """The file of a network.
+
+    name: whose network it is; up to 255 bytes.
+    labels: integers in each array's shape; 0 for the value 0, k for the k-th centroid.
+    codebooks: the centroids of each array, (2^bits − 1,) floats, all of one length.
+    gap_bits: of the zeros skipped, 1 to 8.
+    encode: the entropy coder.
+
+    Format (little-endian):
+
+        4 bytes             "DCF1"
+        4                   number of bytes of the content
+        32                  SHA-256 of the content
+        content:
+        1, then as many     length of the network's name, the name in UTF-8
+        2                   number of arrays (kernels and biases, in the network's order)
+        1                   b, bits of a cluster number
+        1                   g, bits of a gap
+        4                   number of entries
+        of each array:      number of axes (1), their lengths (4 each),
+                            2^b − 1 centroids (float32 each)
+        4, then as many     number of bytes, the entries' cluster numbers, coded
+        4, then as many     number of bytes, the entries' gaps, coded
+
+    All arrays, flat and one after the other, make one sequence. Cluster number k > 0
+    stands for the k-th centroid of the weight's array, 0 for the value 0. An entry is a
+    nonzero weight, or a filler.
+
+    Raises ValueError if these do not fit each other.
+    """
+    sizes = {len(each) for each in codebooks}
+    bits = max(sizes, default=0).bit_length()
+    if len(labels) != len(codebooks) or sizes != {2**bits - 1} or not 1 <= bits <= 8:
+        raise ValueError(
+            f"{len(labels)} arrays of labels and codebooks of {sorted(sizes)} centroids: each "
+            "array needs one, all of the same 2^bits - 1 with bits from 1 to 8"
+        )
+    if not 1 <= gap_bits <= 8:
+        raise ValueError(f"gap_bits={gap_bits}: must be from 1 to 8")
+    sequence = np.concatenate([np.ravel(each) for each in labels]).astype(int)
+    if sequence.size and not 0 <= sequence.min() <= sequence.max() < 2**bits:
+        raise ValueError(
+            f"labels from {sequence.min()} to {sequence.max()}: must be from 0 to {2**bits - 1}"
+        )
+    entries, gaps = relative_indices(sequence, gap_bits)
+    title = name.encode()
+    content = bytes([len(title)]) + title
+    content += COUNTS.pack(len(labels), bits, gap_bits, len(entries))
+    for array, centroids in zip(labels, codebooks, strict=True):
+        content += struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
+        content += np.asarray(centroids, "<f4").tobytes()
+    for symbols, alphabet in ((entries, 2**bits), (gaps, 2**gap_bits)):
+        coded = encode(symbols, alphabet)
+        content += struct.pack("<I", len(coded)) + coded
+    return (
+        PREAMBLE.pack(MAGIC, len(content), hashlib.sha256(content).digest()) + content
+    )
+
+
+def read_file(file: bytes, decode: Decode) -> tuple[str, list[np.ndarray]]:
+    """The network's name and its arrays (float32) from what `write_file` made. `decode`
+    is the other half of the coder it was made with.
+
+    Raises ValueError, before anything is decoded, if the file is of another kind, was
+    cut off, or was altered in any bit.
+    """
+    stream, title, counts = open_file(file)
+    arrays, bits, gap_bits, entry_count = counts
+    shapes, codebooks = [], np.zeros((arrays, 2**bits), "float32")
+    for codebook in codebooks:
+        axes = stream.read(1)[0]
+        shapes.append(struct.unpack(f"<{axes}I", stream.read(4 * axes)))
+        codebook[1:] = np.frombuffer(stream.read(4 * (2**bits - 1)), "<f4")
+    entries, gaps = (
+        decode(stream.read(*struct.unpack("<I", stream.read(4))), alphabet, entry_count)
+        for alphabet in (2**bits, 2**gap_bits)
+    )
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    places = np.cumsum(gaps + 1) - 1
+    sequence = np.zeros(ends[-1], "float32")
+    sequence[places] = codebooks[np.searchsorted(ends, places, side="right"), entries]
+    parts = np.split(sequence, ends[:-1])
+    return title, [
+        part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
+def stage_bytes(file: bytes) -> dict[str, float]:
+    """What the network takes after each stage: `float32`, `pruned` (values in float32,
+    relative indices), `shared` (cluster numbers, relative indices, codebooks), and
+    `file`.
+
+    Raises ValueError as `read_file` does.
+    """
+    stream, _, (arrays, bits, gap_bits, entries) = open_file(file)
+    weights = 0
+    for _ in range(arrays):
+        axes = stream.read(1)[0]
+        weights += math.prod(struct.unpack(f"<{axes}I", stream.read(4 * axes)))
+        stream.seek(4 * (2**bits - 1), io.SEEK_CUR)
+    return {
+        "float32": 4 * weights,
+        "pruned": entries * (32 + gap_bits) / 8,
+        "shared": entries * (bits + gap_bits) / 8 + 4 * arrays * (2**bits - 1),
+        "file": len(file),
+    }
+
+
+def open_file(file: bytes) -> tuple[io.BytesIO, str, tuple[int, int, int, int]]:
+    """Checks the file and reads its content up to the arrays."""
+    if file[:4] != MAGIC:
+        raise ValueError(
+            "not a file of compressed weights: it does not start with DCF1"
+        )
+    content = file[PREAMBLE.size :]
+    if len(file) >= PREAMBLE.size:
+        _, length, checksum = PREAMBLE.unpack_from(file)
+    if len(file) < PREAMBLE.size or len(content) < length:
+        raise ValueError(
+            f"the file of compressed weights was cut off after {len(file)} bytes"
+        )
+    if len(content) > length or hashlib.sha256(content).digest() != checksum:
+        raise ValueError(
+            "the file of compressed weights was altered: its checksum differs"
+        )
+    stream = io.BytesIO(content)
+    title = stream.read(stream.read(1)[0]).decode()
+    return stream, title, COUNTS.unpack(stream.read(COUNTS.size))
+
+
+def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The logits (images, 10), computed eagerly: to trace a model that is asked once
+    takes longer."""
+    batches = np.array_split(images, math.ceil(len(images) / 500))
+    return np.concatenate([model(batch) for batch in batches])
+
+
 def plot(ratios: dict[str, list[float]]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(8, 4.4))
     for index, (label, heights) in enumerate(ratios.items()):
@@ -229,6 +408,7 @@ def plot(ratios: dict[str, list[float]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4 * len(config.networks) * config.restarts)
     (x, y), (x_test, y_test) = data.load(config.data, size=28)
 
     def fit(model, epochs, rounds=1, callbacks=()):
@@ -244,7 +424,7 @@ def main(config: Config, run: Run) -> None:
         )
 
     def accuracy(model):
-        return np.mean(np.argmax(model.predict(x_test, verbose=0), axis=1) == y_test)
+        return np.mean(np.argmax(predict(model, x_test), axis=1) == y_test)
 
     def compress(name):
         """The file, the network in it, and the accuracy of one in full that trained as
@@ -270,7 +450,7 @@ def main(config: Config, run: Run) -> None:
             [c.numpy() for c in shared.centroids],
             config.gap_bits,
         )
-        return weight_file.write(*content, huffman_encode), network, in_full
+        return write_file(*content, huffman_encode), network, in_full
 
     ratios, exact = {}, []
     for name in config.networks:
@@ -279,10 +459,10 @@ def main(config: Config, run: Run) -> None:
             file, network, in_full = compress(name)
             (run.folder / f"{name}.dcf").write_bytes(file)
             decoded = build_model(name)
-            decoded.set_weights(weight_file.read(file, huffman_decode)[1])
-            logits = [model.predict(x_test, verbose=0) for model in (network, decoded)]
+            decoded.set_weights(read_file(file, huffman_decode)[1])
+            logits = [predict(model, x_test) for model in (network, decoded)]
             exact.append(np.array_equal(*logits))
-            sizes = weight_file.stage_bytes(file)
+            sizes = stage_bytes(file)
             measured.append([in_full, accuracy(decoded), *sizes.values()])
         full, compressed, *sizes = np.mean(measured, axis=0)
         ratio = sizes[0] / sizes[-1]

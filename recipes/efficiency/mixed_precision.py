@@ -12,6 +12,7 @@ from learning.
 
 Lectures: CS Efficient Methods and Hardware (Mixed Precision Training)
 Paper: Micikevicius et al., Mixed precision training, 2018 (sections 3.1 and 3.2)
+Tags: fp16, float16, bfloat16, half precision, amp, loss scaling
 """
 
 import time
@@ -179,17 +180,20 @@ def plot_findings(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(POLICIES) * config.restarts)
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
     x_train, x_test = (
         x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
     )
     inputs = x_train.shape[1]
 
-    # The same training in each precision.
+    # The same trainings in each precision: the same starts, the same batches.
+    starts = np.random.default_rng(run.seed).integers(2**31, size=config.restarts)
     accuracy, bytes_of, models = {}, {}, {}
     for policy in POLICIES:
         accuracies = []
-        for _ in range(config.restarts):
+        for start in starts:
+            keras.utils.set_random_seed(int(start))
             model = build_model(inputs, config.units, policy)
             compile_classifier(model, policy, config.learning_rate)
             started = time.perf_counter()

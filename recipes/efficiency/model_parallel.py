@@ -11,6 +11,7 @@ Look at the time line of the devices, and at the memory of each.
 Lectures: CS Efficient Methods and Hardware (Parallelism)
 Paper: Huang et al., GPipe: efficient training of giant neural networks, 2019 (section
     2.3)
+Tags: pipeline parallelism, gpipe, micro-batches, distributed training, multi-gpu
 """
 
 import json

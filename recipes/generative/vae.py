@@ -1,16 +1,19 @@
 """A variational autoencoder: a picture from a few Gaussian numbers, and back.
 
-The decoder says how likely an image is given a code, p(x|z) with z ~ N(0, I); the
-encoder guesses the code's distribution, q(z|x) = N(μ(x), σ²(x)). The likelihood p(x) =
-∫ p(x|z) p(z) dz is out of reach, so training raises a bound below it, log p(x) ≥ ELBO =
-E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)). Writing z = μ + σ·ε with ε ~ N(0, I) lets the
-gradient pass through the random draw.
-Look at the two terms pulling against each other, at the map of codes, and at the
-samples.
+A decoder says how likely an image is given its code, p(x|z) with z ~ N(0, I). How
+likely it is given no code, p(x) = ∫ p(x|z) p(z) dz, is out of reach. So an encoder
+guesses which codes an image may have come from, q(z|x) = N(μ(x), σ²(x)), and the two
+are trained together to raise a bound from below:
+log p(x) ≥ ELBO = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z)).
+Writing z = μ + σ·ε with ε ~ N(0, I) lets the gradient pass through the random draw.
+Look at the two terms pulling against each other, at how many nats the bound gives
+away, at the map of codes, and at the samples.
 
 Lectures: INFO Lecture 7; CS Variational Autoencoders; SEL Generative Models
 Paper: Kingma and Welling, Auto-encoding variational Bayes, 2014 (equations 3 and 7,
-    appendix B)
+    appendix B); Burda et al., Importance weighted autoencoders, 2016 (equation 8)
+Tags: elbo, latent space, variational inference, reparameterization trick, kl
+    divergence, generative model, bayes
 """
 
 import math
@@ -21,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 from matplotlib import pyplot as plt
-from scipy.special import ndtri
-from sklearn.neighbors import NearestNeighbors
+from scipy.special import logsumexp, ndtri
+from sklearn.metrics import euclidean_distances
 
 from deep_learning_recipes import data, figures, training
 from deep_learning_recipes.run import Run, cli
@@ -42,7 +45,7 @@ class Config:
     beta: float = 4.0
     """weight of the KL term in the network that is compared with the bound itself
     (weight 1)"""
-    epochs: int = 100
+    epochs: int = 80
     """passes over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
@@ -50,266 +53,484 @@ class Config:
     """of Adam"""
 
 
-QUICK = Config(epochs=40, learning_rate=2e-3)
+QUICK = Config(hidden_units=128, epochs=30, learning_rate=3e-3)
 FULL = Config(data="mnist", size=28, hidden_units=512, latent_size=32)
 
 
-def build_encoder(pixels: int, latent_size: int, hidden_units: int) -> keras.Model:
-    """q(z|x). Input: (batch, pixels) in [0, 1]. Outputs: μ and log σ², each (batch,
-    latent)."""
-    x = hidden = keras.Input((pixels,), name="x")
-    hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    # What likelihoods are made of stays in 32 bits, whatever --precision says.
-    mean = layers.Dense(latent_size, dtype="float32", name="mean")(hidden)
-    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(
-        hidden
-    )
-    return keras.Model(x, [mean, log_variance], name="encoder")
+# --------------------------------------------------------------------------------------
+# The idea: a draw that the gradient passes through, and a bound of two terms
+# --------------------------------------------------------------------------------------
 
 
-def build_decoder(
-    pixels: int, latent_size: int, hidden_units: int, likelihood: str
-) -> keras.Model:
-    """p(x|z). Input: (batch, latent). Outputs: the logits of the pixels' means (batch,
-    pixels) and, of a Gaussian likelihood, the log σ² of all pixels (batch, 1)."""
-    z = hidden = keras.Input((latent_size,), name="latent")
-    hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    hidden = layers.Dense(hidden_units, activation="relu")(hidden)
-    outputs = {"logits": layers.Dense(pixels, dtype="float32", name="logits")(hidden)}
-    if likelihood == "gaussian":
-        outputs["log_variance"] = layers.Dense(1, dtype="float32", name="log_variance")(
-            hidden
-        )
-    return keras.Model(z, outputs, name="decoder")
-
-
-def sample(mean, log_variance, noise):
-    """The reparameterization z = μ + σ·ε, differentiable in μ and σ."""
+def reparameterize(mean, log_variance, noise):
+    """z = μ + σ·ε: a draw from N(μ, σ²) that is differentiable in μ and σ."""
     return mean + ops.exp(0.5 * log_variance) * noise
 
 
 def kl_divergence(mean, log_variance):
     """KL(N(μ, σ²) ‖ N(0, I)) in nats, (batch,): appendix B of the paper."""
-    return 0.5 * ops.sum(
-        ops.square(mean) + ops.exp(log_variance) - 1 - log_variance, axis=-1
-    )
+    of_each_number = ops.square(mean) + ops.exp(log_variance) - 1 - log_variance
+    return 0.5 * ops.sum(of_each_number, axis=-1)
+
+
+def log_bernoulli(x, logits):
+    """log p(x|z) of black-and-white pixels, in nats, (batch,)."""
+    cross_entropies = ops.binary_crossentropy(x, logits, from_logits=True)
+    return -ops.sum(cross_entropies, axis=-1)
 
 
 def log_normal(x, mean, log_variance):
-    """log N(x; μ, σ²), summed over the last axis."""
+    """log N(x; μ, σ²) in nats, (batch,): p(x|z) of gray pixels, and all of p(z) and
+    q(z|x)."""
     distances = ops.square(x - mean) / ops.exp(log_variance)
-    return -0.5 * ops.sum(distances + log_variance + math.log(2 * math.pi), axis=-1)
+    of_each_number = distances + log_variance + math.log(2 * math.pi)
+    return -0.5 * ops.sum(of_each_number, axis=-1)
+
+
+def build_encoder(pixels: int, latent_size: int, hidden_units: int) -> keras.Model:
+    """q(z|x). Input: (batch, pixels) in [0, 1]. Outputs: μ and log σ², each (batch,
+    latent)."""
+    image = keras.Input((pixels,), name="x")
+    x = layers.Dense(hidden_units, activation="relu")(image)
+    x = layers.Dense(hidden_units, activation="relu")(x)
+    # What likelihoods are made of stays in 32 bits, whatever --precision says.
+    mean = layers.Dense(latent_size, dtype="float32", name="mean")(x)
+    log_variance = layers.Dense(latent_size, dtype="float32", name="log_variance")(x)
+    return keras.Model(image, [mean, log_variance], name="encoder")
+
+
+def build_decoder(
+    pixels: int, latent_size: int, hidden_units: int, likelihood: str = "bernoulli"
+) -> keras.Model:
+    """p(x|z). Input: (batch, latent). Outputs: the logits of the pixels' means (batch,
+    pixels) and, of a Gaussian likelihood, the log σ² of all pixels (batch, 1)."""
+    z = keras.Input((latent_size,), name="latent")
+    x = layers.Dense(hidden_units, activation="relu")(z)
+    x = layers.Dense(hidden_units, activation="relu")(x)
+    outputs = {"logits": layers.Dense(pixels, dtype="float32", name="logits")(x)}
+    if likelihood == "gaussian":
+        log_variance = layers.Dense(1, dtype="float32", name="log_variance")(x)
+        outputs["log_variance"] = log_variance
+    return keras.Model(z, outputs, name="decoder")
 
 
 class VAE(keras.Model):
-    """Encoder and decoder, trained together to raise the ELBO (reconstruction −
-    β·KL)."""
+    """Encoder and decoder, trained together to raise reconstruction − β·KL.
 
-    def __init__(self, encoder, decoder, likelihood="bernoulli", beta=1.0, **kwargs):
+    β = 1 is the ELBO. Train it by `compile(optimizer)` and `fit(x)`, x: (n, pixels).
+    """
+
+    def __init__(self, encoder, decoder, beta=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.encoder, self.decoder = encoder, decoder
-        self.likelihood, self.beta = likelihood, beta
+        self.encoder = encoder
+        self.decoder = decoder
+        self.beta = beta
         self.seed_generator = keras.random.SeedGenerator()
-        self.trackers = [keras.metrics.Mean("reconstruction"), keras.metrics.Mean("kl")]
+        self.reconstruction_tracker = keras.metrics.Mean("reconstruction")
+        self.kl_tracker = keras.metrics.Mean("kl")
 
-    def call(self, x):
-        """The mean of the reconstruction through the code's mean."""
-        return ops.sigmoid(self.decoder(self.encoder(x)[0])["logits"])
+    def train_step(self, x):
+        with tf.GradientTape() as tape:
+            reconstruction, kl = self.elbo_terms(x)
+            loss = -ops.mean(reconstruction - self.beta * kl)
+            loss = self.optimizer.scale_loss(loss)  # does nothing but in float16
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.track(reconstruction, kl)
+
+    def elbo_terms(self, x):
+        """E_q[log p(x|z)] by one draw, and the KL in closed form, each (batch,)."""
+        mean, log_variance = self.encoder(x)
+        z = self.draw(mean, log_variance)
+        return self.log_likelihood(x, z), kl_divergence(mean, log_variance)
+
+    def draw(self, mean, log_variance):
+        """Codes from N(μ, σ²)."""
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        return reparameterize(mean, log_variance, noise)
 
     def log_likelihood(self, x, z):
         """log p(x|z) in nats, (batch,)."""
         pixels = self.decoder(z)
-        if self.likelihood == "gaussian":
+        if "log_variance" in pixels:
             return log_normal(x, ops.sigmoid(pixels["logits"]), pixels["log_variance"])
-        return -ops.sum(
-            ops.binary_crossentropy(x, pixels["logits"], from_logits=True), axis=-1
-        )
+        return log_bernoulli(x, pixels["logits"])
 
-    def terms(self, x):
-        """E_q[log p(x|z)] by one sample, and the KL in closed form, each (batch,)."""
+    def log_weights(self, x, samples: int):
+        """log p(x|z) p(z) / q(z|x) of so many codes z of each image, (samples, batch).
+        Their mean is the ELBO once more, with the KL by draws."""
+        x = ops.tile(x, (samples, 1))
         mean, log_variance = self.encoder(x)
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
-        z = sample(mean, log_variance, noise)
-        return self.log_likelihood(x, z), kl_divergence(mean, log_variance)
+        z = self.draw(mean, log_variance)
+        log_prior = log_normal(z, 0.0, ops.zeros_like(z))
+        log_posterior = log_normal(z, mean, log_variance)
+        log_weights = self.log_likelihood(x, z) + log_prior - log_posterior
+        return ops.reshape(log_weights, (samples, -1))
 
-    def track(self, *terms):
-        for tracker, term in zip(self.trackers, terms, strict=True):
-            tracker.update_state(term)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+    def call(self, x):
+        """The mean of the reconstruction through the code's mean."""
+        mean, _ = self.encoder(x)
+        return self.generate(mean)
 
-    def train_step(self, x):
-        with tf.GradientTape() as tape:
-            reconstruction, kl = self.terms(x)
-            loss = -ops.mean(reconstruction - self.beta * kl)
-            loss = self.optimizer.scale_loss(loss)  # does nothing but in float16
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True)
-        )
-        return self.track(reconstruction, kl)
+    def generate(self, z):
+        """The pixels' means, (batch, pixels), given codes (batch, latent)."""
+        return ops.sigmoid(self.decoder(z)["logits"])
 
     def test_step(self, x):
-        return self.track(*self.terms(x))
+        return self.track(*self.elbo_terms(x))
 
-    def importance_weighted_bound(self, x, samples):
-        """log (1/K) Σ p(x|z_k) p(z_k) / q(z_k|x), (batch,): nearer to log p(x) as K
-        grows (Burda et al., Importance weighted autoencoders, 2016, equation 8)."""
-        mean, log_variance = self.encoder(x)
-        log_weights = []
-        for _ in range(samples):
-            z = sample(mean, log_variance, keras.random.normal(ops.shape(mean)))
-            log_ratio = log_normal(z, 0.0, ops.zeros_like(z)) - log_normal(
-                z, mean, log_variance
-            )
-            log_weights.append(self.log_likelihood(x, z) + log_ratio)
-        return ops.logsumexp(ops.stack(log_weights), axis=0) - math.log(samples)
+    def track(self, reconstruction, kl):
+        self.reconstruction_tracker.update_state(reconstruction)
+        self.kl_tracker.update_state(kl)
+        return {
+            "reconstruction": self.reconstruction_tracker.result(),
+            "kl": self.kl_tracker.result(),
+        }
 
 
-def told_apart(drawn: np.ndarray, real: np.ndarray) -> float:
-    """Share of all images whose nearest other image is of their own kind: 0.5 if no
-    difference is seen, 1 if all are told apart (Lopez-Paz and Oquab, Classifier
-    two-sample tests, 2017)."""
-    images = np.concatenate([drawn, real]).astype("float32")
-    is_real = np.arange(len(images)) >= len(drawn)
-    _, nearest = NearestNeighbors(n_neighbors=1).fit(images).kneighbors()  # not itself
-    return float(np.mean(is_real == is_real[nearest[:, 0]]))
+def importance_weighted_bound(log_weights):
+    """log (1/K) Σ_k p(x, z_k) / q(z_k|x), (batch,), from K log weights (K, batch).
+
+    One weight gives the ELBO. The mean of more stands nearer to p(x), and so its
+    logarithm nearer to log p(x): from below, in expectation (Burda et al., theorem 1).
+    """
+    return ops.logsumexp(log_weights, axis=0) - math.log(len(log_weights))
 
 
-def plot_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figure:
+# --------------------------------------------------------------------------------------
+# The experiment: what the bound gives away, and rivals on the same pixels
+# --------------------------------------------------------------------------------------
+
+HELD_OUT = 500  # images at most that likelihoods and samples are held to
+CODES_DRAWN = (1, 4, 16, 64)  # for an image, in the importance-weighted bound
+# Along each axis of the plane of codes: finer than the σ of a trained encoder.
+GRID = np.arange(-6, 6, 0.05, "float32")
+# Of the mixture: the best of 10, 20, ... 640 on a fifth of the digits to train on.
+CLASSES = 160
+
+
+@dataclass
+class Trained:
+    """A network, and the two terms of its bound on held-out images by epoch."""
+
+    model: VAE
+    reconstruction: np.ndarray
+    kl: np.ndarray
+
+    @property
+    def elbo(self) -> np.ndarray:
+        return self.reconstruction - self.kl
+
+
+def train(
+    name: str,
+    config: Config,
+    run: Run,
+    x: np.ndarray,
+    held_out: np.ndarray,
+    *,
+    latent_size: int,
+    likelihood: str = "bernoulli",
+    beta: float = 1.0,
+) -> Trained:
+    pixels = x.shape[1]
+    encoder = build_encoder(pixels, latent_size, config.hidden_units)
+    decoder = build_decoder(pixels, latent_size, config.hidden_units, likelihood)
+    model = VAE(encoder, decoder, beta, name=name)
+    model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
+    history = training.fit(
+        model,
+        x,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        validation_data=(held_out,),
+        callbacks=run.callbacks,
+    ).history
+    reconstruction = np.array(history["val_reconstruction"])
+    return Trained(model, reconstruction, kl=np.array(history["val_kl"]))
+
+
+def mean_bounds(model: VAE, x: np.ndarray) -> dict[int, float]:
+    """The importance-weighted bound by number of codes, the mean over images (n,
+    pixels). All draws serve each number, in groups."""
+    log_weights = model.log_weights(x, max(CODES_DRAWN))
+    bounds = {}
+    for count in CODES_DRAWN:
+        groups = ops.split(log_weights, len(log_weights) // count)
+        bounds[count] = np.mean([importance_weighted_bound(group) for group in groups])
+    return bounds
+
+
+def log_likelihood_by_grid(model: VAE, x: np.ndarray) -> np.ndarray:
+    """log p(x), (n,): over a plane of codes the integral is a sum over a grid."""
+    codes = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2)
+    log_prior = log_normal(codes, 0.0, ops.zeros_like(codes))
+
+    # log p(x|z) of all images at all codes at once: Σ x·logit − log(1 + exp(logit)).
+    logits = model.decoder(codes)["logits"]
+    log_normalizer = ops.sum(ops.softplus(logits), axis=-1)
+    log_joint = ops.matmul(x, ops.transpose(logits)) - log_normalizer + log_prior
+    area = (GRID[1] - GRID[0]) ** 2
+    return np.asarray(ops.logsumexp(log_joint, axis=-1)) + math.log(area)
+
+
+class Mixture:
+    """A mixture of Bernoullis: p(x) = Σ_c p(c) Π_i p(x_i|c). Its code is the number of
+    a class, so that p(x) is a sum and exact."""
+
+    def __init__(self, x: np.ndarray, classes: int, random: np.random.Generator):
+        """Expectation maximization on x (n, pixels), from random images."""
+        average = (x.sum(axis=0) + 0.5) / (len(x) + 1)
+        self.priors = np.full(classes, 1 / classes)
+        self.means = 0.25 + 0.5 * x[random.permutation(len(x))[:classes]]
+        for _ in range(20):
+            log_joint = self.log_joint(x)
+            shares = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
+            counts = shares.sum(axis=0)
+            # One average image more in each class keeps means from being 0 and 1.
+            self.means = (shares.T @ x + average) / (counts[:, np.newaxis] + 1)
+            self.priors = (counts + 1) / (len(x) + classes)
+
+    def log_joint(self, x: np.ndarray) -> np.ndarray:
+        """log p(x, c), (n, classes)."""
+        log_likelihood = x @ np.log(self.means.T) + (1 - x) @ np.log(1 - self.means.T)
+        return log_likelihood + np.log(self.priors)
+
+    def log_likelihood(self, x: np.ndarray) -> np.ndarray:
+        """log p(x), (n,)."""
+        return logsumexp(self.log_joint(x), axis=1)
+
+    def sample(self, count: int, random: np.random.Generator) -> np.ndarray:
+        classes = random.choice(len(self.priors), size=count, p=self.priors)
+        return random.binomial(1, self.means[classes])
+
+
+def draw_samples(
+    vae: VAE, mixture: Mixture, x: np.ndarray, count: int, random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Black and white images (count, pixels) by who drew them. All learned from the
+    same x (n, pixels)."""
+    latent_size = vae.decoder.input.shape[-1]
+    codes = random.standard_normal((count, latent_size)).astype("float32")
+    gaussian = random.multivariate_normal(x.mean(axis=0), np.cov(x.T), size=count)
+    return {
+        "decoder": random.binomial(1, np.asarray(vae.generate(codes))),
+        "mixture": mixture.sample(count, random),
+        "Gaussian": (gaussian > 0.5).astype("float32"),
+    }
+
+
+def precision(drawn: np.ndarray, real: np.ndarray) -> float:
+    """Share of drawn images that lie among the real ones: no farther from one of them
+    than its third nearest neighbor. With the two exchanged it is the recall
+    (Kynkäänniemi et al., Improved precision and recall metric, 2019)."""
+    between_real = np.sort(euclidean_distances(real, squared=True), axis=1)
+    reach = between_real[:, 3]  # at 0 stands the image itself
+    distances = euclidean_distances(drawn, real, squared=True)
+    return float(np.mean((distances <= reach).any(axis=1)))
+
+
+def draw_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figure:
     """Where a two-number code puts each digit, and what the decoder draws all over the
     plane."""
-    # Equal shares of the prior's probability lie between neighboring rows and columns.
-    quantiles = ndtri(np.linspace(0.02, 0.98, 16))
-    plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
-    drawn = np.asarray(ops.sigmoid(model.decoder(plane.astype("float32"))["logits"]))
-    tiles = np.pad(drawn.reshape(16, 16, size, size), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    picture = tiles.transpose(0, 2, 1, 3).reshape(16 * (size + 2), -1)
-
     figure, (codes, decoded) = plt.subplots(1, 2, figsize=(10.5, 5.2))
-    for (first, second), digit in zip(np.asarray(model.encoder(x)[0]), y, strict=True):
-        codes.text(
-            first, second, str(digit), color=plt.cm.cividis(digit / 11), clip_on=True
-        )
-    codes.set(
-        title="Codes of held-out digits", xlim=(-3, 3), ylim=(-3, 3), aspect="equal"
-    )
-    codes.set(xlabel="$z_1$", ylabel="$z_2$")
+    means, _ = model.encoder(x)
+    for (first, second), digit in zip(np.asarray(means), y, strict=True):
+        color = plt.cm.cividis(digit / 11)
+        codes.text(first, second, str(digit), color=color, clip_on=True)
+    codes.set(title="Codes of held-out digits", xlim=(-3, 3), ylim=(-3, 3))
+    codes.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+
+    # Equal shares of the prior's probability lie between neighboring rows and columns.
+    quantiles = ndtri(np.linspace(0.02, 0.98, 16)).astype("float32")
+    plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
+    drawn = np.asarray(model.generate(plane)).reshape(16, 16, size, size)
+    tiles = np.pad(drawn, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    picture = tiles.transpose(0, 2, 1, 3).reshape(16 * (size + 2), -1)
     decoded.imshow(picture, cmap="gray")
     decoded.set(title="What the decoder draws there", xticks=[], yticks=[])
     return figure
 
 
-def main(config: Config, run: Run) -> None:
-    (x_train, _), (x_test, y_test) = data.load(config.data, size=config.size)
-    x_train, x_test = (x.reshape(len(x), -1) for x in (x_train, x_test))
-    black_and_white = [(x > 0.5).astype("float32") for x in (x_train, x_test)]
-
-    def train(name, latent_size, likelihood="bernoulli", beta=1.0):
-        """The trained network, and the terms of its bound on held-out images by
-        epoch."""
-        sizes = config.size**2, latent_size, config.hidden_units
-        model = VAE(
-            build_encoder(*sizes),
-            build_decoder(*sizes, likelihood),
-            likelihood,
-            beta,
-            name=name,
-        )
-        model.compile(optimizer=keras.optimizers.Adam(config.learning_rate))
-        x, held_out = (
-            black_and_white if likelihood == "bernoulli" else (x_train, x_test)
-        )
-        history = training.fit(
-            model,
-            x,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            validation_data=(held_out,),
-            callbacks=run.callbacks,
-        ).history
-        return (
-            model,
-            np.array(history["val_reconstruction"]),
-            np.array(history["val_kl"]),
-        )
-
-    vae, reconstruction, kl = train("vae", config.latent_size)
-    _, strong_reconstruction, strong_kl = train(
-        "strong-kl", config.latent_size, beta=config.beta
+def draw_bounds(
+    vae: Trained, bounds: dict[int, float], elbo: float, log_p: float
+) -> plt.Figure:
+    """The two terms by epoch; and how near the bound comes by number of codes drawn."""
+    terms = figures.Panel(
+        title="The terms of the ELBO",
+        xlabel="epoch",
+        ylabel="nats per held-out image",
+        lines={
+            "−log p(x|z)": -vae.reconstruction,
+            "KL": vae.kl,
+            "their sum, −ELBO": -vae.elbo,
+        },
     )
-    plane, plane_reconstruction, plane_kl = train("plane", 2)
-    gaussian, _, _ = train("gaussian", config.latent_size, likelihood="gaussian")
+    by_codes = figures.Panel(
+        title="What it gives away, codes of 2 numbers",
+        xlabel="K, codes drawn for an image",
+        ylabel="nats per held-out image",
+        lines={"importance-weighted bound": (CODES_DRAWN, list(bounds.values()))},
+        levels={"log p(x), by a grid": log_p, "ELBO": elbo},
+        xscale="log",
+        xticks=CODES_DRAWN,
+        ylim=(elbo - 1, log_p + 2),  # room for the legend
+    )
+    return figures.panels(terms, by_codes)
 
-    held_out = black_and_white[1]
-    elbo, plane_elbo = (
-        reconstruction[-1] - kl[-1],
-        plane_reconstruction[-1] - plane_kl[-1],
+
+def draw_rivals(
+    nats: dict[str, float], precisions: dict[str, float], recalls: dict[str, float]
+) -> plt.Figure:
+    likelihood = figures.Panel(
+        title="−log p(x): lower is better",
+        xlabel="nats per held-out image",
+        bars={name: -value for name, value in nats.items()},
+        number="{:.1f}",
     )
-    bound = np.mean(vae.importance_weighted_bound(held_out, samples=64))
-    run.metric("test_elbo", elbo, unit="nats an image")
-    run.metric("test_importance_weighted_bound", bound, unit="nats an image")
-    run.metric("test_elbo_of_two_number_codes", plane_elbo, unit="nats an image")
-    run.claim(
-        "The ELBO is a lower bound: averaging more codes before the logarithm raises it",
-        holds=bound > elbo + 0.5,
-        measured=f"ELBO {elbo:.2f}, with 64 codes {bound:.2f} nats",
+    fidelity = figures.Panel(
+        title="Samples among held-out digits",
+        xlabel="precision",
+        bars=precisions,
+        number="{:.0%}",
     )
+    coverage = figures.Panel(
+        title="Held-out digits among samples",
+        xlabel="recall",
+        bars=recalls,
+        number="{:.0%}",
+    )
+    return figures.panels(likelihood, fidelity, coverage)
+
+
+def claim_terms(
+    run: Run, vae: Trained, strong: Trained, beta: float, gaussian: VAE, gray
+) -> None:
+    """What the two terms do, and the noise that a Gaussian decoder learns."""
     run.claim(
         "The two terms pull against each other: a heavier KL costs reconstruction",
-        holds=strong_kl[-1] < 0.8 * kl[-1]
-        and strong_reconstruction[-1] < reconstruction[-1] - 1,
-        measured=f"KL {kl[-1]:.1f} and log likelihood {reconstruction[-1]:.1f} nats at weight 1, "
-        f"{strong_kl[-1]:.1f} and {strong_reconstruction[-1]:.1f} at weight {config.beta:g}",
+        holds=strong.kl[-1] < 0.8 * vae.kl[-1]
+        and strong.reconstruction[-1] < vae.reconstruction[-1] - 1,
+        measured=f"weight 1: KL {vae.kl[-1]:.1f}, log p(x|z) "
+        f"{vae.reconstruction[-1]:.1f} nats; weight {beta:g}: KL {strong.kl[-1]:.1f}, "
+        f"log p(x|z) {strong.reconstruction[-1]:.1f} nats",
     )
-
-    # The Gaussian decoder's own noise level should be the size of its errors.
-    pixels = gaussian.decoder(gaussian.encoder(x_train)[0])
-    error = np.sqrt(np.mean((ops.sigmoid(pixels["logits"]) - x_train) ** 2))
-    sigma = np.sqrt(np.mean(ops.exp(pixels["log_variance"])))
+    z = gaussian.draw(*gaussian.encoder(gray))
+    sigma = np.sqrt(np.mean(ops.exp(gaussian.decoder(z)["log_variance"])))
+    error = np.sqrt(np.mean((np.asarray(gaussian.generate(z)) - gray) ** 2))
     run.claim(
-        "A Gaussian decoder learns its noise: σ comes out as the error of its reconstructions",
+        "A Gaussian decoder learns its noise: σ comes out as the error of its "
+        "reconstructions of held-out digits",
         holds=abs(sigma / error - 1) < 0.25,
-        measured=f"σ {sigma:.3f}, root mean square error {error:.3f} of a pixel in [0, 1]",
+        measured=f"σ {sigma:.3f}, root mean square error {error:.3f} of a pixel in "
+        "[0, 1]",
     )
 
-    # Samples against the simplest density with the right means and covariances.
-    draws = 5 * len(
-        x_test
-    )  # five rounds against the held-out digits, to even out chance
-    codes = keras.random.normal((draws, config.latent_size))
-    drawn = np.asarray(ops.sigmoid(vae.decoder(codes)["logits"]))
-    random = np.random.default_rng(run.seed)
-    simple = random.multivariate_normal(x_train.mean(axis=0), np.cov(x_train.T), draws)
-    told, told_simple = (
-        np.mean([told_apart(part, held_out) for part in np.split(x > 0.5, 5)])
-        for x in (drawn, simple)
-    )
+
+def claim_bound(run: Run, elbo: float, bounds: dict[int, float], log_p: float) -> None:
+    """One code drawn gives the ELBO, more come nearer to log p(x), and none beyond."""
+    rises = np.diff(list(bounds.values()))
+    drawn = ", ".join(f"{bound:.2f} with {k}" for k, bound in bounds.items())
     run.claim(
-        "Samples are harder to tell from held-out digits than those of a Gaussian over the pixels",
-        holds=told < told_simple - 0.03,
-        measured=f"told apart by their nearest neighbor: {told:.1%} of the decoder's, "
-        f"{told_simple:.1%} of the Gaussian's (50 % is chance)",
+        "The ELBO is a lower bound of log p(x): averaging over more codes before the "
+        "logarithm raises it, but never above",
+        holds=abs(bounds[1] - elbo) < 0.7
+        and min(rises) > 0.1
+        and max(bounds.values()) < log_p,
+        measured=f"codes of two numbers: ELBO {elbo:.2f}; codes drawn: {drawn}; "
+        f"log p(x) by a grid {log_p:.2f} nats",
     )
 
-    rows = {"held out": held_out, "reconstructed": vae(held_out[:10])}
-    rows |= {"sampled": drawn, "pixel Gaussian": simple}
-    run.figure(
-        "samples",
-        figures.image_rows(rows, title="What it makes of digits and of noise"),
+
+def claim_rivals(
+    run: Run,
+    nats: dict[str, float],
+    precisions: dict[str, float],
+    recalls: dict[str, float],
+) -> None:
+    """On the same black and white pixels, learned and judged."""
+    run.compare(
+        "Held-out digits are likelier under the VAE than under a mixture of Bernoullis",
+        nats,
+        more="VAE (bound)",
+        less="mixture",
+        by=1.5,
     )
-    run.figure("plane", plot_plane(plane, held_out, y_test, config.size))
-    lines = {
-        "−log p(x|z)": -reconstruction,
-        "KL": kl,
-        "their sum, −ELBO": kl - reconstruction,
+    found = {
+        name: f"{precisions[name]:.0%} and {recalls[name]:.0%}" for name in precisions
     }
-    run.figure(
-        "terms", figures.curves(lines, title="Held-out terms", ylabel="nats an image")
+    run.claim(
+        "More of its samples look like digits than of a Gaussian over the pixels, and "
+        "they cover the digits as well",
+        holds=precisions["decoder"] > precisions["Gaussian"] + 0.12
+        and recalls["decoder"] > recalls["Gaussian"] - 0.1,
+        measured="precision and recall: "
+        + ", ".join(f"{name} {both}" for name, both in found.items()),
     )
-    outputs = {"image": ops.sigmoid(vae.decoder.output["logits"])}
-    example = np.zeros((2, config.latent_size), "float32")
-    run.export(keras.Model(vae.decoder.input, outputs), example=example)
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(4)
+    random = np.random.default_rng(run.seed)
+    (x_train, _), (x_test, y_test) = data.load(
+        config.data, size=config.size, channels=1
+    )
+    gray = x_train.reshape(len(x_train), -1)
+    gray_test = x_test.reshape(len(x_test), -1)
+    x = (gray > 0.5).astype("float32")
+    x_test = (gray_test > 0.5).astype("float32")
+
+    size = config.latent_size
+    vae = train("vae", config, run, x, x_test, latent_size=size)
+    strong = train(
+        "strong-kl", config, run, x, x_test, latent_size=size, beta=config.beta
+    )
+    plane = train("plane", config, run, x, x_test, latent_size=2)
+    gaussian = train(
+        "gaussian",
+        config,
+        run,
+        gray,
+        gray_test,
+        latent_size=size,
+        likelihood="gaussian",
+    )
+    claim_terms(run, vae, strong, config.beta, gaussian.model, gray_test)
+
+    # What the bound gives away: with two numbers in a code, log p(x) can be had.
+    real = x_test[:HELD_OUT]
+    bounds = mean_bounds(plane.model, real)
+    log_p = log_likelihood_by_grid(plane.model, real).mean()
+    claim_bound(run, plane.elbo[-1], bounds, log_p)
+
+    # Rivals that learn from the same pixels.
+    mixture = Mixture(x, CLASSES, random)
+    nats = {
+        "VAE (bound)": mean_bounds(vae.model, real)[64],
+        "VAE, 2 numbers": log_p,
+        "mixture": mixture.log_likelihood(real).mean(),
+        "independent pixels": Mixture(x, 1, random).log_likelihood(real).mean(),
+    }
+    samples = draw_samples(vae.model, mixture, x, len(real), random)
+    judged = {"training digits": random.permutation(x)[: len(real)], **samples}
+    precisions = {name: precision(drawn, real) for name, drawn in judged.items()}
+    recalls = {name: precision(real, drawn) for name, drawn in judged.items()}
+    claim_rivals(run, nats, precisions, recalls)
+
+    run.metric("test_elbo", vae.elbo[-1], unit="nats per image")
+    run.metrics("log_likelihood", nats, unit="nats per image")
+    run.metrics("precision", precisions)
+    run.metrics("recall", recalls)
+    run.figure("bounds", draw_bounds(vae, bounds, plane.elbo[-1], log_p))
+    run.figure("rivals", draw_rivals(nats, precisions, recalls))
+    run.figure("plane", draw_plane(plane.model, x_test, y_test, config.size))
+    rows = {"held out": real, "decoded": vae.model(real[:10]), **samples}
+    title = "Digits decoded from their codes, and samples"
+    run.figure("samples", figures.image_rows(rows, title=title))
+
+    outputs = {"image": ops.sigmoid(vae.model.decoder.output["logits"])}
+    decoder = keras.Model(vae.model.decoder.input, outputs)
+    run.export(decoder, example=np.zeros((2, size), "float32"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ Lectures: N18 7.2 Interpretability Methods (before training: exploratory data an
 Paper: Northcutt, Jiang and Chuang, Confident learning: estimating uncertainty in
     dataset labels, 2021 (section 3); Breunig et al., LOF: identifying density-based
     local outliers, 2000
+Tags: eda, data cleaning, label noise, confident learning, anomaly detection,
+    duplicates, data leakage
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,8 @@ Lectures: N18 7.2 Interpretability Methods (ablation, input-feature importance),
 Paper: Fisher, Rudin and Dominici, All models are wrong, but many are useful, 2019
     (permutation); Friedman, Multivariate adaptive regression splines, 1991 (the ten
     columns)
+Tags: permutation importance, ablation, sensitivity analysis, tabular data, variable
+    selection, xai, explainability
 """
 
 import math
@@ -190,6 +192,7 @@ def plot_copies(panels: dict[str, dict[str, float]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2)
     random = np.random.default_rng(run.seed)
     half, starts = config.examples // 2, config.restarts
     # The last column is a copy of x₄.

@@ -11,6 +11,8 @@ same features, which differ more the deeper the layer.
 Lectures: CS Visualizing & Understanding (Feature inversion); N18 4.3 Understanding CNNs
 Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting
     them, 2015 (section 2)
+Tags: inverting representations, image reconstruction, total variation, feature
+    visualization, xai
 """
 
 import itertools
@@ -48,8 +50,10 @@ class Config:
     """weight λ of the mean difference of neighboring pixels"""
 
 
-QUICK = Config(size=64, epochs=2, steps=40, learning_rate=0.12)
+QUICK = Config(size=48, epochs=1, steps=40, learning_rate=0.12)
 FULL = Config(size=256, epochs=30, steps=1000)
+
+LAYERS = ("layer_1", "layer_2", "layer_3", "layer_4", "mean")
 
 
 def build_model(classes: int = 9) -> keras.Model:
@@ -198,12 +202,14 @@ def main(config: Config, run: Run) -> None:
         elif channels == 1:
             pictures = pictures.mean(axis=-1, keepdims=True)
         layer_names = choose_layers(own.model)
+        run.plan(len(layer_names))
         weights = np.full(len(pictures), config.total_variation, "float32")
         inversions = invert(own.model, layer_names, pictures, weights)
         for name, images in inversions.items():
             run.metric(f"psnr_{name}", compare(images, pictures)[0], unit="dB")
         run.figure("inversions", plot_inversions(pictures, inversions, own.model.name))
         return
+    run.plan(1 + len(LAYERS) * (2 if config.image else 1))
     own_picture = (
         classifiers.read_image(config.image, (config.size,) * 2)
         if config.image
@@ -216,14 +222,13 @@ def main(config: Config, run: Run) -> None:
     model.compile("adam", loss, metrics=["accuracy"])
     training.fit(model, x_train, y_train, epochs=config.epochs, callbacks=run.callbacks)
 
-    layer_names = ["layer_1", "layer_2", "layer_3", "layer_4", "mean"]
     photos = data.load_photos(config.size)[: config.photos]
     n = len(photos)
     # Each photo three times: with the prior from two starts, and without it.
     weights = np.repeat([config.total_variation, config.total_variation, 0], n).astype(
         "float32"
     )
-    inversions = invert(model, layer_names, np.tile(photos, (3, 1, 1, 1)), weights)
+    inversions = invert(model, LAYERS, np.tile(photos, (3, 1, 1, 1)), weights)
     first, second, bare = (
         {name: each[i : i + n] for name, each in inversions.items()}
         for i in (0, n, 2 * n)
@@ -232,17 +237,16 @@ def main(config: Config, run: Run) -> None:
     psnr, ssim = ({name: each[i] for name, each in quality.items()} for i in (0, 1))
     bare_psnr = {name: compare(images, photos)[0] for name, images in bare.items()}
     apart = {
-        name: np.sqrt(np.mean((first[name] - second[name]) ** 2))
-        for name in layer_names
+        name: np.sqrt(np.mean((first[name] - second[name]) ** 2)) for name in LAYERS
     }
     missed, unrelated = {}, {}
-    for name in layer_names:
+    for name in LAYERS:
         features = keras.Model(model.input, model.get_layer(name).output)
         errors = feature_error(features(first[name]), features(photos))
         others = feature_error(features(np.roll(photos, 1, axis=0)), features(photos))
         missed[name], unrelated[name] = np.mean(errors), np.mean(others)
 
-    for name in layer_names:
+    for name in LAYERS:
         run.metric(f"psnr_{name}", psnr[name], unit="dB")
         run.metric(f"ssim_{name}", ssim[name])
         run.metric(f"feature_error_{name}", missed[name])
@@ -259,12 +263,12 @@ def main(config: Config, run: Run) -> None:
         "inversions", plot_inversions(photos, first, "What each layer still knows")
     )
     if own_picture is not None:
-        own_inversions = invert(model, layer_names, own_picture[None], weights[:1])
+        own_inversions = invert(model, LAYERS, own_picture[None], weights[:1])
         run.figure(
             "own", plot_inversions(own_picture[None], own_inversions, config.image)
         )
 
-    first_layer, last_layer = layer_names[0], layer_names[-1]
+    first_layer, last_layer = LAYERS[0], LAYERS[-1]
     falls = [a - b for a, b in itertools.pairwise(psnr.values())]
     run.claim(
         "The error grows with depth: every layer gives back less than the one before",
@@ -274,7 +278,7 @@ def main(config: Config, run: Run) -> None:
         + " dB, structural "
         f"similarity {ssim[first_layer]:.2f} to {ssim[last_layer]:.2f}",
     )
-    worst = max(missed[name] / unrelated[name] for name in layer_names)
+    worst = max(missed[name] / unrelated[name] for name in LAYERS)
     run.claim(
         "The layer has forgotten, the search has not failed: in all layers the features are far "
         "nearer to the photograph's than those of another photograph",

@@ -11,6 +11,8 @@ Lectures: CS Visualizing & Understanding (cluster by L2-nn, PCA, t-SNE)
 Paper: Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012
     (section 6.1, neighbours); van der Maaten and Hinton, Visualizing data using t-SNE,
     2008
+Tags: embeddings, t-sne, pca, nearest neighbors, dimensionality reduction, image
+    retrieval
 """
 
 import math
@@ -30,6 +32,8 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
+    size: int = 48
+    """side of the scenes in pixels"""
     scenes: int = 3000
     """pictures of a digit on a photograph to train on"""
     held_out: int = 500
@@ -48,12 +52,12 @@ class Config:
     """a picture of your own (PNG, JPEG), whose neighbors are drawn too"""
 
 
-QUICK = Config(scenes=1500, held_out=300, epochs=4)
+QUICK = Config(size=24, scenes=1000, held_out=250, epochs=6, batch_size=32)
 FULL = Config(scenes=10_000, held_out=2000, epochs=20)
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes)
+    """Four convolutions. Input: (batch, *input_shape) in [0, 1]. Output: (batch, classes)
     logits, of the layer `features`, (batch, 64)."""
     x = images = keras.Input(input_shape, name="images")
     for number, filters in enumerate((16, 32, 64, 64), start=1):
@@ -114,16 +118,9 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
     figure, panels = plt.subplots(1, len(planes), figsize=(5.2 * len(planes), 5))
     colors = plt.get_cmap("tab10")
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
-        for (x, y), label in zip(points, labels, strict=True):
-            axes.text(
-                x,
-                y,
-                str(label),
-                color=colors(label),
-                fontsize=8,
-                ha="center",
-                va="center",
-            )
+        for label in np.unique(labels):
+            x, y = points[labels == label].T
+            axes.plot(x, y, linestyle="", marker=f"${label}$", color=colors(label))
         low, high = points.min(axis=0), points.max(axis=0)
         margin = 0.04 * (high - low)
         axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), xticks=[], yticks=[])
@@ -157,11 +154,15 @@ def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
-    picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
-    train, test = data.load_scenes(config.scenes, config.held_out, seed=run.seed)
+    run.plan(2)
+    size = (config.size, config.size)
+    picture = classifiers.read_image(config.image, size) if config.image else None
+    train, test = data.load_scenes(
+        config.scenes, config.held_out, size=config.size, seed=run.seed
+    )
 
     def fit(images, labels) -> keras.Model:
-        model = build_model()
+        model = build_model((*size, 3))
         steps = config.epochs * math.ceil(len(labels) / config.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -182,7 +183,7 @@ def main(config: Config, run: Run) -> None:
     spaces = {
         "features": outputs["features"],
         "pixels": test.images.reshape(len(labels), -1),
-        "untrained features": with_features(build_model()).predict(
+        "untrained features": with_features(build_model((*size, 3))).predict(
             test.images, verbose=0
         )["features"],
     }

@@ -11,6 +11,7 @@ Lectures: CS Visualizing & Understanding (filter weights, maximally activating p
     activations)
 Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
     (section 4)
+Tags: feature maps, feature visualization, receptive field, cnn, convolution, xai
 """
 
 import math
@@ -27,10 +28,14 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
+    size: int = 48
+    """side of the scenes in pixels"""
     scenes: int = 3000
     """pictures of a digit on a photograph to train on"""
     epochs: int = 8
     """passes over them"""
+    batch_size: int = 64
+    """pictures a gradient is averaged over"""
     patches: int = 9
     """of each neuron, from as many pictures"""
     model: str = ""
@@ -40,14 +45,14 @@ class Config:
     """a picture of your own (PNG, JPEG), whose activation maps are drawn"""
 
 
-QUICK = Config(scenes=2000, epochs=4)
+QUICK = Config(size=24, scenes=1500, epochs=5, batch_size=32)
 FULL = Config(scenes=10_000, epochs=20)
 
 LAYERS = ("relu1", "relu2", "relu3", "relu4")
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, 48, 48, 3) in [0, 1]. Output: (batch, classes)
+    """Four convolutions. Input: (batch, *input_shape) in [0, 1]. Output: (batch, classes)
     logits.
 
     The maps of "relu1" to "relu4" have 16, 32, 64 and 64 channels: the neurons to look
@@ -218,18 +223,19 @@ def main(config: Config, run: Run) -> None:
         own = classifiers.load(config.model)
         look_into(own, own.pictures(config.image))
         return
-    picture = classifiers.read_image(config.image, (48, 48)) if config.image else None
-    train, test = data.load_scenes(config.scenes, 500, seed=run.seed)
-    model = build_model()
+    size = (config.size, config.size)
+    picture = classifiers.read_image(config.image, size) if config.image else None
+    train, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    model = build_model((*size, 3))
     eyes = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
     maps = {"untrained": eyes.predict(test.images, verbose=0)}
     first_filters = model.get_layer("conv1").kernel.numpy()
     rate = keras.optimizers.schedules.CosineDecay(
-        5e-3, config.epochs * config.scenes // 64
+        5e-3, config.epochs * config.scenes // config.batch_size
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": 64}
+    options = {"epochs": config.epochs, "batch_size": config.batch_size}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
     maps["trained"] = eyes.predict(test.images, verbose=0)

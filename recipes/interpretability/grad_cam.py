@@ -1,25 +1,27 @@
 """Grad-CAM: where in the picture a convnet sees a class.
 
-A convolution's maps A still know where; the class's logit y knows what. Grad-CAM weighs
-each map by the mean of its gradient, α_k = mean_ij ∂y/∂A_ij^k, and keeps what speaks
-for the class: ReLU(Σ_k α_k A^k). In a network that ends in global average pooling and
-one dense layer that is the class activation map (CAM), with the dense layer's weights
-as α_k. Grad-CAM++ averages the positive gradients alone; Score-CAM asks for no
-gradient: α_k is the class's probability where the picture shows only what map k lights
-up on.
+The maps A of a convolution still know where; the logit y of a class knows what. Grad-CAM
+weighs each map by the mean of its gradient, α_k = mean_ij ∂y/∂A_ij^k, and keeps what
+speaks for the class: ReLU(Σ_k α_k A^k). In a network that ends in global average
+pooling and one dense layer that is the class activation map (CAM), with the dense
+layer's weights as α_k. Grad-CAM++ averages the positive gradients alone; Score-CAM asks
+for no gradient: α_k is the class's probability where the picture shows only what map k
+lights up on.
 Look at two digits in one picture, each explained by its own class, and at the layers:
 early ones find whatever is bright, the last one tells the classes apart.
 
 Lectures: CS Visualizing & Understanding; N18 7.2 Interpretability Methods
 Paper: Selvaraju et al., Grad-CAM, 2017 (equations 1 and 2, and section 3.1 on CAM);
-    Zhou et al.,
-Learning deep features for discriminative localization, 2016; Chattopadhay et al.,
-Grad-CAM++, 2018; Wang et al., Score-CAM, 2020
+    Zhou et al., Learning deep features for discriminative localization, 2016;
+    Chattopadhay et al., Grad-CAM++, 2018; Wang et al., Score-CAM, 2020
+Tags: gradcam, class activation map, grad-cam++, score-cam, heatmap, localization, xai,
+    explainability
 """
 
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,6 +49,9 @@ class Config:
     """passes over them"""
     explained: int = 96
     """held-out pictures to explain, and as many with two digits"""
+    channels: int = 32
+    """of a layer that Score-CAM asks, a pass of the network each: those that differ
+    most from place to place"""
     model: str = ""
     """a .keras file or a network of keras.applications, to explain instead of the one
     trained"""
@@ -54,34 +59,102 @@ class Config:
     """a picture of your own, PNG or JPEG"""
 
 
-QUICK = Config(size=32, train_scenes=1500, explained=32)
-FULL = Config(size=64, train_scenes=12_000, epochs=20, explained=256)
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
+QUICK = Config(size=32, train_scenes=1500, explained=32, channels=16)
+FULL = Config(size=64, train_scenes=12_000, epochs=20, explained=256, channels=64)
+
+# By name its filters. Layers 1 and 2 are followed by pooling.
+LAYERS = {"layer1": 16, "layer2": 32, "layer3": 64, "layer4": 64}
+LAST = "layer4"
+
+
+# --------------------------------------------------------------------------------------
+# The idea: what a class's logit gains by each map is the map's weight
+# --------------------------------------------------------------------------------------
+
+
+def grad_cam(maps, gradients):
+    """Equations 1 and 2 of the paper: where a class is seen, (n, height, width).
+
+    maps: A, what a layer makes of n pictures, (n, height, width, channels).
+    gradients: ∂y/∂A of the class's logit y, of the same shape.
+    """
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))
+
+
+def cam(maps, kernel):
+    """CAM (Zhou et al., equation 2): the kernel of the dense layer (channels, classes)
+    applied at each place, (n, height, width, classes)."""
+    return ops.relu(ops.matmul(maps, kernel))
+
+
+def grad_cam_plus_plus(maps, gradients):
+    """Grad-CAM with the mean over positive gradients alone, each place by its share.
+
+    With exp(y) for the score, and y piecewise linear, the three derivatives are exp(y)
+    times g, g² and g³. So the share g² / (2g² + g³ ΣA) is 1 / (2 + g ΣA), and 0 where g
+    is 0. Where g is the same all over, as before a mean and a dense layer, the shares
+    are too: then this is Grad-CAM without its negative weights.
+    """
+    below = 2 + gradients * tf.reduce_sum(maps, axis=(1, 2), keepdims=True)
+    shares = tf.where(gradients == 0, 0.0, tf.math.divide_no_nan(1.0, below))
+    total = tf.reduce_sum(shares, axis=(1, 2), keepdims=True)
+    shares = tf.math.divide_no_nan(shares, total)
+
+    positive = tf.nn.relu(gradients)
+    weights = tf.reduce_sum(shares * positive, axis=(1, 2), keepdims=True)
+    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))
+
+
+def score_cam(maps, images, probability, channels: int):
+    """Grad-CAM with a probability in place of each mean gradient: that of the class
+    when the picture shows only what the map lights up on.
+
+    probability: of the classes (n,), a function of pictures like `images`. channels:
+    how many maps are asked, those that differ most from place to place.
+    """
+    maps = most_varied(maps, channels)
+    masks = masks_from(maps, images.shape[1:3])
+
+    def weight(mask):
+        return probability(images * mask[..., tf.newaxis])
+
+    weights = tf.map_fn(weight, tf.transpose(masks, (3, 0, 1, 2)))  # (channels, n)
+    return tf.nn.relu(tf.einsum("nhwk,kn->nhw", maps, weights))
+
+
+def most_varied(maps, channels: int):
+    """The channels of each picture's maps that differ most from place to place."""
+    spread = tf.math.reduce_std(maps, axis=(1, 2))
+    chosen = tf.math.top_k(spread, min(channels, maps.shape[-1])).indices
+    return tf.gather(maps, chosen, axis=3, batch_dims=1)
+
+
+def masks_from(maps, size):
+    """Maps as masks from 0 to 1, at the pictures' size."""
+    masks = tf.image.resize(maps, size)
+    masks -= tf.reduce_min(masks, axis=(1, 2), keepdims=True)
+    return masks / (tf.reduce_max(masks, axis=(1, 2), keepdims=True) + 1e-7)
 
 
 def build_model(classes=10) -> keras.Model:
     """Four convolutions, then the mean of each map and one dense layer: the head that
-    CAM needs. Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch,
-    classes) logits. The maps `layer3` and `layer4` are at a quarter of the picture's
-    resolution."""
-    x = images = keras.Input((None, None, 3), name="images")
-    for name, filters in zip(LAYERS, (16, 32, 64, 64), strict=True):
+    CAM needs.
+
+    Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes)
+    logits. The maps of layers 3 and 4 have a quarter of the picture's resolution.
+    """
+    images = keras.Input((None, None, 3), name="images")
+    x = images
+    for name, filters in LAYERS.items():
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu", name=name)(x)
         if name in ("layer1", "layer2"):
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
-
-
-def class_maps(model: keras.Model) -> keras.Model:
-    """CAM (Zhou et al., equation 2): the head's weights applied at each place, for all
-    classes: (batch, height, width, classes)."""
-    weights = np.asarray(model.get_layer("logits").kernel)
-    maps = ops.relu(ops.matmul(model.get_layer("layer4").output, weights))
-    outputs = {"probabilities": ops.softmax(model.output), "class_maps": maps}
-    return keras.Model(model.input, outputs, name="class_maps")
+    logits = layers.Dense(classes, name="logits")(x)
+    return keras.Model(images, logits, name="scenes")
 
 
 def split(model: keras.Model, layer: str) -> keras.Model:
@@ -99,223 +172,346 @@ def maps_and_gradients(parts: keras.Model, images, classes):
     return maps, tape.gradient(scores, maps)
 
 
-def grad_cam(parts: keras.Model, images, classes):
-    maps, gradients = maps_and_gradients(parts, images, classes)
-    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)  # equation 1
-    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))  # equation 2
+METHODS = ("Grad-CAM", "Grad-CAM++", "Score-CAM")
 
 
-def grad_cam_plus_plus(parts: keras.Model, images, classes):
-    """The score is exp(y) and the network piecewise linear, so that the three
-    derivatives are exp(y) times g, g² and g³, and each place's α = g² / (2g² + g³ ΣA)
-    is 1 / (2 + g ΣA)."""
-    maps, gradients = maps_and_gradients(parts, images, classes)
-    below = 2 + gradients * tf.reduce_sum(maps, axis=(1, 2), keepdims=True)
-    shares = tf.where(gradients == 0, 0.0, tf.math.divide_no_nan(1.0, below))
-    shares = tf.math.divide_no_nan(
-        shares, tf.reduce_sum(shares, axis=(1, 2), keepdims=True)
-    )
-    weights = tf.reduce_sum(shares * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
-    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))
+def explain(method: str, parts: keras.Model, images, classes, channels: int):
+    """A method's maps (n, height, width) at the resolution of the layer at which the
+    network is split.
 
+    images: a tensor (n, height, width, 1 or 3). classes: (n,) integers.
+    """
 
-def score_cam(parts: keras.Model, images, classes, channels: int = 64):
-    """One pass of all pictures for each channel, each picture behind its own map as
-    a mask. Of more than 64 channels those are asked that differ most from place to
-    place."""
-    maps, _ = parts(images, training=False)
-    spread = tf.math.reduce_std(maps, axis=(1, 2))
-    chosen = tf.math.top_k(spread, min(channels, maps.shape[-1])).indices
-    maps = tf.gather(maps, chosen, axis=3, batch_dims=1)
-    masks = tf.image.resize(maps, tf.shape(images)[1:3])
-    masks -= tf.reduce_min(masks, axis=(1, 2), keepdims=True)
-    masks /= tf.reduce_max(masks, axis=(1, 2), keepdims=True) + 1e-7
-
-    def probability(mask):
-        _, logits = parts(images * mask[..., tf.newaxis], training=False)
+    def probability(shown):
+        _, logits = parts(shown, training=False)
         return tf.gather(tf.nn.softmax(logits), classes, batch_dims=1)
 
-    weights = tf.map_fn(
-        probability, tf.transpose(masks, (3, 0, 1, 2))
-    )  # (channels, batch)
-    return tf.nn.relu(tf.einsum("nhwk,kn->nhw", maps, weights))
+    if method == "Score-CAM":
+        maps, _ = parts(images, training=False)
+        return score_cam(maps, images, probability, channels)
+    combine = {"Grad-CAM": grad_cam, "Grad-CAM++": grad_cam_plus_plus}[method]
+    return combine(*maps_and_gradients(parts, images, classes))
 
 
-METHODS = {
-    "Grad-CAM": grad_cam,
-    "Grad-CAM++": grad_cam_plus_plus,
-    "Score-CAM": score_cam,
-}
-
-
-def compile_methods(model: keras.Model, layer: str) -> dict:
-    """By name a compiled function of images (n, height, width, channels) and classes
+def explainers(
+    model: keras.Model, layer: str, channels: int = 64
+) -> dict[str, Callable]:
+    """By name of the method a function of images (n, height, width, 1 or 3) and classes
     (n,): maps (n, height, width), brought to the pictures' size."""
     parts = split(model, layer)
 
-    def explain(method, images, classes):
-        maps = method(parts, images, classes)
+    def explain_at_full_size(method, images, classes):
+        images = tf.convert_to_tensor(images)
+        maps = explain(method, parts, images, classes, channels)
         return tf.image.resize(maps[..., tf.newaxis], images.shape[1:3])[..., 0]
 
-    return {
-        name: tf.function(partial(explain, method)) for name, method in METHODS.items()
+    return {name: partial(explain_at_full_size, name) for name in METHODS}
+
+
+def class_maps(model: keras.Model) -> keras.Model:
+    """The network with CAM's maps of all classes beside the probabilities."""
+    kernel = np.asarray(model.get_layer("logits").kernel)
+    outputs = {
+        "probabilities": ops.softmax(model.output),
+        "class_maps": cam(model.get_layer(LAST).output, kernel),
     }
+    return keras.Model(model.input, outputs, name="class_maps")
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: maps held to where the digit is, layer by layer
+# --------------------------------------------------------------------------------------
+
+
+def train_on(scenes: data.Scenes, config: Config, run: Run) -> keras.Model:
+    model = build_model()
+    steps = config.epochs * len(scenes.labels) // 32
+    schedule = keras.optimizers.schedules.CosineDecay(5e-3, steps)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    training.fit(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=32,
+        callbacks=run.callbacks,
+    )
+    return model
+
+
+@dataclass
+class Pairs:
+    """n pictures of two digits side by side, of two classes."""
+
+    images: np.ndarray
+    """(n, height, 2 · width, 3)"""
+    left: np.ndarray
+    """(n,) classes of the digits on the left"""
+    right: np.ndarray
+    """(n,) classes of those on the right"""
+
+
+def pair_up(images: np.ndarray, labels: np.ndarray) -> Pairs:
+    """Each picture beside the one before it, where these show different digits."""
+    differ = labels != np.roll(labels, 1)
+    side_by_side = np.concatenate([images, np.roll(images, 1, axis=0)], axis=2)
+    return Pairs(
+        side_by_side[differ],
+        left=labels[differ],
+        right=np.roll(labels, 1)[differ],
+    )
+
+
+def brightness(images, classes):
+    """A map that asks no network."""
+    return images.mean(axis=-1)
+
+
+def center(images, classes):
+    """A map that does not even ask the picture."""
+    n, height, width, _ = images.shape
+    bump = np.outer(np.hanning(height), np.hanning(width))
+    return np.broadcast_to(bump, (n, height, width))
+
+
+def measure(explainer: Callable, scenes: data.Scenes, pairs: Pairs) -> dict[str, float]:
+    """Means over pictures: whether the highest point is on the digit, the map's overlap
+    with the digit, and how much of it is on the left where the left digit is asked
+    for."""
+    maps = np.asarray(explainer(scenes.images, scenes.labels))
+    of_left = np.asarray(explainer(pairs.images, pairs.left))
+    width = of_left.shape[2]
+    left_half = np.arange(width) < width / 2
+    return {
+        "pointing_game": classifiers.pointing_game(maps, scenes.masks, 2).mean(),
+        "overlap": classifiers.overlap(maps, scenes.masks).mean(),
+        "own_half": classifiers.share_on_object(of_left, left_half).mean(),
+    }
+
+
+def measure_layers(
+    model: keras.Model, scenes: data.Scenes, pairs: Pairs, channels: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By method and layer what `measure` finds. Score-CAM, which takes a pass of the
+    network for each channel, explains the last layer only."""
+    found: dict[str, dict] = {method: {} for method in METHODS}
+    for layer in LAYERS:
+        for method, explainer in explainers(model, layer, channels).items():
+            if method != "Score-CAM" or layer == LAST:
+                found[method][layer] = measure(explainer, scenes, pairs)
+    return found
 
 
 def library_maps(
     model: keras.Model, layer: str, images, classes
 ) -> dict[str, np.ndarray]:
     """The same methods by tf-keras-vis, at the layer's own resolution."""
-    options = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False}
-    options |= {"expand_cam": False, "normalize_cam": False}
     score = CategoricalScore([int(each) for each in classes])
-    methods = Gradcam(model), GradcamPlusPlus(model), Scorecam(model)
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):  # Score-CAM's bar
-        warnings.filterwarnings("ignore", message="The structure of `inputs`")
-        maps = [np.asarray(method(score, images, **options)) for method in methods]
-    return dict(zip(METHODS, maps, strict=True))
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The lowest Pearson correlation of n pairs of maps, but for those that show
-    nothing at all."""
-    shown = a.any(axis=(1, 2)) | b.any(axis=(1, 2))
-    pairs = np.stack([a[shown], b[shown]], axis=1).reshape(shown.sum(), 2, -1)
-    return min(np.corrcoef(pair)[0, 1] for pair in pairs)
-
-
-def plot_layers(found: dict[tuple[str, str], tuple[float, float, float]]) -> plt.Figure:
-    """One panel for each measure: by layer for each method, and dashed what knows no
-    layer."""
-    titles = (
-        "Highest point on the digit",
-        "Overlap with the digit",
-        "On its own half of a pair",
-    )
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4))
-    for i, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        for name, marker in zip(METHODS, "os^", strict=True):
-            axes.plot(
-                LAYERS,
-                [found[name, each][i] for each in LAYERS],
-                marker=marker,
-                label=name,
+    libraries = {
+        "Grad-CAM": Gradcam(model),
+        "Grad-CAM++": GradcamPlusPlus(model),
+        "Score-CAM": Scorecam(model),
+    }
+    maps = {}
+    for name, library in libraries.items():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.filterwarnings("ignore", message="The structure of `inputs`")
+            found = library(
+                score,
+                images,
+                penultimate_layer=layer,
+                seek_penultimate_conv_layer=False,
+                expand_cam=False,
+                normalize_cam=False,
             )
-        for name, style in (("brightness", "--"), ("center", ":")):
-            axes.axhline(found[name, "images"][i], ls=style, color="0.4", label=name)
-        axes.set(title=title, ylim=(0, 1.03), ylabel="mean over held-out pictures")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
-    return figure
+        maps[name] = np.asarray(found)
+    return maps
+
+
+def lowest_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """The lowest Pearson correlation of n pairs of maps (n, height, width), but for
+    those that show nothing at all."""
+    correlations = []
+    for one, other in zip(a, b, strict=True):
+        if one.any() or other.any():
+            pair = np.corrcoef(one.ravel(), other.ravel())
+            correlations.append(pair[0, 1])
+    return float(min(correlations))
+
+
+def compare_with_cam(model: keras.Model, images, labels: np.ndarray) -> float:
+    """The lowest correlation of Grad-CAM's maps with CAM's."""
+    ours = explain("Grad-CAM", split(model, LAST), images, labels, channels=0)
+    of_all_classes = np.asarray(class_maps(model)(images)["class_maps"])
+    cams = of_all_classes[np.arange(len(labels)), :, :, labels]
+    return lowest_correlation(np.asarray(ours), cams)
+
+
+def compare_with_library(model: keras.Model, images, labels) -> dict[str, float]:
+    """The lowest correlations of each method's maps with those of tf-keras-vis."""
+    theirs = library_maps(model, LAST, images, labels)
+    every_channel = LAYERS[LAST]
+    correlations = {}
+    for method in METHODS:
+        ours = explain(method, split(model, LAST), images, labels, every_channel)
+        correlations[method] = lowest_correlation(np.asarray(ours), theirs[method])
+    return correlations
+
+
+def draw_layers(
+    found: dict[str, dict[str, dict[str, float]]],
+    references: dict[str, dict[str, float]],
+) -> plt.Figure:
+    """A panel for each measure: by layer for each method, and what knows no layer."""
+    titles = {
+        "pointing_game": "Highest point on the digit",
+        "overlap": "Overlap with the digit",
+        "own_half": "On its own half of a pair",
+    }
+    numbers = {layer: number for number, layer in enumerate(LAYERS, start=1)}
+    shown = []
+    for measured, title in titles.items():
+        lines = {}
+        for method, by_layer in found.items():
+            x = [numbers[layer] for layer in by_layer]
+            lines[method] = (x, [each[measured] for each in by_layer.values()])
+        panel = figures.Panel(
+            title=title,
+            xlabel="layer",
+            ylabel="mean over held-out pictures",
+            lines=lines,
+            levels={name: each[measured] for name, each in references.items()},
+            xticks=list(numbers.values()),
+            ylim=(0, 1.03),
+        )
+        shown.append(panel)
+    return figures.panels(*shown)
+
+
+def draw_pairs(model: keras.Model, pairs: Pairs) -> plt.Figure:
+    """Pictures of two digits, and what each method sees of the one on the left."""
+    images = pairs.images[:5]
+    methods = explainers(model, LAST)
+    columns = {
+        f"{name} of the left digit": np.asarray(method(images, pairs.left[:5]))
+        for name, method in methods.items()
+    }
+    columns["Grad-CAM of the right digit"] = np.asarray(
+        methods["Grad-CAM"](images, pairs.right[:5])
+    )
+    title = "Two digits in one picture, each explained by its own class"
+    return figures.heat_maps(images, columns, title=title, overlay=False)
+
+
+def record(
+    run: Run,
+    found: dict[str, dict[str, dict[str, float]]],
+    references: dict[str, dict[str, float]],
+) -> None:
+    for method, by_layer in found.items():
+        for layer, measures in by_layer.items():
+            run.metrics(f"{method}_{layer}", measures)
+    for name, measures in references.items():
+        run.metrics(name, measures)
+
+
+def claim_places(
+    run: Run,
+    found: dict[str, dict[str, dict[str, float]]],
+    references: dict[str, dict[str, float]],
+) -> None:
+    by_layer = [each["own_half"] for each in found["Grad-CAM"].values()]
+    run.claim(
+        "The deeper the layer, the better Grad-CAM tells two digits apart: the first "
+        "cannot at all",
+        holds=by_layer[0] < 0.6
+        and by_layer[1] + 0.03 < by_layer[2] < by_layer[3] - 0.03,
+        measured="on its own half (chance 0.50): "
+        + ", ".join(f"{each:.2f}" for each in by_layer),
+    )
+
+    cam = found["Grad-CAM"][LAST]["own_half"]
+    plus_plus = found["Grad-CAM++"][LAST]["own_half"]
+    score = found["Score-CAM"][LAST]["own_half"]
+    run.claim(
+        "Without negative weights, as in Grad-CAM++ and Score-CAM, much less of the map "
+        "is left on the right one of two digits",
+        holds=max(plus_plus, score) < cam - 0.08,
+        measured=f"Grad-CAM {cam:.2f}, Grad-CAM++ {plus_plus:.2f}, Score-CAM {score:.2f}",
+    )
+
+    overlap = found["Grad-CAM"][LAST]["overlap"]
+    middle = references["center"]["overlap"]
+    bright = references["brightness"]["overlap"]
+    run.claim(
+        "Finding the object proves little: Grad-CAM overlaps it far more than the center "
+        "does, but brightness, which asks no network, far more still",
+        holds=bright - 0.1 > overlap > middle + 0.1,
+        measured=f"overlap {overlap:.2f}, center {middle:.2f}, brightness {bright:.2f}",
+    )
+
+
+def first_of(scenes: data.Scenes, n: int) -> data.Scenes:
+    return data.Scenes(
+        scenes.images[:n], scenes.labels[:n], scenes.masks[:n], scenes.boxes[:n]
+    )
+
+
+def explain_own(config: Config, run: Run) -> None:
+    """The user's network, and the user's picture or the nine photographs."""
+    own = classifiers.load(config.model)
+    methods = explainers(own.model, own.last_convolution, config.channels)
+    classifiers.explain_own(run, own, own.pictures(config.image), methods)
 
 
 def main(config: Config, run: Run) -> None:
     if config.model:
-        own = classifiers.load(config.model)
-        methods = compile_methods(own.model, own.last_convolution)
-        classifiers.explain_own(run, own, own.pictures(config.image), methods)
+        explain_own(config, run)
         return
-    size, n = config.size, config.explained
-    picture = (
-        classifiers.read_image(config.image, (size, size)) if config.image else None
-    )
+    run.plan(1)
+    size = config.size
+    if config.image:  # a bad one is said before anything is trained
+        picture = classifiers.read_image(config.image, (size, size))
     train, test = data.load_scenes(config.train_scenes, 500, size=size, seed=run.seed)
-    model = build_model()
-    rate = keras.optimizers.schedules.CosineDecay(
-        5e-3, config.epochs * len(train.labels) // 32
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": 32, "callbacks": run.callbacks}
-    training.fit(model, train.images, train.labels, **options)
-    if picture is not None:
+    model = train_on(train, config, run)
+    if config.image:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        classifiers.explain_own(
-            run, own, picture[None], compile_methods(model, "layer4")
-        )
+        methods = explainers(model, LAST, config.channels)
+        classifiers.explain_own(run, own, picture[np.newaxis], methods)
 
-    x, y, masks = test.images[:n], test.labels[:n], test.masks[:n]
-    differ = y != np.roll(y, 1)
-    pairs = np.concatenate([x, np.roll(x, 1, axis=0)], axis=2)[
-        differ
-    ]  # two, side by side
-    tasks = (x, y), (pairs, y[differ]), (pairs, np.roll(y, 1)[differ])
-    maps, found = {}, {}
-    methods = {
-        (n, layer): m
-        for layer in LAYERS
-        for n, m in compile_methods(model, layer).items()
+    scenes = first_of(test, config.explained)
+    pairs = pair_up(scenes.images, scenes.labels)
+    found = measure_layers(model, scenes, pairs, config.channels)
+    references = {
+        "brightness": measure(brightness, scenes, pairs),
+        "center": measure(center, scenes, pairs),
     }
-    methods["brightness", "images"] = lambda images, _: images.mean(axis=-1)
-    methods["center", "images"] = lambda images, _: np.broadcast_to(
-        np.outer(np.hanning(size), np.hanning(images.shape[2])), images.shape[:3]
-    )
-    for key, method in methods.items():
-        of_scenes, *maps[key] = (np.asarray(method(*task)) for task in tasks)
-        own_left = np.concatenate([maps[key][0], maps[key][1][:, :, ::-1]])
-        found[key] = (
-            classifiers.pointing_game(of_scenes, masks, tolerance=2).mean(),
-            classifiers.overlap(of_scenes, masks).mean(),
-            classifiers.share_on_object(own_left, np.arange(2 * size) < size).mean(),
-        )
-    cam, plus_plus, score = (found[name, "layer4"] for name in METHODS)
-    bright, middle = found["brightness", "images"], found["center", "images"]
-    by_layer = [found["Grad-CAM", layer][2] for layer in LAYERS]
-
-    run.metric("on_own_half_of_two_digits", cam[2])
+    run.metric("on_own_half_of_two_digits", found["Grad-CAM"][LAST]["own_half"])
     run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    for (name, layer), values in found.items():
-        for measure, value in zip(
-            ("pointing_game", "overlap", "own_half"), values, strict=True
-        ):
-            run.metric(f"{name}_{layer}_{measure}", value)
-    run.figure("layers", plot_layers(found))
-    columns = {
-        f"{name} of the left digit": maps[name, "layer4"][0][:5] for name in METHODS
-    }
-    columns["Grad-CAM of the right digit"] = maps["Grad-CAM", "layer4"][1][:5]
-    title = "Two digits in one picture, each explained by its own class"
-    run.figure(
-        "two_digits", figures.heat_maps(pairs[:5], columns, title=title, overlay=False)
-    )
-    explainer, some = class_maps(model), (tf.constant(x[:16]), tf.constant(y[:16]))
-    cams = np.moveaxis(explainer(some[0])["class_maps"], -1, 1)[np.arange(16), y[:16]]
-    ours = {
-        name: METHODS[name](split(model, "layer4"), *some).numpy() for name in METHODS
-    }
-    theirs = library_maps(model, "layer4", *some)
-    equal = {f"tf-keras-vis's {n}": correlation(ours[n], theirs[n]) for n in METHODS}
-    equal["CAM"] = correlation(ours["Grad-CAM"], cams)
-    masked = equal["tf-keras-vis's Score-CAM"]
+    record(run, found, references)
+    claim_places(run, found, references)
+
+    some = tf.constant(scenes.images[:6])
+    labels = scenes.labels[:6]
     run.claim(
-        "The lines here draw what tf-keras-vis draws (Score-CAM: but for how masks are resized), "
-        "and before a mean and a dense layer Grad-CAM is CAM",
-        holds=sorted(equal.values())[1] > 0.9999 and masked > 0.97,
-        measured="lowest correlation "
-        + ", ".join(f"{n} {v:.5f}" for n, v in equal.items()),
+        "Before a mean and a dense layer Grad-CAM is CAM",
+        at_least=0.9999,
+        measured={"lowest correlation": compare_with_cam(model, some, labels)},
     )
     run.claim(
-        "The deeper the layer, the better Grad-CAM tells two digits apart: the first cannot at all",
-        holds=by_layer[0] < 0.6
-        and by_layer[1] + 0.05 < by_layer[2] < by_layer[3] - 0.05,
-        measured="on its own half (chance 0.50): "
-        + ", ".join(f"{each:.2f}" for each in by_layer),
+        "The lines here draw what tf-keras-vis draws (Score-CAM: but for how masks are "
+        "resized)",
+        at_least=0.97,
+        measured=compare_with_library(model, some, labels),
     )
-    run.claim(
-        "Without negative weights, as in Grad-CAM++ and Score-CAM, much less of the map is left on "
-        "the right one of two digits",
-        holds=max(plus_plus[2], score[2]) < cam[2] - 0.08,
-        measured=f"Grad-CAM {cam[2]:.2f}, Grad-CAM++ {plus_plus[2]:.2f}, Score-CAM {score[2]:.2f}",
-    )
-    run.claim(
-        "Finding the object proves little: Grad-CAM overlaps it far more than the center does, but "
-        "brightness, which asks no network, far more still",
-        holds=bright[1] - 0.1 > cam[1] > middle[1] + 0.1,
-        measured=f"overlap {cam[1]:.2f}, center {middle[1]:.2f}, brightness {bright[1]:.2f}",
-    )
-    run.export(explainer, example=x[:3])
+
+    run.figure("layers", draw_layers(found, references))
+    run.figure("two_digits", draw_pairs(model, pairs))
+    run.export(class_maps(model), example=scenes.images[:3])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ Paper: Springenberg et al., Striving for simplicity: the all convolutional net, 
 Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014 (the
 deconvnet); Adebayo et al., Sanity checks for saliency maps, 2018 (section 3, randomised
 layers)
+Tags: guided backprop, deconvnet, deconvolution, saliency map, heatmap, xai,
+    explainability
 """
 
 import functools
@@ -61,6 +63,8 @@ class Config:
     """scenes to train on"""
     epochs: int = 8
     """passes over them"""
+    batch_size: int = 64
+    """scenes a gradient is averaged over"""
     learning_rate: float = 5e-3
     """of Adam at the start; it falls to 0 along a cosine"""
     explained: int = 200
@@ -72,7 +76,7 @@ class Config:
     """a picture of your own, PNG or JPEG"""
 
 
-QUICK = Config(size=32, scenes=2000, epochs=6, explained=100)
+QUICK = Config(size=24, scenes=1000, epochs=6, batch_size=32, explained=100)
 FULL = Config(size=64, scenes=20_000, epochs=20, explained=500)
 
 
@@ -200,11 +204,11 @@ def main(config: Config, run: Run) -> None:
 
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model, fresh = build_model(size), build_model(size)
-    steps = config.epochs * math.ceil(config.scenes / 64)
+    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": 64}
+    options = {"epochs": config.epochs, "batch_size": config.batch_size}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     if picture is not None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])

@@ -15,6 +15,7 @@ Lectures: N18 7.2 Interpretability Methods (distill your model), 7.1 Why
 Paper: Craven and Shavlik, Extracting tree-structured representations of trained
     networks, 1996; Frosst and Hinton, Distilling a neural network into a soft decision
     tree, 2017
+Tags: surrogate model, trepan, cart, rule extraction, global explanation, fidelity, xai
 """
 
 import itertools
@@ -214,6 +215,7 @@ def plot_by_depth(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2 * config.folds)  # of each table
     random = np.random.default_rng(run.seed)
 
     def train(x, y):
@@ -286,7 +288,7 @@ def main(config: Config, run: Run) -> None:
 
     run.claim(
         "A tree learns more from the network than from the labels, but only by made-up rows",
-        holds=accuracy[3, -1] > accuracy[0, -1] + 0.01 > accuracy[1, -1],
+        holds=accuracy[3, -1] > max(accuracy[:2, -1]) + 0.02,
         measured=f"digits, {config.depth} questions: accuracy {accuracy[0, -1]:.3f} of labels, "
         f"{accuracy[1, -1]:.3f} of answers, {accuracy[3, -1]:.3f} with made-up rows; breast cancer "
         f"{cancer[0, -1]:.3f}, {cancer[1, -1]:.3f}, {cancer[3, -1]:.3f}",

@@ -11,11 +11,13 @@ step ahead, and at how it depends on the square's size and on what fills it.
 Lectures: CS Visualizing & Understanding (Occlusion Experiments)
 Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
     (section 4.2)
+Tags: perturbation, attribution, heatmap, black box, sliding window, xai, explainability
 """
 
 import functools
 import itertools
 import math
+import time
 import timeit
 from dataclasses import dataclass
 
@@ -47,6 +49,8 @@ class Config:
     """scenes to train on"""
     epochs: int = 8
     """passes over them"""
+    batch_size: int = 64
+    """scenes a gradient is averaged over"""
     sides: tuple[int, ...] = (4, 8, 16)
     """sides of the occluding square in pixels; it moves by half a side"""
     explained: int = 50
@@ -58,7 +62,9 @@ class Config:
     """a picture of your own, PNG or JPEG"""
 
 
-QUICK = Config(size=32, scenes=2000, epochs=6, explained=30)
+QUICK = Config(
+    size=24, scenes=1200, epochs=7, batch_size=32, sides=(4, 8, 12), explained=40
+)
 FULL = Config(
     size=64, scenes=20_000, epochs=20, sides=(4, 8, 12, 16, 24), explained=500
 )
@@ -208,18 +214,18 @@ def main(config: Config, run: Run) -> None:
 
     train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model = build_model(size)
-    steps = config.epochs * math.ceil(config.scenes / 64)
+    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": 64}
+    options = {"epochs": config.epochs, "batch_size": config.batch_size}
     training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
     if picture is not None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
         explain_own(own, picture[None])
 
     n = config.explained
-    images, masks, labels = test.images[:n], test.masks[:n], test.labels[:n]
+    images, masks = test.images[:n], test.masks[:n]
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
     maps, found = {}, {}
     for fill, side in itertools.product(FILLS, sides):
@@ -234,32 +240,40 @@ def main(config: Config, run: Run) -> None:
         for measure, value in found[name].items():
             run.metric(f"{name}_{measure}", value)
 
-    # The same square where it hides most of the digit, and where it hides least.
+    # The same square where it hides most of the digit, and where it hides least: in all
+    # held-out scenes, as it takes no more than two passes.
     side = sides[-1]
     covers = windows(size, size, side, side // 2)
-    hidden = np.einsum("nhw,phw->np", masks, covers, dtype="float32")
+    hidden = np.einsum("nhw,phw->np", test.masks, covers, dtype="float32")
     places = hidden.argmax(axis=1), hidden.argmin(axis=1)
     pictures = [
-        np.where(covers[each][..., None], np.float32(0.5), images) for each in places
+        np.where(covers[each][..., None], np.float32(0.5), test.images)
+        for each in places
     ]
-    on, off = (
-        np.mean(np.asarray(model(each)).argmax(axis=1) == labels) for each in pictures
+    whole, on, off = (
+        np.mean(np.asarray(model(each)).argmax(axis=1) == test.labels)
+        for each in (test.images, *pictures)
     )
     one = images[:1], np.full_like(images[:1], 0.5), seen[:1], covers
     batched = functools.partial(falls, model, *one)
     looped = functools.partial(by_predict, model, images[0], seen[0], covers)
+    # The first calls of both compile, and are not timed.
     fallen = batched().numpy()
-    difference = np.abs(looped() - fallen).max() / np.abs(fallen).max()  # compiles both
-    speedup = 5 * timeit.timeit(looped, number=1) / timeit.timeit(batched, number=5)
+    model.predict(images[:1], verbose=0)
+    started = time.perf_counter()
+    difference = np.abs(looped() - fallen).max() / np.abs(fallen).max()
+    loop_seconds = time.perf_counter() - started
+    speedup = 5 * loop_seconds / timeit.timeit(batched, number=5)
 
-    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
+    run.metric("test_accuracy", whole)
     run.metric("accuracy_digit_covered", on)
     run.metric("accuracy_elsewhere_covered", off)
     run.metric("times_faster_than_predict", speedup, timing=True)
     run.claim(
         "Cover most of the digit and the network is lost; cover as much elsewhere, it hardly cares",
-        holds=off > 0.85 and on < off - 0.25,
-        measured=f"accuracy under {side}² gray pixels: {on:.3f} on the digit, {off:.3f} off",
+        holds=off > whole - 0.15 and on < off - 0.25,
+        measured=f"accuracy under {side}² gray pixels: {on:.3f} on the digit, {off:.3f} off, "
+        f"{whole:.3f} without",
     )
     best, plain = found[f"mean_{sides[0]}"], found["gradient"]
     share, overlap = best["share_on_digit"], best["overlap"]

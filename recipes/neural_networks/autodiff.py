@@ -10,6 +10,8 @@ products, n-th derivatives, and forward mode out of reverse mode.
 
 Lectures: N18 2.1 Basic Autodiff, 2.2.1 Higher Order Ops; CS Autodifferentiation
 Paper: Baydin et al., Automatic differentiation in machine learning: a survey, 2018
+Tags: jacobian, hessian, jvp, vjp, forward mode, reverse mode, higher-order derivatives,
+    gradienttape
 """
 
 from dataclasses import dataclass

@@ -12,6 +12,7 @@ Lectures: N18 1.2.3 Backpropagation; CS Autodifferentiation; SEL DL basics; ICME
     layers
 Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating
     errors, 1986
+Tags: backprop, computational graph, reverse mode, autograd, micrograd, from scratch
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ where a step of ε mixes two slopes.
 Lectures: N18 1.2.7 Gradient Checking; CS Autodifferentiation
 Paper: Bengio, Practical recommendations for gradient-based training of deep
     architectures, 2012
+Tags: grad check, finite differences, numerical gradient, central difference, debugging
 """
 
 from dataclasses import dataclass
@@ -230,6 +231,7 @@ def plot(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2)
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

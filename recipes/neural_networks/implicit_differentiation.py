@@ -9,6 +9,8 @@ its backward pass, and the implicit one does not.
 
 Lectures: N18 2.2.3 Implicit Function Theorem
 Paper: Bai, Kolter and Koltun, Deep equilibrium models, 2019 (theorem 1)
+Tags: deq, deep equilibrium model, implicit layer, fixed point, implicit function
+    theorem, ridge regression, bilevel optimization
 """
 
 from dataclasses import dataclass
@@ -208,6 +210,7 @@ def plot(counts, memory, errors, penalties, curve, path) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2)
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
     modes, first, last = (

@@ -14,6 +14,8 @@ Lectures: N18 3.1 Types (supervised to structured)
 Paper: Lee, Pseudo-label: the simple and efficient semi-supervised learning method,
     2013; Caruana, Multitask learning, 1997; Viterbi, Error bounds for convolutional
     codes, 1967
+Tags: supervised, unsupervised, semi-supervised, multi-task, transfer learning,
+    pseudo-label, structured prediction, viterbi
 """
 
 import re
@@ -50,7 +52,7 @@ class Config:
     """of Adam"""
 
 
-QUICK = Config(restarts=2, epochs=60)
+QUICK = Config(restarts=2, epochs=30)
 FULL = Config(data="mnist", units=512, restarts=5)
 
 WITHHELD = -1
@@ -206,6 +208,7 @@ def plot_settings(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(9 * config.restarts)  # some settings have several stages
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
     shape = x_test.shape[1:]
     x_train, x_test = (x.reshape(len(x), -1) for x in (x_train, x_test))

@@ -16,6 +16,8 @@ network is a point, the vector of its weights, and the model is mapped over poin
 Lectures: N18 3.2 Intriguing Properties; CS Optimization
 Paper: Li et al., Visualizing the loss landscape of neural nets, 2018 (section 4: filter
     normalization); Keskar et al., On large-batch training for deep learning, 2017
+Tags: loss surface, local minima, sharp minima, flat minima, hessian eigenvalue,
+    curvature, mode connectivity
 """
 
 import time
@@ -219,6 +221,7 @@ def plot_valleys(t, lines: dict, ends: dict, minima: dict) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(3)
     (x, y), (x_test, y_test) = data.load("digits")
     random, n = np.random.default_rng(run.seed), EXAMPLES
     rows = random.permutation(len(x) + len(x_test))

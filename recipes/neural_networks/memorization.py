@@ -16,6 +16,7 @@ call is an epoch of all of them.
 Lectures: N18 3.2 Intriguing Properties, 1.2 Training; SEL DL basics
 Paper: Zhang et al., Understanding deep learning requires rethinking generalization,
     2017 (section 2); Arpit et al., A closer look at memorization in deep networks, 2017
+Tags: random labels, overfitting, generalization, label noise, capacity
 """
 
 import time

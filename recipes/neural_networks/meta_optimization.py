@@ -13,6 +13,8 @@ Lectures: N18 2.2.2 Meta-Optimization, 2.1 Basic Autodiff (autodiff of autodiff)
 Paper: Maclaurin, Duvenaud and Adams, Gradient-based hyperparameter optimization through
     reversible learning, 2015 (section 3); Wu et al., Understanding short-horizon bias,
     2018
+Tags: meta-learning, hypergradient, learning to learn, hyperparameter optimization,
+    unrolled optimization, bilevel optimization
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import track
 
 from deep_learning_recipes import data, serving
 from deep_learning_recipes.run import Run, cli
@@ -234,7 +235,7 @@ def main(config: Config, run: Run) -> None:
     run.figure(
         "search", plot_search(grid, line, typical_loss(learned, held_out), losses)
     )
-    rows = track(grid, "grid search", console=run.console)
+    rows = run.track(grid, "grid search", unit="rates")
     surface = np.array(
         [[typical_loss([a, b], held_out, trials[:1]) for a in grid] for b in rows]
     )

@@ -12,6 +12,8 @@ Lectures: N18 1.1 Basics, 1.2 Training; SEL DL basics; ICME Network depth and wi
     Classifiers
 Paper: Rumelhart, Hinton and Williams, Learning representations by back-propagating
     errors, 1986
+Tags: dense network, feed-forward, fully connected, softmax, cross-entropy, sgd,
+    classification
 """
 
 from dataclasses import dataclass
@@ -168,6 +170,7 @@ def plot_accuracies(
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(2 + len(config.shapes) * config.restarts)
     # One neuron a class against a hidden layer, where a straight line cannot be right.
     x, y = make_moons(1000, noise=0.15, random_state=0)
     x = x.astype("float32")

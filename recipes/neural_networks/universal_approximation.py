@@ -12,6 +12,7 @@ bend.
 Lectures: N18 1.1.2 Capacity of Neural Networks
 Paper: Cybenko, Approximation by superpositions of a sigmoidal function, 1989 (theorem
     2)
+Tags: function approximation, regression, curve fitting, expressivity, sigmoid, width
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import keras
 import numpy as np
 from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import track
 from scipy.optimize import least_squares
 
 from deep_learning_recipes.run import Run, cli
@@ -36,7 +36,7 @@ class Config:
     """of the network on all points in training, at most"""
 
 
-QUICK = Config(neurons=(2, 8, 32), restarts=2)
+QUICK = Config(neurons=(2, 8, 32), restarts=5)
 FULL = Config(neurons=(2, 4, 8, 16, 32, 64, 128, 256), restarts=5, evaluations=300)
 
 BENDS = {"tanh": (np.tanh, lambda h: 1 - h**2), "linear": (np.copy, np.ones_like)}
@@ -227,7 +227,7 @@ def main(config: Config, run: Run) -> None:
     models: dict[str, dict[int, keras.Model]] = {name: {} for name in jobs}
     errors: dict[str, list[float]] = {name: [] for name in jobs}
     every = [(name, neurons) for name in jobs for neurons in widths]
-    for name, neurons in track(every, "training", console=run.console):
+    for name, neurons in run.track(every, "training", unit="widths"):
         function, inputs, activation = jobs[name]
         found = []
         for _ in range(config.restarts):

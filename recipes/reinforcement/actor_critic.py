@@ -15,6 +15,8 @@ Paper: Mnih et al., Asynchronous methods for deep reinforcement learning, 2016; 
     et al., High-dimensional continuous control using generalized advantage estimation,
     2016 (equations 11 to 16), and Proximal policy optimization algorithms, 2017
     (equation 7)
+Tags: a2c, ppo, gae, generalized advantage estimation, policy gradient, rl, lunarlander,
+    cartpole
 """
 
 import time
@@ -60,7 +62,7 @@ class Config:
     """what to compare with: some of these, or none"""
 
 
-QUICK = Config(steps=80_000, rivals=("one pass",))
+QUICK = Config(steps=50_000, rivals=("one pass",))
 FULL = Config(
     env="LunarLander-v3",
     steps=1_200_000,
@@ -89,7 +91,7 @@ RIVALS = {
 CLAIMS = {
     "λ = 0": "The error of one step (λ = 0) teaches less than the sum of those that follow",
     "one pass": "Several passes over the same steps, clipped, make more of them than one",
-    "REINFORCE": "With a critic it takes fewer steps than REINFORCE",
+    "REINFORCE": "With a critic it earns more in as many steps than REINFORCE",
 }
 
 
@@ -231,6 +233,13 @@ def train(
         record[update] = taken, np.mean(recent) if recent else np.nan
 
 
+def mean_return(record: np.ndarray, steps: float) -> float:
+    """The mean return over the first `steps` steps of the environment. record: see
+    `train`."""
+    known = record[np.isfinite(record[:, 1])]
+    return float(np.interp(np.linspace(0, steps, 500), *known.T).mean())
+
+
 def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figure:
     """The return while it learns, by the number of steps in the environment."""
     figure, axes = plt.subplots(figsize=(8.5, 4))
@@ -245,6 +254,7 @@ def plot_learning(records: dict[str, np.ndarray], threshold: float) -> plt.Figur
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(1 + len(config.rivals))
     if unknown := set(config.rivals) - set(RIVALS):
         raise UsageError(
             f"--rivals {min(unknown)}: choose among {', '.join(map(repr, RIVALS))}"
@@ -306,11 +316,15 @@ def main(config: Config, run: Run) -> None:
         f"episodes on fresh seeds (solved: {threshold:.0f})",
     )
     for name in config.rivals:
+        pair = records["actor-critic"], records[name]
+        steps = min(record[-1, 0] for record in pair)
+        own, others = (mean_return(record, steps) for record in pair)
         run.claim(
             CLAIMS[name],
-            holds=solved["actor-critic"] < 0.9 * solved[name],
-            measured=f"20 episodes of {threshold:.0f} on average after "
-            f"{solved['actor-critic']:,.0f} steps; {name}: {solved[name]:,.0f} or later",
+            holds=own > others + 0.15 * abs(others),
+            measured=f"mean return over the first {steps:,.0f} steps {own:.0f}, {name} "
+            f"{others:.0f}; 20 episodes of {threshold:.0f} on average after "
+            f"{solved['actor-critic']:,.0f} steps, {name}: {solved[name]:,.0f} or later",
         )
 
     example, _ = trials.reset(seed=run.seed)

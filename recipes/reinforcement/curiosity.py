@@ -14,6 +14,8 @@ Paper: Pathak et al., Curiosity-driven exploration by self-supervised prediction
     Stadie et al., Incentivizing exploration in reinforcement learning with deep
     predictive models, 2015; Burda et al., Large-scale study of curiosity-driven
     learning, 2019 (noisy screen)
+Tags: intrinsic motivation, exploration, sparse reward, icm, noisy tv, prediction error,
+    rl
 """
 
 from collections.abc import Iterable
@@ -49,7 +51,7 @@ class Config:
     """of the model of the world"""
 
 
-QUICK = Config(updates=700)
+QUICK = Config(updates=500)
 FULL = Config(updates=3000)
 
 ROOMS = """
@@ -239,6 +241,7 @@ def build_table(values: np.ndarray) -> keras.Model:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(KINDS) + 1)  # the last one before a noisy screen
     agents, records, success = {}, {}, {}
     for name in (*KINDS, "surprise, noisy screen"):
         keras.utils.set_random_seed(run.seed)

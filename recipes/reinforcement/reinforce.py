@@ -12,6 +12,8 @@ learning.
 Lectures: CS Reinforcement Learning (REINFORCE, simple baseline)
 Paper: Williams, Simple statistical gradient-following algorithms for connectionist
     reinforcement learning, 1992 (theorem 1)
+Tags: policy gradient, monte carlo, baseline, score function, log-derivative trick,
+    variance reduction, cartpole, rl
 """
 
 from collections.abc import Iterable
@@ -24,7 +26,7 @@ import tensorflow as tf
 from keras import layers
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import environments, figures, serving
+from deep_learning_recipes import UsageError, environments, figures, serving
 from deep_learning_recipes.run import Run, cli
 
 
@@ -44,9 +46,11 @@ class Config:
     """width of the hidden layer of both"""
     value_steps: int = 10
     """steps of gradient descent of the learned baseline in each update"""
+    rivals: tuple[str, ...] = ("none", "average")
+    """what to compare the learned baseline with: none, average, both, or nothing"""
 
 
-QUICK = Config(updates=30)
+QUICK = Config(updates=30, rivals=())
 FULL = Config(updates=300, episodes=32)
 
 BASELINES = ("none", "average", "learned")
@@ -200,18 +204,18 @@ def train(
     envs,
     random,
     scores: np.ndarray,
-    variances: np.ndarray,
+    variances: np.ndarray | None,
     updates: Iterable[int],
 ) -> None:
     """REINFORCE. updates: the numbers of the updates, such as range(100).
 
     It fills in scores (updates,), the mean return of each update's episodes, and every
-    tenth row of variances (updates, 3), the variance of their gradients under each of
-    BASELINES.
+    tenth row of variances (updates, 3), if asked for, the variance of their gradients
+    under each of BASELINES.
     """
     for update in updates:
         episodes = agent.play(envs, int(random.integers(2**31)), random)
-        if update % 10 == 5:
+        if variances is not None and update % 10 == 5:
             variances[update] = [
                 variance(agent, episodes, baseline) for baseline in BASELINES
             ]
@@ -222,8 +226,7 @@ def train(
 def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.Figure:
     """Returns while it learned, and the variance of the gradient, by baseline."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4))
-    for baseline in BASELINES:
-        curve = scores[baseline]
+    for baseline, curve in scores.items():
         left.plot(np.arange(1, len(curve) + 1), curve, label=LABELS[baseline])
     left.set(
         xlabel="update", ylabel="mean return", title="What it earns while it learns"
@@ -238,6 +241,9 @@ def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.F
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(1 + len(config.rivals))
+    if unknown := set(config.rivals) - set(BASELINES[:2]):
+        raise UsageError(f"--rivals {min(unknown)}: choose among {BASELINES[:2]}")
     envs = environments.make_vec(config.env, config.episodes)
     sizes = environments.require_vectors_and_choices(config.env, envs)
     threshold = environments.solved_at(config.env)
@@ -249,14 +255,14 @@ def main(config: Config, run: Run) -> None:
         {},
         np.full((config.updates, len(BASELINES)), np.nan),
     )
-    for baseline in BASELINES:
-        keras.utils.set_random_seed(run.seed)  # all three start from the same policy
+    for baseline in (*config.rivals, "learned"):
+        keras.utils.set_random_seed(run.seed)  # all start from the same policy
         agent = agents[baseline] = Agent(*sizes, config, baseline)
         random = np.random.default_rng(run.seed)
         scores[baseline] = curve = np.full(config.updates, np.nan)
-        measured = variances if baseline == "learned" else np.empty_like(variances)
+        measured = variances if baseline == "learned" else None
         learned = [agent.policy, agent.value, *agent.optimizers, agent.average]
-        kept = {"agent": learned, "random": random, "curves": [curve, measured]}
+        kept = {"agent": learned, "random": random, "curves": [curve, variances]}
         show = lambda curve=curve: {"return": curve[np.isfinite(curve)][-1]}  # noqa: E731
         loop = run.loop(
             LABELS[baseline], config.updates, kept, unit="updates", show=show
@@ -269,7 +275,8 @@ def main(config: Config, run: Run) -> None:
         for baseline, agent in agents.items()
     }
     run.metric("return", returns["learned"])
-    run.metric("return_without_baseline", returns["none"])
+    if "none" in returns:
+        run.metric("return_without_baseline", returns["none"])
     run.curve("mean return", range(config.updates), scores["learned"], xlabel="update")
     run.figure("learning", plot_learning(scores, variances))
     strips = {
@@ -291,7 +298,8 @@ def main(config: Config, run: Run) -> None:
         measured=f"variance {average:.2f} with a moving average, {learned:.2f} with V(s), of that "
         "without (median over the training)",
     )
-    if config.updates >= Config.updates:  # else too short to tell
+    compared = set(agents) == set(BASELINES)
+    if compared and config.updates >= Config.updates:  # else too short to tell
         late = {
             kind: curve[config.updates // 2 :].mean() for kind, curve in scores.items()
         }

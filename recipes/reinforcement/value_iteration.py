@@ -13,6 +13,8 @@ accounted for.
 Lectures: CS Deep Reinforcement Learning (Markov decision process, Q-value function)
 Paper: Bellman, Dynamic programming, 1957; Howard, Dynamic programming and Markov
     processes, 1960
+Tags: mdp, markov decision process, bellman equation, dynamic programming, planning,
+    frozenlake, rl
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,6 @@ import keras
 import numpy as np
 from keras import layers
 from matplotlib import pyplot as plt
-from rich.progress import track
 
 from deep_learning_recipes import UsageError, serving
 from deep_learning_recipes.run import Run, cli
@@ -277,9 +278,7 @@ def main(config: Config, run: Run) -> None:
     means, deviations, promised = {}, {}, {}
     for name, environment in environments.items():
         seeds = random.integers(2**31, size=config.episodes)
-        seeds = track(
-            seeds, name, console=run.console, disable=not run.console.is_terminal
-        )
+        seeds = run.track(seeds, name, unit="episodes")
         policy, limit = solved[name][0], STEP_LIMITS[name]
         returns = play(environment, policy, gamma, seeds)
         means[name] = returns.mean(axis=0)

@@ -14,6 +14,7 @@ The paper's p is a mixture of Gaussians; for this game one is enough.
 
 Lectures: N18 Model-based Intelligence (world models)
 Paper: Ha and Schmidhuber, Recurrent world models facilitate policy evolution, 2018
+Tags: model-based rl, latent dynamics, imagination, evolution strategy, vae, gru
 """
 
 import math
@@ -232,6 +233,7 @@ def build_player(encoder, dynamics, controller) -> keras.Model:
 
 
 def main(config: Config, run: Run) -> None:
+    run.plan(4)  # two networks, and two evolutions
     random = np.random.default_rng(run.seed)
     # An action for three steps at a time, so that bats get about.
     chance = iter(
@@ -301,7 +303,7 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "The recurrent state knows what no single frame shows, as it has seen more than one",
-        holds=surprise[1] < surprise[0] - 1,
+        holds=surprise[1] < surprise[0] - 0.5,
         measured=f"−log p(z') {surprise[0]:.2f} nats after one frame, {surprise[1]:.2f} after two",
     )
     run.claim(

@@ -1,18 +1,22 @@
 """A character RNN reads a manual and goes on writing it.
 
 A language model gives each possible next character a probability, from all that it has
-read so far. Here two LSTM layers read the text one character at a time. They train by
-truncated backpropagation through time: forward and backward over one short chunk of the
-text after another, with the state carried over from chunk to chunk, while no gradient
-leaves its chunk. The measure is bits per character, -log2 p(the character that came),
-averaged over a text that training never saw; the rival
-counts: Witten-Bell n-grams. In the output, see what the temperature does to the
-samples, and which cell has learned to follow something that a person can read.
+read so far. Here two LSTM layers read a text one character at a time. The measure is
+bits per character, the mean of −log₂ p(the character that came), over a text that
+training never saw; the rival counts what followed the last few characters (n-grams).
+A gradient through the whole text is out of reach. Truncated backpropagation through
+time goes forward and backward over one short chunk of it after another: the state is
+carried over from chunk to chunk, but no gradient leaves its chunk.
+Look at what the temperature does to the samples, and at the cell that has learned to
+follow something that a person can read.
 
 Lectures: SEL Use case: Character-Level RNN; CS Char-level RNN, Truncated BPTT
 Paper: Karpathy et al., Visualizing and understanding recurrent networks, 2015
+Tags: lstm, language model, text generation, char-level, truncated bptt, temperature
+    sampling
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -20,8 +24,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
-from keras.optimizers.schedules import CosineDecay
+from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.metrics import roc_auc_score
 
@@ -47,23 +50,54 @@ class Config:
     """of Adam: rises to this in the first twentieth of the steps, then falls along a
     cosine"""
     rival_order: int = 4
-    """the n-gram model to beat: how many characters it looks back; 4 is the best on
-    this text"""
+    """the n-gram model to beat: how many characters it looks back"""
     prompt: str = "The class of "
     """what the samples go on from"""
 
 
 QUICK = Config(
-    units=64, streams=64, chunk=16, epochs=2, learning_rate=1.2e-2, rival_order=2
+    units=64,
+    depth=1,
+    streams=64,
+    chunk=16,
+    epochs=2,
+    learning_rate=1.2e-2,
+    rival_order=2,
 )
-FULL = Config(
-    units=384, dropout=0.5, epochs=15, learning_rate=4e-3
-)  # 13 minutes, 1.74 bits
+# Thirteen minutes on two cores, and 1.74 bits per character.
+FULL = Config(units=384, dropout=0.5, epochs=15, learning_rate=4e-3)
+
+TEMPERATURES = (0.0, 0.2, 0.5, 1.0)  # 0 takes the likeliest character
+SAMPLES = 16
+SAMPLE_LENGTH = 400
+UNKNOWN = "\ufffd"  # stands for characters that the training text does not have
 
 
-def in_chunks(
-    ids: np.ndarray, streams: int, chunk: int
-) -> tuple[np.ndarray, np.ndarray]:
+# --------------------------------------------------------------------------------------
+# The idea: predict the next character, draw one, read on from where you were
+# --------------------------------------------------------------------------------------
+
+
+def bits_per_character(ids, logits):
+    """−log₂ p of the characters that came, (batch, time).
+
+    ids: (batch, time). logits: (batch, time, vocabulary), of what would come.
+    """
+    nats = ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
+    return nats / math.log(2)
+
+
+def sample(logits, temperature: float):
+    """Characters drawn from softmax(logits / temperature), (batch,).
+
+    logits: (batch, vocabulary). At temperature 0 the likeliest one is taken.
+    """
+    if temperature == 0:
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.random.categorical(logits / temperature, 1, dtype=tf.int32)[:, 0]
+
+
+def in_chunks(ids: np.ndarray, streams: int, chunk: int):
     """Cuts a text into equal streams, to be read side by side, and these into chunks.
 
     Returns (inputs, targets), both (chunks * streams, chunk): batch k is the k-th chunk
@@ -72,29 +106,41 @@ def in_chunks(
     """
     chunks = (len(ids) - 1) // (streams * chunk)
     used = streams * chunks * chunk
-    pair = np.stack([ids[:used], ids[1 : used + 1]]).reshape(2, streams, chunks, chunk)
-    return tuple(pair.swapaxes(1, 2).reshape(2, chunks * streams, chunk))
+
+    def cut(part):
+        by_stream = part.reshape(streams, chunks, chunk)
+        return by_stream.swapaxes(0, 1).reshape(chunks * streams, chunk)
+
+    return cut(ids[:used]), cut(ids[1 : used + 1])
 
 
-def build_model(vocabulary_size, units, depth, dropout, streams=None) -> keras.Model:
-    """Stacked LSTMs: ids (batch, time) to logits (batch, time, vocabulary_size) of what
-    comes next.
+def build_model(
+    vocabulary_size: int,
+    units: int,
+    depth: int,
+    dropout: float,
+    streams: int | None = None,
+) -> keras.Model:
+    """Stacked LSTMs. Input: ids (batch, time). Output: the logits of what comes next,
+    (batch, time, vocabulary_size).
 
-    With `streams`, the batch has that size, and each call goes on from the state the
-    last one left.
+    streams: the size of each batch, of a model whose calls go on from the state that
+        the last one left; None begins each call in an empty state.
     """
     ids = keras.Input((None,), batch_size=streams, dtype="int32", name="ids")
     x = layers.Embedding(vocabulary_size, units)(ids)
+
     for _ in range(depth):
         # A stateful layer keeps its state in variables, as mere numbers: no gradient
-        # passes them.
+        # passes them. That is what truncates backpropagation.
         x = layers.LSTM(units, return_sequences=True, stateful=streams is not None)(x)
         # A new LSTM's outputs are far below 1. At unit scale the next layer learns much
         # faster.
-        x = layers.Dropout(dropout)(layers.LayerNormalization()(x))
-    return keras.Model(
-        ids, layers.Dense(vocabulary_size, dtype="float32")(x), name="char_rnn"
-    )
+        x = layers.LayerNormalization()(x)
+        x = layers.Dropout(dropout)(x)
+
+    logits = layers.Dense(vocabulary_size, dtype="float32", name="logits")(x)
+    return keras.Model(ids, logits, name="char_rnn")
 
 
 def forget(model: keras.Model) -> None:
@@ -104,27 +150,37 @@ def forget(model: keras.Model) -> None:
             layer.reset_state()
 
 
-@tf.function
-def generate(
-    model: keras.Model, prompts: tf.Tensor, length: int, temperature: float
-) -> tf.Tensor:
-    """Reads prompts (streams, time), then goes on, feeding back what it writes:
-    (streams, length).
+def learning_rates(peak: float, steps: int):
+    """A schedule that rises for a twentieth of the steps, then falls along a cosine."""
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=steps,
+        warmup_target=peak,
+        warmup_steps=steps // 20,
+    )
 
-    Characters are drawn from softmax(logits / temperature); at 0, the likeliest one is
-    taken.
+
+@tf.function
+def generate(model: keras.Model, prompts, length: int, temperature: float):
+    """Reads prompts, then goes on, feeding back what it writes: (streams, length).
+
+    model: stateful. prompts: ids (streams, time).
     """
     forget(model)
     logits = model(prompts)[:, -1]
     written = tf.TensorArray(tf.int32, length)
+
     for place in tf.range(length):
-        if temperature == 0:
-            ids = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        else:
-            ids = tf.random.categorical(logits / temperature, 1, dtype=tf.int32)[:, 0]
+        ids = sample(logits, temperature)
         written = written.write(place, ids)
         logits = model(ids[:, None])[:, 0]
+
     return tf.transpose(written.stack())
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: against counting, without the carried state, and inside the cells
+# --------------------------------------------------------------------------------------
 
 
 class WittenBell:
@@ -133,7 +189,7 @@ class WittenBell:
 
     def __init__(self, text: str, order: int, vocabulary_size: int):
         self.vocabulary_size = vocabulary_size
-        self.followers = defaultdict(Counter)
+        self.followers: dict[str, Counter] = defaultdict(Counter)
         for place, character in enumerate(text):
             for length in range(min(order, place) + 1):
                 self.followers[text[place - length : place]][character] += 1
@@ -143,20 +199,102 @@ class WittenBell:
         text."""
         probability = 1 / self.vocabulary_size
         for start in range(len(context), -1, -1):
-            if seen := self.followers.get(context[start:]):
-                # The more kinds of characters came after it, the likelier is yet
-                # another kind.
-                kinds = len(seen)
-                probability = (seen[character] + kinds * probability) / (
-                    seen.total() + kinds
-                )
+            seen = self.followers.get(context[start:])
+            if not seen:
+                continue
+            # The more kinds of characters came after it, the likelier is yet another.
+            kinds = len(seen)
+            counted = seen[character] + kinds * probability
+            probability = counted / (seen.total() + kinds)
         return probability
 
     def bits_per_character(self, text: str, order: int) -> float:
-        """The mean of -log2 p(character | `order` characters before it) from the second
+        """The mean of −log₂ p(character | `order` characters before it) from the second
         on."""
-        contexts = [text[max(0, end - order) : end] for end in range(1, len(text))]
-        return -np.mean(np.log2(list(map(self.probability, text[1:], contexts))))
+        bits = [
+            -math.log2(self.probability(text[end], text[max(0, end - order) : end]))
+            for end in range(1, len(text))
+        ]
+        return float(np.mean(bits))
+
+
+class Text:
+    """A text to learn, one held out, and the numbers of their characters."""
+
+    def __init__(self, config: Config):
+        self.train, self.test = data.load_text("prose")
+        if config.streams * config.chunk >= len(self.test):
+            raise UsageError(
+                f"--streams {config.streams} times --chunk {config.chunk} must be less "
+                f"than the {len(self.test):,} characters held out"
+            )
+        self.characters = UNKNOWN + "".join(sorted(set(self.train)))
+        self.train_ids = self.encode(self.train)
+        self.test_ids = self.encode(self.test)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The number of each character."""
+        numbers = {character: i for i, character in enumerate(self.characters)}
+        return np.array([numbers.get(each, 0) for each in text], "int32")
+
+    def decode(self, ids) -> str:
+        return "".join(self.characters[number] for number in ids)
+
+
+def train(config: Config, text: Text, run: Run):
+    """The model, and bits per character by epoch on both texts."""
+    inputs, targets = in_chunks(text.train_ids, config.streams, config.chunk)
+    model = build_model(
+        len(text.characters),
+        config.units,
+        config.depth,
+        config.dropout,
+        streams=config.streams,
+    )
+    steps = config.epochs * len(inputs) // config.streams
+    rates = learning_rates(config.learning_rate, steps)
+    model.compile(
+        keras.optimizers.Adam(rates, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[bits_per_character],
+    )
+    # Each text is read from its start, with an empty state.
+    start_empty = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: forget(model),
+        on_test_begin=lambda *_: forget(model),
+    )
+    history = training.fit(
+        model,
+        inputs,
+        targets,
+        batch_size=config.streams,
+        epochs=config.epochs,
+        shuffle=False,
+        validation_data=in_chunks(text.test_ids, config.streams, config.chunk),
+        callbacks=[start_empty, *run.callbacks],
+    ).history
+    curves = {
+        "training": history["bits_per_character"],
+        "held out": history["val_bits_per_character"],
+    }
+    return model, curves
+
+
+def count_n_grams(config: Config, text: Text) -> dict[str, float]:
+    """Bits per character of n-grams on the held-out text, by order."""
+    rival = WittenBell(text.train, config.rival_order, len(text.characters))
+    read = in_chunks(text.test_ids, config.streams, config.chunk)[0].size
+    return {
+        f"order {order}": rival.bits_per_character(text.test[: read + 1], order)
+        for order in range(config.rival_order + 1)
+    }
+
+
+def read_without_carrying(config: Config, text: Text, reader: keras.Model) -> float:
+    """Bits per character of a model that begins each chunk in an empty state."""
+    inputs, targets = in_chunks(text.test_ids, config.streams, config.chunk)
+    logits = reader(inputs, training=False)
+    return float(ops.mean(bits_per_character(targets, logits)))
 
 
 def read_cells(model: keras.Model, ids: np.ndarray) -> np.ndarray:
@@ -164,145 +302,168 @@ def read_cells(model: keras.Model, ids: np.ndarray) -> np.ndarray:
     cells)."""
     inputs, _ = in_chunks(ids, streams=16, chunk=(len(ids) - 1) // 16)
     outputs = [layer.output for layer in model.layers if isinstance(layer, layers.LSTM)]
-    cells = keras.Model(model.input, outputs).predict(inputs, verbose=0)
-    return np.concatenate(cells, axis=-1).reshape(inputs.size, -1).astype("float32")
+    read = tf.function(keras.Model(model.input, ops.concatenate(outputs, axis=-1)))
+    return read(inputs).numpy().reshape(inputs.size, -1).astype("float32")
 
 
 def inside_quotes(text: str) -> np.ndarray:
     """For each character, whether a quotation is open after it; each paragraph starts
     anew."""
-    paragraphs = re.split("(\n\n)", text)
-    return np.concatenate(
-        [np.cumsum([c == '"' for c in part]) % 2 == 1 for part in paragraphs]
-    )
+    inside = []
+    for paragraph in re.split("(\n\n)", text):
+        quotes_so_far = np.cumsum([character == '"' for character in paragraph])
+        inside.append(quotes_so_far % 2 == 1)
+    return np.concatenate(inside)
+
+
+def find_quote_cell(model: keras.Model, text: Text) -> tuple[float, np.ndarray]:
+    """How well the best cell tells inside from outside of quotes on held-out text (area
+    under the ROC curve), and its values there, (characters,).
+
+    The cell and its sign are chosen on training text.
+    """
+    cells = read_cells(model, text.train_ids[:10_000])
+    inside = inside_quotes(text.train)[: len(cells)]
+    scores = np.array([roc_auc_score(inside, cell) for cell in cells.T]) - 0.5
+    best = np.abs(scores).argmax()
+
+    values = read_cells(model, text.test_ids)[:, best] * np.sign(scores[best])
+    inside = inside_quotes(text.test)[: len(values)]
+    return roc_auc_score(inside, values), values
 
 
 def draw_cell(text: str, values: np.ndarray) -> plt.Figure:
     """A text, each character on the color of a cell's value in [-1, 1] after it."""
     lines = text.split("\n")
-    places = [
-        (row, column)
-        for row, line in enumerate(lines)
-        for column in range(len(line) + 1)
-    ]
     colors = np.zeros((len(lines), max(map(len, lines)) + 1))
     figure, axes = plt.subplots(figsize=(9, 0.25 * len(lines)))
-    for (row, column), character, value in zip(places, text, values, strict=False):
-        colors[row, column] = value
-        axes.text(
-            column, row, character, size=8, family="monospace", ha="center", va="center"
-        )
-    axes.imshow(
-        colors, cmap="PuOr", vmin=-1.6, vmax=1.6, aspect="auto"
-    )  # pale enough to read on
+    write = {"size": 8, "family": "monospace", "ha": "center", "va": "center"}
+
+    place = 0
+    for row, line in enumerate(lines):
+        for column, character in enumerate(line):
+            axes.text(column, row, character, **write)
+        after = values[place : place + len(line) + 1]  # the line's end too
+        colors[row, : len(after)] = after
+        place += len(line) + 1
+
+    # Limits beyond the values keep the colors pale enough to read on.
+    axes.imshow(colors, cmap="PuOr", vmin=-1.6, vmax=1.6, aspect="auto")
     axes.set_title("A cell that follows quotes: purple up to 1, orange down to -1")
     axes.axis("off")
     return figure
 
 
-def main(config: Config, run: Run) -> None:
-    train_text, test_text = data.load_text("prose")
-    if config.streams * config.chunk >= len(test_text):
-        raise UsageError("--streams times --chunk must be less than the text held out")
-    characters = "\ufffd" + "".join(
-        sorted(set(train_text))
-    )  # the first stands for unknown ones
+@dataclass
+class Writing:
+    """What a model wrote at one temperature."""
 
-    def encode(text):
-        return np.array(
-            [max(0, characters.find(character)) for character in text], "int32"
+    first: str
+    different: int
+    """words in all samples"""
+    known: float
+    """share of the words that the training text has too"""
+
+
+def write_samples(
+    config: Config, text: Text, model: keras.Model
+) -> dict[float, Writing]:
+    """Samples by temperature, all from the same prompt."""
+    writer = build_model(
+        len(text.characters),
+        config.units,
+        config.depth,
+        config.dropout,
+        streams=SAMPLES,
+    )
+    writer.set_weights(model.get_weights())
+    prompts = tf.constant([text.encode("\n" + config.prompt)] * SAMPLES)
+    vocabulary = set(re.findall(r"\w{3,}", text.train))
+
+    written = {}
+    for temperature in TEMPERATURES:
+        # As a tensor, or each temperature would be compiled anew.
+        ids = generate(writer, prompts, SAMPLE_LENGTH, tf.constant(temperature)).numpy()
+        samples = [text.decode(row) for row in ids]
+        words = re.findall(r"\w{3,}", " ".join(samples))
+        written[temperature] = Writing(
+            first=samples[0],
+            different=len(set(words)),
+            known=float(np.mean([word in vocabulary for word in words])),
         )
+    return written
 
-    train = in_chunks(encode(train_text), config.streams, config.chunk)
-    test = in_chunks(encode(test_text), config.streams, config.chunk)
-    size = len(characters), config.units, config.depth, config.dropout
-    model = build_model(*size, streams=config.streams)
-    steps = config.epochs * len(train[0]) // config.streams
-    schedule = CosineDecay(
-        0.0, steps, warmup_target=config.learning_rate, warmup_steps=steps // 20
+
+def claim_temperature(written: dict[float, Writing], run: Run) -> None:
+    different = [each.different for each in written.values()]
+    measured = [
+        f"{temperature:g}: {each.known:.0%} known, {each.different} different"
+        for temperature, each in written.items()
+    ]
+    fewer_invented = written[0.5].known > written[1.0].known + 0.05
+    run.claim(
+        "The lower the temperature, the fewer invented words, and the less variety",
+        holds=fewer_invented and all(np.diff(different) > 0),
+        measured="words at temperature " + "; ".join(measured),
     )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=1.0), loss)
-    # Each text is read from its start, with an empty state.
-    start_empty = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_: forget(model), on_test_begin=lambda *_: forget(model)
-    )
-    history = training.fit(
-        model,
-        *train,
-        batch_size=config.streams,
-        epochs=config.epochs,
-        shuffle=False,
-        validation_data=test,
-        callbacks=[start_empty, *run.callbacks],
-    ).history
-    curves = {"training": history["loss"], "held out": history["val_loss"]}
-    curves = {name: np.array(nats) / np.log(2) for name, nats in curves.items()}
+
+
+def main(config: Config, run: Run) -> None:
+    text = Text(config)
+    model, curves = train(config, text, run)
     bits = curves["held out"][-1]
     run.metric("bits_per_character", bits)
 
-    rival = WittenBell(train_text, config.rival_order, len(characters))
-    for order in range(config.rival_order + 1):
-        rival_bits = rival.bits_per_character(test_text[: test[0].size + 1], order)
-        run.metric(f"bits_per_character_order_{order}", rival_bits)
-        curves[f"n-gram, order {order}"] = [rival_bits] * config.epochs
-    run.claim(
-        f"An LSTM predicts better than counting what came after the last {order} characters",
-        holds=bits < rival_bits - 0.1,
-        measured=f"{bits:.3f} bits per character, Witten-Bell of order {order} {rival_bits:.3f}",
+    n_grams = count_n_grams(config, text)
+    run.metrics("bits_per_character", n_grams)
+    last = f"order {config.rival_order}"
+    run.compare(
+        f"An LSTM predicts better than counting what followed the last "
+        f"{config.rival_order} characters",
+        {"LSTM": bits, f"n-grams of {last}": n_grams[last]},
+        more=f"n-grams of {last}",
+        less="LSTM",
+        by=0.1,
     )
-    run.figure(
-        "learning", figures.curves(curves, title="Bits per character", ylabel="bits")
-    )
+    for order, value in n_grams.items():
+        curves[f"n-grams, {order}"] = [value] * config.epochs
+    title = "Bits per character"
+    run.figure("learning", figures.curves(curves, title=title, ylabel="bits"))
 
-    reader = build_model(*size)  # begins each call in an empty state
+    # The same weights in a model that begins each call in an empty state.
+    size = (len(text.characters), config.units, config.depth, config.dropout)
+    untrained = build_model(*size)
+    reader = build_model(*size)
     reader.set_weights(model.get_weights())
-    emptied_bits = float(loss(test[1], reader.predict(test[0], verbose=0))) / np.log(2)
-    run.claim(
-        f"The carried state counts: emptied every {config.chunk} characters, it predicts worse",
-        holds=bits < emptied_bits - 0.1,
-        measured=f"{bits:.3f} bits per character carried, {emptied_bits:.3f} emptied",
+    emptied = read_without_carrying(config, text, reader)
+    run.compare(
+        f"The carried state counts: emptied every {config.chunk} characters, the LSTM "
+        "predicts worse",
+        {"carried": bits, "emptied": emptied},
+        more="emptied",
+        less="carried",
+        by=0.1,
     )
 
-    aucs = []
-    for network in (build_model(*size), reader):  # before and after training
-        # The cell is chosen on training text and judged on held-out text.
-        cells = read_cells(network, encode(train_text[:10_000]))
-        inside = inside_quotes(train_text)[: len(cells)]
-        scores = np.array([roc_auc_score(inside, cell) for cell in cells.T]) - 0.5
-        best = np.abs(scores).argmax()
-        values = read_cells(network, encode(test_text))[:, best] * np.sign(scores[best])
-        aucs.append(roc_auc_score(inside_quotes(test_text)[: len(values)], values))
-    run.metric("quote_cell_auc", aucs[1])
+    auc, values = find_quote_cell(reader, text)
+    auc_before, _ = find_quote_cell(untrained, text)
+    run.metric("quote_cell_auc", auc)
     run.claim(
-        "A cell has learned to follow the inside of quotes, though nothing said what a quote is",
-        holds=aucs[1] > max(0.8, aucs[0] + 0.05),
-        measured=f"area under the ROC curve {aucs[1]:.3f}, best cell before training {aucs[0]:.3f}",
+        "A cell has learned to follow the inside of quotes, though nothing said what a "
+        "quote is",
+        holds=auc > max(0.8, auc_before + 0.05),
+        measured=f"area under the ROC curve {auc:.3f}, best cell before training "
+        f"{auc_before:.3f}",
     )
-    run.figure("quotes", draw_cell(test_text[:1000], values[:1000]))
+    run.figure("quotes", draw_cell(text.test[:1000], values[:1000]))
 
-    writer = build_model(*size, streams=16)
-    writer.set_weights(model.get_weights())
-    prompts = tf.constant([encode("\n" + config.prompt)] * 16)
-    vocabulary = set(re.findall(r"\w{3,}", train_text))
-    distinct, known, measured = [], [], []
-    for temperature in (0.0, 0.2, 0.5, 1.0):  # 0 is arg-max
-        ids = generate(writer, prompts, 400, temperature).numpy()
-        samples = ["".join(characters[place] for place in row) for row in ids]
-        run.print(f"\nTemperature {temperature}: {config.prompt}{samples[0]}")
-        words = re.findall(r"\w{3,}", " ".join(samples))
-        distinct.append(len(set(words)))
-        known.append(np.mean([word in vocabulary for word in words]))
-        measured.append(
-            f"{temperature}: {known[-1]:.0%} known, {distinct[-1]} different"
-        )
-    run.claim(
-        "The lower the temperature, the fewer invented words, and the less variety",
-        holds=known[2] > known[3] + 0.05 and all(np.diff(distinct) > 0),
-        measured="words at temperature " + "; ".join(measured),
-    )
-    outputs = {"probabilities": keras.ops.softmax(reader.output)}
-    run.export(keras.Model(reader.input, outputs), example=test[0][:2])
+    written = write_samples(config, text, model)
+    for temperature, each in written.items():
+        run.print(f"\nTemperature {temperature:g}: {config.prompt}{each.first}")
+    claim_temperature(written, run)
+
+    outputs = {"probabilities": ops.softmax(reader.output)}
+    run.export(keras.Model(reader.input, outputs), example=text.test_ids[None, :64])
 
 
 if __name__ == "__main__":

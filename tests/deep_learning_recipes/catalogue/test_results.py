@@ -1,4 +1,4 @@
-"""Results over seeds, their pictures, and the README's table."""
+"""Results over seeds."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from deep_learning_recipes import UsageError, catalogue
-from deep_learning_recipes.catalogue import results
+from deep_learning_recipes import catalogue
+from deep_learning_recipes.catalogue import pictures, results
 
 RECORDS = [
     {
@@ -47,14 +47,6 @@ def test_a_summary_has_mean_standard_deviation_and_how_often_claims_held():
     assert summary["seconds"] == [10.0, 11.0, 12.0]
 
 
-def test_pictures_are_kept_small():
-    noise = np.random.default_rng(0).integers(0, 255, (900, 1300, 3), "uint8")
-    Image.fromarray(noise).save("noise.png")
-    name = results.keep_picture(Path("noise.png"), Path("out"), "toy")
-    assert name == "toy-noise.png"
-    assert Path("out", name).stat().st_size < 150_000
-
-
 def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     recipe = catalogue.find_recipe("lenet")
     ran = []
@@ -75,38 +67,39 @@ def test_measuring_goes_on_where_it_was_interrupted(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         results.measure([recipe], seeds=3, preset="default", out=Path("results"))
     assert ran == [0, 1]
+    Path("results").mkdir()
+    Path("results/lenet-curve.png").touch()  # of an earlier measurement
     code = results.measure([recipe], seeds=3, preset="default", out=Path("results"))
     assert ran == [0, 1, 1, 2]
-    assert code == 1  # the claim of seed 1 fell
-    assert "FELL: It wins" in capsys.readouterr().out
+    assert code == 1  # the claim of seed 1 failed
+    assert "FAILS: It wins" in capsys.readouterr().out
     kept = json.loads(Path("results/lenet.json").read_text())
     assert kept["metrics"]["accuracy"]["values"] == [0.5, 0.6, 0.7]
-    assert kept["figures"] == ["lenet-curve.png"]
-    assert Path("results/lenet-curve.png").exists()
+    assert kept["figures"] == ["lenet-curve.webp"]
+    assert Path("results/lenet-curve.webp").exists()
+    assert not Path("results/lenet-curve.png").exists()
     # What is in the results is measured anew when asked for again.
     ran.clear()
     results.measure([recipe], seeds=1, preset="default", out=Path("results"))
     assert ran == [0]
 
 
-def test_a_curve_is_drawn_with_its_spread_over_seeds():
-    """The lines of two runs of unequal length; what was not finite is left out."""
-    runs = [
-        {"recipe": "toy", "curves": {"mean return": {"xlabel": "step", "x": x, "y": y}}}
-        for x, y in (([1, 2, 3], [None, 4, 6]), ([1, 2], [0, 2]))
-    ]
-    name = results.draw_curve("mean return", runs, Path("out"))
-    assert name == "toy-seeds_mean_return.png"
-    assert Image.open(Path("out") / name).width > 500
-
-
 def test_runs_of_other_code_do_not_count(monkeypatch):
-    recipe, digest = catalogue.find_recipe("lenet"), results._digest
-    before = digest(recipe)
+    package = Path("kitchen")
+    (package / "run").mkdir(parents=True)
+    (package / "run" / "loop.py").write_text("before")
+    monkeypatch.setattr(results, "PACKAGE", package)
+    recipe = catalogue.find_recipe("lenet")
+    before = results._digest(recipe)
+
     another = dataclasses.replace(recipe, path=catalogue.find_recipe("mlp").path)
-    assert digest(another) != before
-    monkeypatch.setattr(results, "__file__", str(ROOT / "recipes" / "__init__.py"))
-    assert digest(recipe) != before
+    assert results._digest(another) != before
+    (package / "run" / "loop.py").write_text("after")
+    assert results._digest(recipe) != before
+
+
+def test_the_whole_package_counts_as_code():
+    assert (results.PACKAGE / "training").is_dir()
 
 
 def test_a_run_that_fails_is_shown_and_writes_no_results(monkeypatch, capsys):
@@ -138,30 +131,6 @@ def test_a_metric_that_is_no_number_is_named(monkeypatch, capsys):
     assert not Path("results").exists()
 
 
-def test_the_readme_table_is_fresh():
-    assert not results.update_readme(
-        ROOT / "README.md", ROOT / "results", write=False
-    ), "run `python -m recipes table`"
-
-
-def test_a_stale_table_is_rewritten():
-    readme = Path("README.md")
-    readme.write_text(
-        f"before\n{results.TABLE_BEGINS}\na stale row\n{results.TABLE_ENDS}\nafter\n"
-    )
-    assert results.update_readme(readme, Path("none"), write=True)
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "a stale row" not in text
-    for recipe in catalogue.find_recipes():
-        assert f"[`{recipe.name}`]" in text
-    assert not results.update_readme(readme, Path("none"), write=True)
-    readme.write_text("no marks")
-    with pytest.raises(UsageError, match="README.md: the marks"):
-        results.update_readme(readme, Path("none"), write=True)
-
-
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "results").glob("*.json")), ids=lambda p: p.stem
 )
@@ -175,4 +144,4 @@ def test_committed_results_fit_the_recipes(path):
     for name in result["config"]:
         assert f"    {name}: " in source, "the recipe has changed: measure it again"
     for picture in result["figures"]:
-        assert (path.parent / picture).stat().st_size < results.PICTURE_BYTES
+        assert (path.parent / picture).stat().st_size <= pictures.MOST_BYTES

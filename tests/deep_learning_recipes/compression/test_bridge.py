@@ -459,7 +459,7 @@ if os.environ.get("ALL_APPLICATIONS"):
 def test_applications(name):
     """One architecture of each family; all that both know with ALL_APPLICATIONS=1
     (minutes)."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     size = APPLICATIONS[name]
     build = getattr(keras.applications, name)
     model = build(

@@ -157,6 +157,7 @@ def test_ctrl_c_and_termination_stop_all(number):
     assert all(is_gone(path.name) for path in Path().iterdir() if path.name.isdecimal())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

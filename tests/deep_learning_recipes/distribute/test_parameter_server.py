@@ -71,6 +71,7 @@ def is_gone(process_id):
     )
 
 
+@pytest.mark.long
 def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
     finished = command(*LAUNCH, "--parameter-servers", "2", PROGRAM, "--out", "here")
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
@@ -87,6 +88,7 @@ def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
     assert 0 < value("here", "last_batch") < value("here", "first_loss")
 
 
+@pytest.mark.long
 def test_mlp_learns_and_is_exported_once_by_the_chief():
     arguments = (
         "-m",
@@ -123,6 +125,8 @@ def test_a_killed_worker_is_not_missed(cluster):
     assert all(map(is_gone, tasks.values()))
 
 
+@pytest.mark.long
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("killed", "code", "message"),
     [

@@ -136,7 +136,14 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
         strategies.strategy("multi_worker")
 
 
-@pytest.mark.parametrize("recipe", ["mlp", "lenet", "vae"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "mlp",
+        pytest.param("lenet", marks=pytest.mark.long),
+        pytest.param("vae", marks=pytest.mark.long),
+    ],
+)
 def test_the_quick_preset_under_two_replicas(recipe):
     arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--export", "models")
     finished = command("-m", f"recipes.{recipe}", *arguments, "--out", "here")
@@ -145,6 +152,7 @@ def test_the_quick_preset_under_two_replicas(recipe):
     assert "FAILS" not in finished.stdout
 
 
+@pytest.mark.long
 def test_a_state_that_lives_on_one_device_is_said_in_one_line():
     arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--out", "here")
     finished = command("-m", "recipes.char_rnn", *arguments)

@@ -12,6 +12,7 @@ from keras import layers
 
 from deep_learning_recipes import training
 from deep_learning_recipes.distribute import strategies
+from deep_learning_recipes.training.state import state_variables
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(70, 6)).astype("float32")
@@ -126,48 +127,59 @@ def make(name):
     return model, X
 
 
-def train(name, examples, strategy, path):
+class Restart(keras.callbacks.Callback):
+    """Lets each training begin where the first one did."""
+
+    start = None
+
+    def restore(self, model):
+        variables = state_variables(model)
+        if self.start is None:
+            self.start = [np.array(variable) for variable in variables]
+        for variable, value in zip(variables, self.start, strict=True):
+            variable.assign(value)
+        return 0
+
+
+def train(name, sizes, strategy, folder):
+    """Trains one model on so many examples each time, and saves what it became."""
+    worker = strategies.worker_number() or 0
     keras.utils.set_random_seed(0)
+    restart = Restart()
     with strategy.scope():
         model, x = make(name)
-        history = training.fit(
-            model,
-            x[:examples],
-            LABELS[:examples],
-            batch_size=16,
-            epochs=3,
-            seed=1,
-            shuffle=name != "noisy",
-            verbose=0,
-            validation_data=None if name == "noisy" else (x[:33], LABELS[:33]),
-        ).history
-    np.savez(
-        path,
-        *(
-            np.array(weight)
-            for weight in model.weights
-            if weight.name != "seed_generator_state"
-        ),
-    )
-    path.with_suffix(".json").write_text(json.dumps(history))
+        for examples in sizes:
+            history = training.fit(
+                model,
+                x[:examples],
+                LABELS[:examples],
+                batch_size=16,
+                epochs=3,
+                seed=1,
+                shuffle=name != "noisy",
+                verbose=0,
+                validation_data=None if name == "noisy" else (x[:33], LABELS[:33]),
+                callbacks=[restart],
+            ).history
+            path = Path(folder, f"{worker}-{name}-{examples}")
+            weights = [
+                np.array(weight)
+                for weight in model.weights
+                if weight.name != "seed_generator_state"
+            ]
+            np.savez(path.with_suffix(".npz"), *weights)
+            path.with_suffix(".json").write_text(json.dumps(history))
 
 
 def main(strategy_name, folder):
     strategy, _ = strategies.strategy(strategy_name)
-    worker = strategies.worker_number() or 0
-    for examples in (64, 69, 65):
-        for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
-            train(
-                name,
-                examples,
-                strategy,
-                Path(folder, f"{worker}-{name}-{examples}.npz"),
-            )
-    names = ["normalized", "noisy"] + ["synchronized"] * (
-        strategy_name != "multi_worker"
-    )
+    for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
+        train(name, (64, 69, 65), strategy, folder)
+    names = ["normalized", "noisy"]
+    if strategy_name != "multi_worker":
+        names.append("synchronized")
     for name in names:
-        train(name, 64, strategy, Path(folder, f"{worker}-{name}-64.npz"))
+        train(name, (64,), strategy, folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import command
 from matplotlib import pyplot as plt
 
 from deep_learning_recipes import UsageError, training
@@ -39,7 +38,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    epochs: int = 150
+    epochs: int = 100
     """passes over the data"""
 
 
@@ -285,25 +284,30 @@ def start_toy(*arguments):
     )
 
 
-def wait_for(path, process):
+def wait_for(condition, process):
     deadline = time.monotonic() + 120
-    while not Path(path).exists():
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("checkpoint", ["01-first", "02-second"])
-def test_after_kill_9_resume_ends_with_the_same_weights(checkpoint):
+def test_after_each_kill_9_resume_ends_with_the_same_weights():
     whole = start_toy("--out", "whole")
     out, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, out + err
 
-    killed = start_toy("--out", "killed")
-    wait_for(f"killed/checkpoints/{checkpoint}.npz", killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    resumed = start_toy("--out", "killed", "--resume")
+    resume = []
+    for checkpoint in ("01-first", "02-second"):
+        killed = start_toy("--out", "killed", *resume)
+        wait_for(
+            lambda name=checkpoint: Path(f"killed/checkpoints/{name}.npz").exists(),
+            killed,
+        )
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        resume = ["--resume"]
+    resumed = start_toy("--out", "killed", *resume)
     out, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, out + err
     for name in ("01-first", "02-second"):
@@ -316,20 +320,18 @@ def test_after_kill_9_resume_ends_with_the_same_weights(checkpoint):
         json.loads(Path(f, "metrics.json").read_text()) for f in ("whole", "killed")
     ]
     assert records[0]["metrics"] == records[1]["metrics"]
-    assert records[1]["metrics"]["second_epochs"]["value"] == 150
-
-    again = command("toy.py", "--out", "killed", "--resume")
-    assert again.returncode == 2
-    assert "error: --resume: the run in killed is finished" in again.stderr
+    assert records[1]["metrics"]["second_epochs"]["value"] == 100
 
 
-def test_ctrl_c_says_how_to_go_on_and_flags_may_not_change_then():
+def test_a_finished_run_cannot_be_resumed(monkeypatch, capsys):
+    assert run_cli(monkeypatch, "--out", "here") == 0
+    assert run_cli(monkeypatch, "--out", "here", "--resume") == 2
+    assert "error: --resume: the run in here is finished" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on():
     process = start_toy()
-    deadline = time.monotonic() + 120
-    while not list(Path("runs").glob("toy/*/checkpoints/*.npz")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: list(Path("runs").glob("toy/*/checkpoints/*.npz")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -338,10 +340,16 @@ def test_ctrl_c_says_how_to_go_on_and_flags_may_not_change_then():
         == "interrupted; go on: python -m recipes.toy --resume"
     )
 
-    changed = command("toy.py", "--resume", "--epochs", "151")
-    assert changed.returncode == 2
-    assert "--epochs 151: the run in runs/toy/" in changed.stderr
-    assert "was started with 150" in changed.stderr
+
+def test_flags_may_not_change_when_a_run_is_resumed(monkeypatch, capsys):
+    def main(config, run):
+        raise KeyboardInterrupt
+
+    assert run_cli(monkeypatch, main=main) == 130
+    assert run_cli(monkeypatch, "--resume", "--epochs", "21") == 2
+    error = capsys.readouterr().err
+    assert "--epochs 21: the run in runs/test_run/" in error
+    assert "was started with 20" in error
 
 
 def test_a_changed_network_cannot_take_up_a_checkpoint():

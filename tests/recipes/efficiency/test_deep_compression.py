@@ -8,7 +8,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deep_learning_recipes import weight_file
 from recipes import deep_compression
 
 RANDOM = np.random.default_rng(0)
@@ -145,8 +144,8 @@ def test_the_file_holds_the_trained_network_to_the_last_bit():
     shared.fit(X, Y, epochs=2, verbose=0)
     codebooks = [each.numpy() for each in shared.centroids]
     content = "small", shared.labels, codebooks, 3
-    file = weight_file.write(*content, deep_compression.huffman_encode)
-    name, weights = weight_file.read(file, deep_compression.huffman_decode)
+    file = deep_compression.write_file(*content, deep_compression.huffman_encode)
+    name, weights = deep_compression.read_file(file, deep_compression.huffman_decode)
     decoded = small_network(seed=1)
     decoded.set_weights(weights)
     assert name == "small"

@@ -206,6 +206,7 @@ def test_a_network_of_ones_own(tmp_path):
     }
     assert all(each["value"] > 0.5 for each in record["metrics"].values())
     assert record["figures"] == ["class_images.png"]
+    assert record["trainings"] == {"planned": 1, "begun": 1}
     missing = run_in_process(
         "activation_maximization", tmp_path / "no", "--model", "no.keras"
     )

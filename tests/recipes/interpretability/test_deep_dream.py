@@ -135,6 +135,7 @@ def test_a_network_and_a_picture_of_ones_own(channels, tmp_path):
     assert record["claims"] == []
     assert list(record["metrics"]) == ["total_variation_maps"]
     assert record["figures"] == ["dreams.png"]
+    assert record["trainings"] == {"planned": 1, "begun": 1}
 
 
 def test_a_missing_picture_ends_the_run_at_once(tmp_path):

@@ -93,9 +93,9 @@ def test_of_a_linear_model_all_is_known_by_hand(linear):
     np.testing.assert_allclose(gradients, weights, rtol=1e-5)
     # Noise moves the picture, not the gradient.
     np.testing.assert_allclose(
-        ee.smooth_gradients(parts, x, classes), weights, rtol=1e-5
+        ee.smooth_gradients(parts, x, classes, samples=4), weights, rtol=1e-5
     )
-    integrated = ee.integrated_gradients(parts, x, classes)
+    integrated = ee.integrated_gradients(parts, x, classes, steps=8)
     np.testing.assert_allclose(integrated, x * weights, rtol=1e-4, atol=1e-7)
     # A black patch on a pixel takes away what the pixel adds.
     lost = ee.occlusion(parts, x, classes, cells=4)[..., 0]
@@ -107,7 +107,7 @@ def test_of_a_linear_model_all_is_known_by_hand(linear):
 def test_smooth_gradients_are_a_mean_over_noise(scene):
     model, x, classes = scene
     parts = ee.split(model, "images")
-    without = ee.smooth_gradients(parts, x, classes, noise=0.0)
+    without = ee.smooth_gradients(parts, x, classes, samples=4, noise=0.0)
     np.testing.assert_allclose(
         without, ee.gradients_at(parts, x, classes)[1], rtol=1e-4, atol=1e-7
     )
@@ -165,7 +165,7 @@ def test_the_cascade_replaces_one_layer_after_the_other_from_the_last(scene):
 
 def test_an_edge_detector_asks_no_network_and_noise_is_new_each_time(scene):
     model, x, classes = scene
-    methods = ee.compile_methods(model)
+    methods = ee.compile_methods(model, samples=2)
     maps = {
         name: np.asarray(method(x.numpy(), classes.numpy()))
         for name, method in methods.items()

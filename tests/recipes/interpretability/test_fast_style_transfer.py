@@ -71,7 +71,7 @@ def test_only_the_painter_learns_and_all_of_it_does(network, random):
     painter = fst.build_painter(4)
     style, *photos = random.uniform(size=(3, 48, 48, 3)).astype("float32")
     apprentice = fst.Apprentice(painter, fst.Energy(network, style, 1.0, 1.0))
-    apprentice.compile(optimizer=keras.optimizers.Adam(1e-2))
+    apprentice.compile(optimizer=keras.optimizers.Adam(1e-2), run_eagerly=True)
     before = [np.array(each) for each in painter.weights]
     features = [np.array(each) for each in network.weights]
     apprentice.fit(np.stack(photos), np.zeros(2), verbose=0)
@@ -164,3 +164,4 @@ def test_a_network_of_ones_own(tmp_path):
     assert finished.metrics["finished"]
     assert set(finished.metrics["metrics"]) == {"energy_left"}
     assert finished.metrics["figures"] == ["pictures.png"]
+    assert finished.metrics["trainings"] == {"planned": 1, "begun": 1}

@@ -149,6 +149,7 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path):
     assert record["claims"] == []
     assert list(record["metrics"]) == ["psnr_maps"]
     assert record["figures"] == ["inversions.png"]
+    assert record["trainings"] == {"planned": 1, "begun": 1}
     assert (
         run_in_process("feature_inversion", tmp_path / "no", *flags, "no.png").code == 2
     )

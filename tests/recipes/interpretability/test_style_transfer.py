@@ -92,6 +92,7 @@ def test_a_network_and_pictures_of_ones_own(tmp_path, random):
     assert set(finished.metrics["metrics"]) == {"content_energy", "style_energy"}
     assert finished.metrics["claims"] == []
     assert finished.metrics["figures"] == ["pictures.png"]
+    assert finished.metrics["trainings"] == {"planned": 1, "begun": 1}
 
 
 def test_a_bad_picture_gets_one_clear_line(tmp_path, capsys):

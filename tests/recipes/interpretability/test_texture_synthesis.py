@@ -106,6 +106,7 @@ def test_a_network_of_ones_own(tmp_path):
     }
     assert finished.metrics["claims"] == []
     assert finished.metrics["figures"] == ["textures.png"]
+    assert finished.metrics["trainings"] == {"planned": 1, "begun": 1}
 
 
 def test_an_unknown_texture_gets_one_clear_line(tmp_path, capsys):

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import log_softmax
 
 from recipes import char_rnn
 
@@ -34,27 +35,56 @@ def some_ids(*shape):
 
 
 def test_reading_one_character_at_a_time_equals_one_long_pass(models):
-    ids = some_ids(3, 50)
+    ids = some_ids(3, 16)
     long_pass = models()(ids)
     stateful = models(streams=3)
-    steps = [stateful(ids[:, place : place + 1]) for place in range(50)]
+    steps = [stateful(ids[:, place : place + 1]) for place in range(16)]
     np.testing.assert_allclose(np.concatenate(steps, axis=1), long_pass, atol=1e-5)
 
     char_rnn.forget(stateful)
-    chunks = [stateful(ids[:, start : start + 25]) for start in (0, 25)]
+    chunks = [stateful(ids[:, start : start + 8]) for start in (0, 8)]
     np.testing.assert_allclose(np.concatenate(chunks, axis=1), long_pass, atol=1e-5)
 
 
 def test_argmax_generation_equals_reading_all_of_it_again_for_each_character(models):
     prompts = some_ids(3, 5)
     text = prompts
-    for _ in range(20):
-        likeliest = np.argmax(models()(text)[:, -1], axis=-1)
+    reader = models()
+    for _ in range(10):
+        likeliest = np.argmax(reader(text)[:, -1], axis=-1)
         text = np.concatenate([text, likeliest[:, None]], axis=1)
     stateful = models(streams=3)
     for _ in range(2):  # the second time, nothing of the first may be left
-        written = char_rnn.generate(stateful, tf.constant(prompts), 20, 0.0)
+        written = char_rnn.generate(stateful, tf.constant(prompts), 10, 0.0)
         np.testing.assert_array_equal(written, text[:, 5:])
+
+
+def test_bits_per_character_are_minus_log2_of_the_softmax():
+    logits = RANDOM.normal(size=(2, 5, VOCABULARY)).astype("float32")
+    ids = some_ids(2, 5)
+    came = np.take_along_axis(log_softmax(logits, axis=-1), ids[..., None], axis=-1)
+    expected = -came[..., 0] / np.log(2)
+    found = char_rnn.bits_per_character(ids, logits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    nothing_known = char_rnn.bits_per_character(ids, np.zeros((2, 5, 8), "float32"))
+    np.testing.assert_allclose(nothing_known, 3, rtol=1e-6)  # one in eight
+
+
+def test_no_gradient_leaves_its_chunk(models):
+    """The second chunk's logits depend on the first chunk's state, but not its
+    gradient."""
+    model = models(streams=1)
+    embeddings = model.trainable_variables[0].value
+    first, second = some_ids(1, 4), some_ids(1, 4)
+    with tf.GradientTape() as tape:
+        model(first)
+        carried = model(second)
+        loss = tf.reduce_sum(carried**2)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, embeddings))
+    touched = np.flatnonzero(np.abs(gradient).sum(axis=1))
+    assert set(touched) == set(second.ravel())
+    char_rnn.forget(model)
+    assert np.abs(model(second) - carried).max() > 1e-3
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -97,6 +127,14 @@ def test_cells_stand_in_the_order_of_the_text(models):
     model = models()
     first_lstm = keras.Model(model.input, model.layers[2].output)
     np.testing.assert_allclose(cells[:10, :8], first_lstm(ids[None, :10])[0], atol=1e-6)
+
+
+def test_cells_of_a_single_layer_stand_in_order_too():
+    model = char_rnn.build_model(VOCABULARY, units=8, depth=1, dropout=0.0)
+    ids = np.tile(some_ids(10), 16)
+    cells = char_rnn.read_cells(model, np.append(ids, 0))
+    lstm = keras.Model(model.input, model.layers[2].output)
+    np.testing.assert_allclose(cells[:10], lstm(ids[None, :10])[0], atol=1e-6)
 
 
 def test_witten_bell_by_hand():

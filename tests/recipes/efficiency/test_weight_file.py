@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from deep_learning_recipes import weight_file
+from recipes.deep_compression import (
+    read_file,
+    relative_indices,
+    stage_bytes,
+    write_file,
+)
 
 
 def encode(symbols, alphabet):
@@ -47,8 +51,8 @@ def restored(labels, codebooks):
 )
 def test_what_is_read_is_what_was_written(shapes, bits, gap_bits, kept, seed):
     labels, codebooks = example(shapes, bits, kept, seed)
-    file = weight_file.write("a name", labels, codebooks, gap_bits, encode)
-    name, arrays = weight_file.read(file, decode)
+    file = write_file("a name", labels, codebooks, gap_bits, encode)
+    name, arrays = read_file(file, decode)
     assert name == "a name"
     for found, expected in zip(arrays, restored(labels, codebooks), strict=True):
         assert found.dtype == np.float32
@@ -60,7 +64,7 @@ def test_the_papers_example_of_relative_indices():
     two."""
     labels = np.zeros(16, int)
     labels[[1, 4, 15]] = 3, 1, 2
-    entries, gaps = weight_file.relative_indices(labels, 3)
+    entries, gaps = relative_indices(labels, 3)
     assert entries.tolist() == [3, 1, 0, 2]
     assert gaps.tolist() == [1, 2, 7, 2]
 
@@ -69,7 +73,7 @@ def test_the_papers_example_of_relative_indices():
     ("zeros", "fillers"), [(6, 0), (7, 0), (8, 1), (15, 1), (16, 2), (800, 100)]
 )
 def test_gaps_at_and_beyond_the_limit(zeros, fillers):
-    entries, gaps = weight_file.relative_indices(np.array([0] * zeros + [5]), 3)
+    entries, gaps = relative_indices(np.array([0] * zeros + [5]), 3)
     assert entries.tolist() == [0] * fillers + [5]
     assert gaps.max() <= 7
     assert np.sum(gaps + 1) == zeros + 1
@@ -80,8 +84,8 @@ def test_bytes_of_the_stages_by_hand():
         [np.array([[0, 1], [2, 3]]), np.array([0, 0, 1])],
         [np.ones(3)] * 2,
     )
-    file = weight_file.write("n", labels, codebooks, 2, encode)
-    stages = weight_file.stage_bytes(file)
+    file = write_file("n", labels, codebooks, 2, encode)
+    stages = stage_bytes(file)
     # Entries: 1, 2, 3 and, after 2 zeros, 1. Two codebooks of 3 float32.
     assert stages == {
         "float32": 28,
@@ -92,18 +96,18 @@ def test_bytes_of_the_stages_by_hand():
 
 
 def test_every_altered_bit_and_every_cut_is_refused():
-    file = weight_file.write("name", *example(), 4, encode)
+    file = write_file("name", *example(), 4, encode)
     never = pytest.fail
     for place in range(len(file)):
         for bit in (1, 128):
             altered = bytearray(file)
             altered[place] ^= bit
             with pytest.raises(ValueError, match="compressed weights"):
-                weight_file.read(bytes(altered), never)
+                read_file(bytes(altered), never)
         with pytest.raises(ValueError, match="compressed weights"):
-            weight_file.read(file[:place], never)
+            read_file(file[:place], never)
     with pytest.raises(ValueError, match="altered"):
-        weight_file.read(file + b"\0", never)
+        read_file(file + b"\0", never)
 
 
 @pytest.mark.parametrize(
@@ -119,4 +123,4 @@ def test_every_altered_bit_and_every_cut_is_refused():
 )
 def test_input_that_does_not_fit_is_explained(labels, codebooks, gap_bits, message):
     with pytest.raises(ValueError, match=message):
-        weight_file.write("n", labels, codebooks, gap_bits, encode)
+        write_file("n", labels, codebooks, gap_bits, encode)

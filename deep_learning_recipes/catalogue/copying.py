@@ -1,0 +1,26 @@
+"""A recipe's file for a project of one's own."""
+
+import shutil
+from pathlib import Path
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.catalogue.headers import Recipe
+
+
+def copy_recipe(recipe: Recipe, file: Path) -> Path:
+    """Writes the recipe's file as `file`, or into it if that is a folder; returns what
+    it wrote.
+
+    Raises UsageError if there is such a file already, or if it cannot be written.
+    """
+    target = file / recipe.path.name if file.is_dir() else file
+    if target.exists():
+        raise UsageError(f"{target} exists already; name a file that does not")
+    try:
+        with target.open("xb") as copied, recipe.path.open("rb") as source:
+            shutil.copyfileobj(source, copied)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written ({error.strerror}); name another"
+        ) from error
+    return target

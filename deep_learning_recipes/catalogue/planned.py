@@ -1,0 +1,560 @@
+"""The recipes that are still to be written, so that a search for one finds out.
+
+Whoever writes one of them takes it out of here.
+"""
+
+from typing import NamedTuple
+
+
+class Planned(NamedTuple):
+    """A recipe that does not exist yet."""
+
+    theme: str
+    about: str
+    """what it will show, a short phrase"""
+    tags: str
+    """what people search for, with commas between"""
+
+
+PLANNED = {
+    "preprocessing": Planned(
+        "training",
+        "scaling, centering and whitening what a network is fed",
+        "normalization, standardization, zca, pca, whitening",
+    ),
+    "mini_batches": Planned(
+        "training",
+        "what the size of a batch does to noise, steps and time",
+        "batch size, sgd, gradient noise, stochastic gradient",
+    ),
+    "weight_initialization": Planned(
+        "training",
+        "how to draw the first weights so that signals survive depth",
+        "xavier, glorot, kaiming, he initialization, orthogonal",
+    ),
+    "optimizers": Planned(
+        "training",
+        "update rules side by side on valleys, saddles and digits",
+        "sgd, momentum, nesterov, adagrad, rmsprop, adam",
+    ),
+    "learning_rates": Planned(
+        "training",
+        "schedules, warm-up, and a test that finds a good rate",
+        "cosine decay, warm restarts, sgdr, lr schedule, lr finder",
+    ),
+    "second_order": Planned(
+        "training",
+        "steps that use the curvature, where they pay and where not",
+        "newton, bfgs, l-bfgs, line search, hessian",
+    ),
+    "batch_normalization": Planned(
+        "training",
+        "each layer's input held to one scale by its batch",
+        "batchnorm, bn, moving average",
+    ),
+    "normalization_layers": Planned(
+        "training",
+        "batch, layer, group and instance norm compared",
+        "layernorm, groupnorm, instancenorm, layer normalization",
+    ),
+    "regularization": Planned(
+        "training",
+        "penalties that keep weights small, few or bounded",
+        "weight decay, l1, l2, max-norm, overfitting",
+    ),
+    "dropout": Planned(
+        "training",
+        "units switched off at random, and what the noise tells",
+        "dropconnect, monte carlo dropout, uncertainty, overfitting",
+    ),
+    "stochastic_depth": Planned(
+        "training",
+        "a residual network whose layers skip training at random",
+        "drop path, layer drop, resnet",
+    ),
+    "fractional_max_pooling": Planned(
+        "training",
+        "pooling by factors between one and two",
+        "downsampling, subsampling, random pooling",
+    ),
+    "data_augmentation": Planned(
+        "training",
+        "more pictures out of few, by changes that keep the label",
+        "mixup, random crop, flip, color jitter, overfitting",
+    ),
+    "training_diagnostics": Planned(
+        "training",
+        "reading loss curves and gradients like a doctor",
+        "debugging, learning curve, overfit one batch, dead units",
+    ),
+    "model_selection": Planned(
+        "training",
+        "choosing a model without fooling oneself",
+        "cross-validation, k-fold, early stopping, validation set",
+    ),
+    "hyperparameter_search": Planned(
+        "training",
+        "finding settings under one budget by four strategies",
+        "hpo, tuning, grid search, random search, bayesian optimization, hyperband",
+    ),
+    "population_based_training": Planned(
+        "training",
+        "a crowd of models that copy their best and explore",
+        "pbt, hpo, tuning, evolutionary",
+    ),
+    "ensembles": Planned(
+        "training",
+        "many models that vote, and cheap ways to get them",
+        "bagging, snapshot ensemble, ema, polyak averaging, swa",
+    ),
+    "multi_label": Planned(
+        "training",
+        "several yes-or-no answers for one input",
+        "multi-task, sigmoid, attributes, binary cross-entropy",
+    ),
+    "hierarchical_softmax": Planned(
+        "training",
+        "classes as leaves of a tree, for very many classes",
+        "large vocabulary, huffman tree, softmax",
+    ),
+    "transfer_learning": Planned(
+        "training",
+        "what was learned on one task, used for another",
+        "fine-tuning, pretrained, frozen features, imagenet, efficientnet",
+    ),
+    "unsupervised_pretraining": Planned(
+        "training",
+        "weights that first learn to rebuild unlabeled data",
+        "greedy layer-wise, stacked autoencoder, few labels",
+    ),
+    "semi_supervised": Planned(
+        "training",
+        "a handful of labels and a heap of unlabeled data",
+        "pseudo-label, mean teacher, consistency, entropy minimization",
+    ),
+    "domain_adaptation": Planned(
+        "training",
+        "labels for one kind of data, answers for another",
+        "dann, gradient reversal, domain shift, adversarial training",
+    ),
+    "weak_supervision": Planned(
+        "training",
+        "noisy rules in place of labels made by hand",
+        "snorkel, label model, labeling functions, noisy labels",
+    ),
+    "contrastive_learning": Planned(
+        "training",
+        "features from telling views of one picture from others",
+        "simclr, byol, nt-xent, self-supervised, ssl",
+    ),
+    "zero_shot": Planned(
+        "training",
+        "classes known by their description alone",
+        "attributes, unseen classes, generalized zero-shot, zsl",
+    ),
+    "convolution": Planned(
+        "convnets",
+        "the layer itself: loops, matrix products, Fourier transforms",
+        "conv2d, im2col, fft, padding, stride, receptive field, cnn",
+    ),
+    "handcrafted_features": Planned(
+        "convnets",
+        "descriptors designed by people, with a linear classifier",
+        "hog, lbp, svm, scikit-image",
+    ),
+    "alexnet": Planned(
+        "convnets",
+        "the convnet that won ImageNet in 2012",
+        "cnn, imagenet, lrn, local response normalization",
+    ),
+    "vgg": Planned(
+        "convnets",
+        "depth from nothing but small filters",
+        "cnn, imagenet, vgg16, vgg19",
+    ),
+    "network_in_network": Planned(
+        "convnets",
+        "a small network at every pixel, and a mean at the end",
+        "nin, 1x1 convolution, global average pooling, cnn",
+    ),
+    "googlenet": Planned(
+        "convnets",
+        "filters of several sizes side by side",
+        "inception, bottleneck, auxiliary classifier, cnn, imagenet",
+    ),
+    "resnet": Planned(
+        "convnets",
+        "shortcuts that let very deep networks learn",
+        "residual network, skip connection, resnet50, cnn, imagenet",
+    ),
+    "wide_resnet": Planned(
+        "convnets",
+        "residual networks that are wide instead of deep",
+        "wrn, residual network, cnn",
+    ),
+    "resnext": Planned(
+        "convnets",
+        "many thin paths in each residual block",
+        "cardinality, grouped convolution, residual network, cnn",
+    ),
+    "densenet": Planned(
+        "convnets",
+        "every layer sees the maps of all layers before it",
+        "dense block, feature reuse, cnn",
+    ),
+    "fractalnet": Planned(
+        "convnets",
+        "depth without shortcuts, by self-similar branches",
+        "drop path, fractal, cnn",
+    ),
+    "squeezenet": Planned(
+        "convnets",
+        "an ImageNet network in a few megabytes",
+        "fire module, small network, mobile, cnn",
+    ),
+    "weights_from_torch": Planned(
+        "convnets",
+        "weights saved by PyTorch, loaded into Keras",
+        "pytorch, convert, checkpoint, state dict, safetensors, efficientnet",
+    ),
+    "architecture_search": Planned(
+        "convnets",
+        "a search that designs the network",
+        "nas, darts, automl, neural architecture search",
+    ),
+    "localization": Planned(
+        "vision",
+        "one object: what it is, and the box around it",
+        "bounding box, iou, box regression",
+    ),
+    "pose_estimation": Planned(
+        "vision",
+        "where the joints of a body are",
+        "keypoints, heat map, pck, landmarks",
+    ),
+    "semantic_segmentation": Planned(
+        "vision",
+        "a class for each pixel",
+        "fcn, u-net, unet, transposed convolution, upsampling, miou",
+    ),
+    "dense_crf": Planned(
+        "vision",
+        "sharper segments, by pixels that talk to each other",
+        "conditional random field, mean field, segmentation",
+    ),
+    "unsupervised_segmentation": Planned(
+        "vision",
+        "segments without labels",
+        "k-means, slic, superpixels, co-segmentation",
+    ),
+    "rcnn": Planned(
+        "vision",
+        "detection by classifying proposed regions",
+        "r-cnn, fast r-cnn, object detection, roi pooling, nms, mean average precision",
+    ),
+    "faster_rcnn": Planned(
+        "vision",
+        "a detector that proposes its own regions",
+        "faster r-cnn, rpn, anchors, object detection",
+    ),
+    "yolo": Planned(
+        "vision",
+        "all boxes of a picture in one look",
+        "object detection, single shot, darknet",
+    ),
+    "ssd": Planned(
+        "vision",
+        "boxes from maps of many sizes",
+        "object detection, single shot, retinanet, focal loss, anchors",
+    ),
+    "mask_rcnn": Planned(
+        "vision",
+        "a mask for each detected object",
+        "mask r-cnn, instance segmentation, roi align, keypoints",
+    ),
+    "panoptic_segmentation": Planned(
+        "vision",
+        "things counted and stuff covered, in one map",
+        "panoptic quality, instance masks, stuff and things",
+    ),
+    "pointnet": Planned(
+        "vision",
+        "classes of shapes given as points",
+        "point cloud, 3d, point set, permutation invariance",
+    ),
+    "voxnet": Planned(
+        "vision",
+        "convolution in three dimensions",
+        "voxel, 3d, occupancy grid, conv3d",
+    ),
+    "octnet": Planned(
+        "vision",
+        "fine detail in space without empty voxels",
+        "octree, 3d, sparse convolution",
+    ),
+    "multi_view_cnn": Planned(
+        "vision",
+        "shapes recognized from pictures all around",
+        "mvcnn, 3d, view pooling, rendering",
+    ),
+    "depth_fusion": Planned(
+        "vision",
+        "color and distance, joined early or late",
+        "rgb-d, multimodal, late fusion",
+    ),
+    "point_graph_network": Planned(
+        "vision",
+        "edges between near points, found anew in each layer",
+        "dgcnn, edgeconv, point cloud, 3d, k-nn",
+    ),
+    "vision_transformer": Planned(
+        "vision",
+        "a picture as a sequence of patches",
+        "vit, deit, self-attention, patch embedding",
+    ),
+    "vanilla_rnn": Planned(
+        "sequences",
+        "the plain recurrent cell and its gradient through time",
+        "simplernn, elman, bptt, gradient clipping, exploding gradient",
+    ),
+    "recurrent_cells": Planned(
+        "sequences",
+        "gates that remember, and which of them are needed",
+        "lstm, gru, peephole, forget gate, long-term dependency",
+    ),
+    "language_model": Planned(
+        "sequences",
+        "the next word, and how surprised a model is by it",
+        "perplexity, n-gram, markov chain, nlp",
+    ),
+    "word_embeddings": Planned(
+        "sequences",
+        "words as vectors, learned from their company",
+        "word2vec, skip-gram, glove, negative sampling, nlp",
+    ),
+    "name_classification": Planned(
+        "sequences",
+        "a language guessed from the letters of a name",
+        "rnn, many-to-one, text classification, nlp",
+    ),
+    "sentiment_analysis": Planned(
+        "sequences",
+        "praise or blame in a review",
+        "text classification, bidirectional lstm, imdb, bag of words, nlp",
+    ),
+    "sequence_tagging": Planned(
+        "sequences",
+        "a label for each word, chosen together",
+        "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
+    ),
+    "seq2seq": Planned(
+        "sequences",
+        "one sequence in, another out",
+        "encoder-decoder, attention, beam search, translation, teacher forcing, nlp",
+    ),
+    "transformer": Planned(
+        "sequences",
+        "attention in place of recurrence",
+        "self-attention, multi-head attention, positional encoding, translation, nlp",
+    ),
+    "gpt": Planned(
+        "sequences",
+        "a decoder that writes text token by token",
+        "llm, language model, bpe, rotary, kv cache, nucleus sampling, nlp",
+    ),
+    "temporal_convolution": Planned(
+        "sequences",
+        "dilated convolutions that look into the past only",
+        "tcn, wavenet, causal convolution, forecasting, time series",
+    ),
+    "image_captioning": Planned(
+        "sequences",
+        "a sentence for a picture",
+        "show and tell, attention, bleu, cnn, lstm",
+    ),
+    "visual_question_answering": Planned(
+        "sequences",
+        "an answer to a question about a picture",
+        "vqa, multimodal, clevr",
+    ),
+    "video_classification": Planned(
+        "sequences",
+        "what happens, from many frames",
+        "action recognition, 3d convolution, conv3d, c3d",
+    ),
+    "music_generation": Planned(
+        "sequences",
+        "melodies for several instruments",
+        "midi, piano roll, musegan, audio",
+    ),
+    "speech_synthesis": Planned(
+        "sequences",
+        "a voice from text",
+        "tts, text-to-speech, wavenet, tacotron, griffin-lim, mel spectrogram, audio",
+    ),
+    "neural_turing_machine": Planned(
+        "sequences",
+        "a network with a memory that it reads and writes",
+        "ntm, memory network, copy task, addressing",
+    ),
+    "graph_neural_network": Planned(
+        "sequences",
+        "learning on nodes and edges",
+        "gnn, gcn, gat, graphsage, node classification",
+    ),
+    "autoencoder": Planned(
+        "generative",
+        "a code for data, and the way back",
+        "ae, latent space, compression, reconstruction, dimensionality reduction",
+    ),
+    "sparse_autoencoder": Planned(
+        "generative",
+        "codes in which few units speak at once",
+        "sae, l1, sparsity, latent space",
+    ),
+    "denoising_autoencoder": Planned(
+        "generative",
+        "clean data guessed from spoiled data",
+        "dae, noise, masking, latent space",
+    ),
+    "context_autoencoder": Planned(
+        "generative",
+        "missing parts and colors filled in",
+        "inpainting, colorization, split-brain, self-supervised",
+    ),
+    "density_estimation": Planned(
+        "generative",
+        "how likely each point is, by six kinds of model",
+        "gaussian mixture, normalizing flow, maf, kernel density, k-means, likelihood",
+    ),
+    "variational_inference": Planned(
+        "generative",
+        "a hard posterior replaced by the nearest easy one",
+        "elbo, mean field, bayes, reparameterization trick, bbvi",
+    ),
+    "boltzmann_machine": Planned(
+        "generative",
+        "energies that make data likely",
+        "rbm, restricted boltzmann machine, contrastive divergence, energy-based model, dbn",
+    ),
+    "conditional_vae": Planned(
+        "generative",
+        "drawing what one asks for, by a code for the rest",
+        "cvae, variational autoencoder, latent space",
+    ),
+    "pixelcnn": Planned(
+        "generative",
+        "pictures painted pixel by pixel, by masked filters",
+        "autoregressive, masked convolution, gated, likelihood",
+    ),
+    "pixelrnn": Planned(
+        "generative",
+        "pictures painted pixel by pixel, by recurrent cells",
+        "autoregressive, row lstm, diagonal bilstm, likelihood",
+    ),
+    "gan": Planned(
+        "generative",
+        "two networks, one that forges and one that judges",
+        "generative adversarial network, generator, discriminator, mode collapse",
+    ),
+    "dcgan": Planned(
+        "generative",
+        "forged pictures by convolutional networks",
+        "gan, generative adversarial network, latent space, fid",
+    ),
+    "conditional_gan": Planned(
+        "generative",
+        "forged pictures of a class on demand",
+        "cgan, generative adversarial network, acgan",
+    ),
+    "wgan": Planned(
+        "generative",
+        "forging by a distance that always has a slope",
+        "gan, wasserstein, gradient penalty, wgan-gp, r1, earth mover",
+    ),
+    "diffusion": Planned(
+        "generative",
+        "pictures out of noise, step by step",
+        "ddpm, ddim, score matching, denoising, classifier-free guidance, stable diffusion",
+    ),
+    "cyclegan": Planned(
+        "generative",
+        "one kind of picture into another, without pairs",
+        "gan, cycle consistency, unpaired, image translation",
+    ),
+    "style_gan": Planned(
+        "generative",
+        "style set layer by layer, from coarse to fine",
+        "stylegan, adain, style mixing, truncation",
+    ),
+    "big_gan": Planned(
+        "generative",
+        "forging at scale, by classes",
+        "biggan, class-conditional, spectral norm, spectral normalization, hinge loss, truncation",
+    ),
+    "spade": Planned(
+        "generative",
+        "pictures from a map of what is where",
+        "gaugan, gan, semantic image synthesis, layout",
+    ),
+    "stack_gan": Planned(
+        "generative",
+        "pictures from words, in two stages",
+        "stackgan, text-to-image, coarse to fine",
+    ),
+    "super_resolution": Planned(
+        "generative",
+        "small photographs made large and sharp",
+        "srgan, espcn, sub-pixel convolution, upscaling, psnr, ssim",
+    ),
+    "contrastive_predictive_coding": Planned(
+        "generative",
+        "features that tell what comes next",
+        "cpc, infonce, self-supervised, mutual information",
+    ),
+    "simulator_surrogate": Planned(
+        "generative",
+        "a network in place of a slow simulation",
+        "physics, ising, calorimeter, emulator, gan",
+    ),
+    "image_compression": Planned(
+        "generative",
+        "a learned file format for photographs",
+        "codec, rate-distortion, entropy model, jpeg, quantization",
+    ),
+    "image_to_image": Planned(
+        "generative",
+        "one picture turned into another, learned from pairs",
+        "pix2pix, gan, image translation, paired",
+    ),
+    "adversarial_examples": Planned(
+        "adversarial",
+        "tiny changes that make a network err",
+        "fgsm, pgd, adversarial attack, robustness, security",
+    ),
+    "transfer_attack": Planned(
+        "adversarial",
+        "fooling a network that one cannot look into",
+        "black-box attack, substitute model, security",
+    ),
+    "adversarial_patch": Planned(
+        "adversarial",
+        "a printed sticker that takes over the answer",
+        "physical attack, sticker, attack, security",
+    ),
+    "fooling_images": Planned(
+        "adversarial",
+        "noise that a network is sure about",
+        "evolved images, confidence, out-of-distribution",
+    ),
+    "adversarial_defenses": Planned(
+        "adversarial",
+        "what helps against attacks, and what only seems to",
+        "adversarial training, robustness, adaptive attack, pgd, security",
+    ),
+    "adversarial_policies": Planned(
+        "adversarial",
+        "an agent misled by what it sees",
+        "rl, dqn, attack, fgsm, robustness",
+    ),
+}

@@ -1,0 +1,36 @@
+"""What compression knows of Keras beyond its documentation, in one place.
+
+Tried on Keras 3.15.1 and tf_keras 2.21 alone. Each function says what would break where
+another version differs. Beside them `tf_keras_layers.MultiHeadAttention` overrides a
+private method of tf_keras, which is no longer developed.
+"""
+
+from typing import Any
+
+import keras
+
+
+def calls_in(graph: keras.Model) -> list[Any]:
+    """The calls (`Node`s) of a functional model, each after those whose outputs it
+    takes; the inputs are none.
+
+    `graph._nodes_by_depth`, `node.is_input`: by other names, `fold` would fail on every
+    model.
+    """
+    return [
+        node
+        for depth in sorted(graph._nodes_by_depth, reverse=True)
+        for node in graph._nodes_by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def module_of_application(kind: type) -> str | None:
+    """The module of tf_keras with the counterpart of a layer that an application
+    brings along (ConvNeXt, InceptionResNetV2); None for other layers.
+
+    The modules have the same names but for the first letters. If Keras moved its own,
+    these layers would count as a user's.
+    """
+    module = kind.__module__
+    return f"tf_{module}" if module.startswith("keras.src.applications.") else None

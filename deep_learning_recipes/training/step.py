@@ -1,0 +1,111 @@
+"""One step of a model, traced once for batches of any size: tracing is most of what a
+small run costs."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from deep_learning_recipes.distribute.parameter_server import (
+    ParameterServers,
+    counting_apart,
+)
+from deep_learning_recipes.distribute.replicas import (
+    Logs,
+    Replicas,
+    counting,
+    is_wrapper,
+    optimizers_of,
+)
+
+
+def spec_of_batches(data: Any) -> Any:
+    """What batches of nested tensors have in common: all but the number of examples."""
+    return keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
+    )
+
+
+def trace_step(
+    model: keras.Model,
+    replicas: Replicas,
+    step_name: str,
+    batch_spec: Any,
+    may_not_count: bool,
+) -> Any:
+    """The model's `train_step` or `test_step` as a concrete function of what
+    `replicas.divide` makes of a batch.
+
+    may_not_count: whether metrics must leave out what `divide` says does not count.
+    """
+    counts_apart = isinstance(replicas, ParameterServers)
+    # Until it is built, a LossScaleOptimizer scales by a constant.
+    scales_by_constant = any(
+        is_wrapper(each) and not each.built for each in optimizers_of(model)
+    )
+    trace = functools.partial(_trace, model, replicas, step_name, batch_spec)
+    step = trace()
+    if may_not_count or counts_apart or scales_by_constant:
+        # Now that all metrics and optimizers have variables.
+        step = trace(may_not_count=may_not_count, counts_apart=counts_apart)
+    return step
+
+
+def _trace(
+    model: keras.Model,
+    replicas: Replicas,
+    step_name: str,
+    batch_spec: Any,
+    may_not_count: bool = False,
+    counts_apart: bool = False,
+) -> Any:
+    step = getattr(model, step_name)
+    if counts_apart:
+        step = counting_apart(step, model)
+    if may_not_count:
+        step = counting(step, model)
+
+    def step_of_replicas(batches: Any, shares: Any, counts: Any) -> Logs:
+        if may_not_count:
+            batches = list(zip(batches, counts, strict=True))
+        with _variables_created_outside(replicas):
+            return replicas.run(step, model, batches, shares)
+
+    slices = len(replicas.local)
+    signature = [
+        [batch_spec] * slices,
+        [tf.TensorSpec((), tf.float32)] * slices,
+        [tf.TensorSpec((), tf.bool)] * slices,
+    ]
+    with replicas.context():
+        function = tf.function(step_of_replicas, signature, autograph=False)
+        return function.get_concrete_function()
+
+
+@contextlib.contextmanager
+def _variables_created_outside(replicas: Replicas) -> Iterator[None]:
+    """Within it a function that is being traced creates its variables outside of
+    itself.
+
+    Optimizers and metrics create their variables in the first step. TensorFlow traces
+    a function twice that creates variables; created outside of it, once is enough.
+    """
+    with ThreadPoolExecutor(1) as outside:
+
+        def create_outside(**arguments: Any) -> tf.Variable:
+            with replicas.context():
+                return tf.Variable(**arguments)
+
+        def create(
+            next_creator: Callable[..., tf.Variable], **arguments: Any
+        ) -> tf.Variable:
+            if callable(arguments["initial_value"]):
+                return outside.submit(create_outside, **arguments).result()
+            return next_creator(**arguments)
+
+        with tf.variable_creator_scope(create):
+            yield
