@@ -232,7 +232,8 @@ def image_rows(
 
 def _side_by_side(images: np.ndarray, columns: int) -> np.ndarray:
     """Images (n, height, width, 1 or 3), or flat ones, in one picture with room for
-    `columns` of them; what is between and beyond them is white."""
+    `columns` of them. Gray lies between them, so that white ones have an edge; beyond
+    them it is white."""
     if images.ndim == 2:
         side = math.isqrt(images.shape[1])
         images = images.reshape(-1, side, side)
@@ -243,6 +244,7 @@ def _side_by_side(images: np.ndarray, columns: int) -> np.ndarray:
     step = width + gap
     shape = (images.shape[1], columns * step - gap, *images.shape[3:])
     picture = np.ones(shape, "float32")
+    picture[:, : count * step] = 0.85
     for number in range(count):
         picture[:, number * step : number * step + width] = images[number]
     return picture
