@@ -49,7 +49,7 @@ class Config:
     """of AdamW"""
 
 
-QUICK = Config(folds=2, epochs=40, prototype_epochs=30)
+QUICK = Config(folds=2, epochs=50, prototype_epochs=30)
 FULL = Config(folds=10, units=64, epochs=300, prototype_epochs=600)
 
 
