@@ -198,17 +198,19 @@ def look_ahead(window, gamma: float):
     the discount of the state after them, and that state.
     """
     first = window[0]
-    returns = np.zeros(len(first.rewards), "float32")
-    discounts = np.ones(len(first.rewards), "float32")
-    following = first.following.copy()
-    goes_on = np.ones(len(first.rewards), bool)
+    count = len(first.rewards)
+    returns = np.zeros(count)
+    discounts = np.ones(count)
+    following = first.following
+    goes_on = np.ones(count, bool)
 
     for step in window:
-        returns[goes_on] += (discounts * step.rewards)[goes_on]
-        following[goes_on] = step.following[goes_on]
+        returns += np.where(goes_on, discounts * step.rewards, 0)
+        following = np.where(goes_on[:, None], step.following, following)
         # A terminal state is worth nothing; one at which time was up would have gone on.
-        discounts[goes_on] *= (gamma * ~step.terminated)[goes_on]
-        goes_on &= ~step.ended
+        after = gamma * discounts * ~step.terminated
+        discounts = np.where(goes_on, after, discounts)
+        goes_on = goes_on & ~step.ended
 
     return returns, discounts, following
 
@@ -347,6 +349,7 @@ class Agent:
 
 def train(config: Config, name: str, run: Run):
     """An agent; what it earned and how large its TD errors were, (blocks,) each."""
+    keras.utils.set_random_seed(run.seed)  # all begin with the same weights
     envs = environments.make_vec(config.env, config.environments)
     agent = Agent(config, envs, run.seed)
     blocks = math.ceil(config.steps / agent.steps_of_a_block)
