@@ -22,6 +22,8 @@ import pytest
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Threads that each keep memory of their own would keep much of what was freed.
+os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 # A job in the background is started deaf to Ctrl-C, and hands that on to what it
 # starts.
