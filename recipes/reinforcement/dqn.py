@@ -156,6 +156,7 @@ class Learner:
 
     def copy_to_target_when_due(self):
         """After every `target_every` updates the older copy becomes the newest."""
+        # A choice of values instead of a branch keeps the compiled loop simple.
         is_due = self.optimizer.iterations % self.config.target_every == 0
         for old, new in zip(self.target.variables, self.network.variables, strict=True):
             old.assign(tf.where(is_due, new, old))
@@ -186,6 +187,8 @@ class Step:
     terminated: np.ndarray
     ended: np.ndarray
     """terminated, or cut short by a time limit"""
+    real: np.ndarray
+    """False for the step after an end: it is a reset, and no transition"""
 
 
 def look_ahead(window, gamma: float):
@@ -195,17 +198,19 @@ def look_ahead(window, gamma: float):
     the discount of the state after them, and that state.
     """
     first = window[0]
-    returns = np.zeros(len(first.rewards), "float32")
-    discounts = np.ones(len(first.rewards), "float32")
-    following = first.following.copy()
-    goes_on = np.ones(len(first.rewards), bool)
+    count = len(first.rewards)
+    returns = np.zeros(count)
+    discounts = np.ones(count)
+    following = first.following
+    goes_on = np.ones(count, bool)
 
     for step in window:
-        returns[goes_on] += (discounts * step.rewards)[goes_on]
-        following[goes_on] = step.following[goes_on]
+        returns += np.where(goes_on, discounts * step.rewards, 0)
+        following = np.where(goes_on[:, None], step.following, following)
         # A terminal state is worth nothing; one at which time was up would have gone on.
-        discounts[goes_on] *= (gamma * ~step.terminated)[goes_on]
-        goes_on &= ~step.ended
+        after = gamma * discounts * ~step.terminated
+        discounts = np.where(goes_on, after, discounts)
+        goes_on = goes_on & ~step.ended
 
     return returns, discounts, following
 
@@ -269,7 +274,6 @@ class Agent:
         self.observations, _ = envs.reset(seed=seed)
         self.just_ended = np.zeros(envs.num_envs, bool)
         self.window = deque(maxlen=config.n_steps)
-        self.window_starts = deque(maxlen=config.n_steps)
 
     def act(self, observations) -> np.ndarray:
         """The actions of the highest value, (batch,)."""
@@ -288,7 +292,15 @@ class Agent:
 
         following, rewards, terminated, truncated, _ = self.envs.step(actions)
         ended = terminated | truncated
-        step = Step(self.observations, actions, rewards, following, terminated, ended)
+        step = Step(
+            states=self.observations,
+            actions=actions,
+            rewards=rewards,
+            following=following,
+            terminated=terminated,
+            ended=ended,
+            real=~self.just_ended,
+        )
         self.remember(step)
 
         self.observations = following
@@ -297,21 +309,18 @@ class Agent:
 
     def remember(self, step: Step):
         """Adds to the replay the transitions that have all their rewards now."""
-        # The step after an end is a reset, and no transition.
         self.window.append(step)
-        self.window_starts.append(~self.just_ended)
         if len(self.window) < self.config.n_steps:
             return
 
         returns, discounts, following = look_ahead(self.window, self.config.gamma)
         first = self.window[0]
-        real = self.window_starts[0]
         self.replay.add(
-            first.states[real],
-            first.actions[real],
-            returns[real],
-            discounts[real],
-            following[real],
+            first.states[first.real],
+            first.actions[first.real],
+            returns[first.real],
+            discounts[first.real],
+            following[first.real],
         )
 
     def learn(self) -> float:
@@ -340,6 +349,7 @@ class Agent:
 
 def train(config: Config, name: str, run: Run):
     """An agent; what it earned and how large its TD errors were, (blocks,) each."""
+    keras.utils.set_random_seed(run.seed)  # all begin with the same weights
     envs = environments.make_vec(config.env, config.environments)
     agent = Agent(config, envs, run.seed)
     blocks = math.ceil(config.steps / agent.steps_of_a_block)
@@ -348,9 +358,9 @@ def train(config: Config, name: str, run: Run):
 
     state = {"agent": agent.state(), "log": log.state, "errors": errors}
     for block in run.loop(name, blocks, state, unit="blocks", show=log.show):
-        explored = epsilon(block * agent.steps_of_a_block, config.steps)
+        share_of_random = epsilon(block * agent.steps_of_a_block, config.steps)
         for _ in range(agent.rows):
-            rewards, ended = agent.step(explored)
+            rewards, ended = agent.step(share_of_random)
             log.add(block, rewards, ended)
         errors[block] = agent.learn()
     return agent, log.returns, errors
@@ -378,7 +388,12 @@ def draw_learning(config: Config, steps, returns, errors):
 def draw_film(config: Config, agent: Agent):
     """What the trained agent does in one episode."""
     film = environments.film(config.env, agent.learner.network, pictures=10, every=50)
-    return figures.image_grid(film, title="Trained: every 50th step", columns=5)
+    return figures.image_grid(
+        film,
+        title=f"The trained agent in {config.env}",
+        captions=[f"step {50 * i}" for i in range(10)],
+        columns=5,
+    )
 
 
 def claim_what_was_learned(config: Config, agent: Agent, run: Run):
@@ -387,7 +402,9 @@ def claim_what_was_learned(config: Config, agent: Agent, run: Run):
     played = environments.evaluate(agent.act, trials, seed=2**30 + run.seed)
     run.metric("return", played.mean(), unit="over 100 greedy episodes on unseen seeds")
 
-    goal = config.goal or gym.spec(config.env).reward_threshold
+    goal = config.goal
+    if goal is None:
+        goal = gym.spec(config.env).reward_threshold  # some environments have none
     if goal is not None:
         run.claim(
             f"Trained, it earns {goal:g} in {config.env}",
@@ -413,7 +430,7 @@ def claim_what_parts_are_worth(returns, errors, run: Run):
     run.metrics("peak_td_error", peak, unit="largest mean of a block")
     if "one step, no target" in peak:
         run.compare(
-            "A target network holds the TD errors down",
+            "With targets of one step, a target network holds the TD errors down",
             peak,
             more="one step, no target",
             less="one step",

@@ -44,6 +44,14 @@ def small(**changes):
     return replace(config, **changes)
 
 
+@pytest.fixture
+def eagerly():
+    """Compiling takes longer than a few updates do."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def play(agent, blocks):
     for _ in range(blocks * agent.rows):
         agent.step(share_of_random=1.0)
@@ -70,6 +78,7 @@ def step(state, reward, following, *, terminated=False, truncated=False):
         following=np.array([[following]], "float32"),
         terminated=np.array([terminated]),
         ended=np.array([terminated or truncated]),
+        real=np.array([True]),
     )
 
 
@@ -102,15 +111,15 @@ def test_n_step_returns_by_brute_force_over_whole_episodes(n_steps):
         terminated = ~is_reset & (random.random(3) < 0.15)
         truncated = ~is_reset & ~terminated & (random.random(3) < 0.15)
         following = 3.0 * (row + 1) + np.arange(3)
-        agent.just_ended = is_reset
         agent.remember(
             dqn.Step(
-                marks[:, None].astype("float32"),
-                np.zeros(3, int),
-                rewards,
-                following[:, None].astype("float32"),
-                terminated,
-                terminated | truncated,
+                states=marks[:, None].astype("float32"),
+                actions=np.zeros(3, int),
+                rewards=rewards,
+                following=following[:, None].astype("float32"),
+                terminated=terminated,
+                ended=terminated | truncated,
+                real=~is_reset,
             )
         )
         for i in np.flatnonzero(~is_reset):
@@ -310,7 +319,9 @@ def test_it_solves_the_corridor_and_knows_what_each_place_is_worth():
     assert environments.evaluate(agent.act, corridors(5), seed=1).tolist() == [1.0] * 5
 
 
-def test_a_resumed_run_has_all_that_was_learned_and_begins_new_episodes(tmp_path):
+def test_a_resumed_run_has_all_that_was_learned_and_begins_new_episodes(
+    tmp_path, eagerly
+):
     config = small(n_steps=3)
     kept, resumed = (dqn.Agent(config, corridors(4), seed) for seed in (0, 1))
     for _ in Loop(tmp_path / "kept", 1, kept.state(), name="dqn"):
