@@ -97,8 +97,8 @@ def test_explain_own_asks_for_the_predicted_class_and_writes_it_down():
             np.exp(0.5) / (np.exp(0.5) + np.exp(0.25) + 2)
         ),
     }
-    titles = [axes.get_title() for axes in notes.figures["own"].axes]
-    assert {"upper right 0.48", "upper left 0.33", "pixels"} <= set(titles)
+    written = [text.get_text() for text in notes.figures["own"].axes[0].texts]
+    assert {"upper right 0.48", "upper left 0.33", "pixels"} <= set(written)
 
 
 def test_rank_correlation_is_scipys():
