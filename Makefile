@@ -9,14 +9,16 @@ READY := $(VENV)/.ready
 run: $(READY)  ## train LeNet-5 on real digits and leave a SavedModel in saved_models/
 	$(BIN)/python -m recipes.lenet --export saved_models
 
-# Two runs, as a process that has run all tests would hold too much memory.
+# Three runs, as a process that has run all tests would hold too much memory.
 test: $(READY)  ## every recipe's quick run and all that is fast
 	$(BIN)/python -m pytest tests/recipes
-	$(BIN)/python -m pytest tests/deep_learning_recipes tests/deploy
+	$(BIN)/python -m pytest tests/deep_learning_recipes/compression
+	$(BIN)/python -m pytest tests/deep_learning_recipes tests/deploy --ignore tests/deep_learning_recipes/compression
 
 test-all: $(READY)  ## also what is long: clusters, kills, every recipe twice with the same seed
 	$(BIN)/python -m pytest -m '' tests/recipes
-	$(BIN)/python -m pytest -m '' tests/deep_learning_recipes tests/deploy
+	$(BIN)/python -m pytest -m '' tests/deep_learning_recipes/compression
+	$(BIN)/python -m pytest -m '' tests/deep_learning_recipes tests/deploy --ignore tests/deep_learning_recipes/compression
 
 lint: $(READY)
 	$(BIN)/ruff check .
