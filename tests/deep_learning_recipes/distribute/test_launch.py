@@ -157,7 +157,6 @@ def test_ctrl_c_and_termination_stop_all(number):
     assert all(is_gone(path.name) for path in Path().iterdir() if path.name.isdecimal())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -172,6 +171,7 @@ def test_bad_input_gets_one_line(arguments, message):
     assert finished.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_after_kill_9_of_a_worker_resume_ends_with_the_same_weights():
     write(TOY.strip())
     whole = command(*LAUNCH, "program.py", "--out", "whole")

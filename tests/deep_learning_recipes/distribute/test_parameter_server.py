@@ -71,7 +71,6 @@ def is_gone(process_id):
     )
 
 
-@pytest.mark.long
 def test_all_examples_are_counted_once_and_variables_lie_on_the_servers():
     finished = command(*LAUNCH, "--parameter-servers", "2", PROGRAM, "--out", "here")
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
@@ -115,6 +114,7 @@ def test_mlp_learns_and_is_exported_once_by_the_chief():
     assert all(line.startswith("[chief 0]") for line in told)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_not_missed(cluster):
     process, tasks = cluster(epochs=40)
     os.kill(tasks["worker 0"], signal.SIGKILL)
@@ -125,8 +125,6 @@ def test_a_killed_worker_is_not_missed(cluster):
     assert all(map(is_gone, tasks.values()))
 
 
-@pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("killed", "code", "message"),
     [
@@ -138,6 +136,7 @@ def test_a_killed_worker_is_not_missed(cluster):
         ),
     ],
 )
+@pytest.mark.long
 def test_all_end_by_themselves_when_one_is_lost_that_is_needed(
     cluster, killed, code, message
 ):
@@ -160,6 +159,7 @@ def test_all_end_by_themselves_when_one_is_lost_that_is_needed(
         )  # by the order in which the launcher heard
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_all(cluster):
     process, tasks = cluster(epochs=5_000)
     process.send_signal(signal.SIGINT)

@@ -152,7 +152,6 @@ def test_the_quick_preset_under_two_replicas(recipe):
     assert "FAILS" not in finished.stdout
 
 
-@pytest.mark.long
 def test_a_state_that_lives_on_one_device_is_said_in_one_line():
     arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--out", "here")
     finished = command("-m", "recipes.char_rnn", *arguments)
@@ -161,6 +160,7 @@ def test_a_state_that_lives_on_one_device_is_said_in_one_line():
     assert finished.stderr.splitlines()[-1].startswith(message)
 
 
+@pytest.mark.long
 def test_the_quick_preset_of_two_workers():
     launch = ("-m", "deep_learning_recipes.distribute", "launch", "--workers", "2")
     arguments = (
