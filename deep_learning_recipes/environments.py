@@ -1,83 +1,132 @@
 """Gymnasium environments by name, or one clear line why there is none."""
 
-import contextlib
+import functools
+import importlib
 import os
+import re
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers.vector import TransformAction
 
 from deep_learning_recipes import UsageError, did_you_mean
 
-FRAMES = (4, 84, 84)
+STEPS_OF_AN_EPISODE = 1_000
+"""where an environment sets no limit itself: what never ends could not be measured"""
 
 
 def find(name: str, flag: str = "--env") -> gymnasium.envs.registration.EnvSpec:
     """What Gymnasium knows of the environment that the user named by `flag`.
 
+    name: such as "CartPole-v1", or "MODULE:NAME-v0" for one that a module registers
+        when it is imported; it may lie in the current folder.
+
     Raises UsageError for a name that it does not know.
     """
-    if name.startswith("ALE/"):
-        with contextlib.suppress(ImportError):
-            import ale_py
-
-            gymnasium.register_envs(ale_py)
+    module, _, own_name = name.rpartition(":")
+    if module:
+        _import(module, f"{flag} {name}")
     try:
-        return gymnasium.spec(name)
-    except gymnasium.error.NamespaceNotFound as error:
-        if name.startswith("ALE/"):
-            raise UsageError(
-                f"{flag} {name}: Atari games need an extra: "
-                "pip install deep-learning-recipes[atari]"
-            ) from error
-        raise UsageError(f"{flag} {name}: Gymnasium has no such environment") from error
-    except gymnasium.error.UnregisteredEnv as error:
-        near = did_you_mean(name, list(gymnasium.registry))
+        return gymnasium.spec(own_name)
+    except gymnasium.error.Error as error:
+        near = did_you_mean(own_name, _newest_versions()) if own_name else ""
         raise UsageError(
-            f"{flag} {name}: Gymnasium has no such environment{near}"
+            f"{flag} {name or repr(name)}: Gymnasium has no such environment"
+            f"{near or '; names are such as CartPole-v1'}"
         ) from error
 
 
-def solved_at(name: str) -> float:
-    """The mean return at which an environment counts as solved.
-
-    Raises UsageError for one that does not say so.
-    """
-    threshold = find(name).reward_threshold
-    if threshold is None:
+def _import(module: str, flag_and_name: str) -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # it is the user's code
         raise UsageError(
-            f"--env {name}: it does not say at which return it is solved; this recipe asks for one "
-            "that does, as CartPole-v1 and LunarLander-v3 do"
-        )
-    return threshold
+            f"{flag_and_name}: {module} cannot be imported "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _newest_versions() -> list[str]:
+    """Of each registered environment the name with the highest version."""
+    newest: dict[str, int] = {}
+    for spec in gymnasium.registry.values():
+        plain = f"{spec.namespace}/{spec.name}" if spec.namespace else spec.name
+        newest[plain] = max(spec.version or 0, newest.get(plain, 0))
+    return [f"{plain}-v{version}" for plain, version in newest.items()]
+
+
+def steps_of_an_episode(name: str) -> int:
+    """After how many steps an episode is cut short: the environment's own limit, else
+    STEPS_OF_AN_EPISODE, which is then said once."""
+    return find(name).max_episode_steps or _limit_of(name)
+
+
+@functools.cache
+def _limit_of(name: str) -> int:
+    print(
+        f"{name} sets its episodes no limit: here they are cut after "
+        f"{STEPS_OF_AN_EPISODE:,} steps",
+        file=sys.stderr,
+    )
+    return STEPS_OF_AN_EPISODE
 
 
 def make_vec(name: str, num_envs: int, **settings: Any) -> gymnasium.vector.VectorEnv:
     """`num_envs` copies of an environment that step together: its own vectorized form
     where it has one, else one after the other. After an episode's end the next step
-    resets its copy, and is no transition. A game of Atari ("ALE/Pong-v5") shows the
-    last four frames, (4, 84, 84) bytes of gray, skips three of four, and gives of its
-    rewards the sign.
+    resets its copy, and is no transition. Actions that are choices count from 0, as
+    networks' outputs do, whatever the environment calls them.
 
-    settings: arguments of the environment, such as is_slippery=True.
+    settings: arguments of the environment, such as is_slippery=True. With
+        max_episode_steps=None an environment without a limit stays without.
     Raises UsageError for a name that Gymnasium does not know, and for packages that are
     missing.
     """
-    vectorized = find(name).vector_entry_point and not settings
+    spec = find(name)
+    vectorized = spec.vector_entry_point and spec.max_episode_steps and not settings
     mode = "vector_entry_point" if vectorized else "sync"
+    if not vectorized:
+        settings.setdefault("max_episode_steps", steps_of_an_episode(name))
     try:
         with warnings.catch_warnings():
             # A later version is there, or a wrapper was left out: nothing that a run
             # should say.
             warnings.simplefilter("ignore")
-            return gymnasium.make_vec(
-                name, num_envs, vectorization_mode=mode, **settings
+            envs = gymnasium.make_vec(
+                spec, num_envs, vectorization_mode=mode, **settings
             )
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UsageError(f"--env {name}: {error}") from error
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UsageError(f"--env {name}: {_first_line(error)}") from error
+    return _counted_from_zero(envs)
+
+
+def _first_line(error: Exception) -> str:
+    """What it says, and how to get a package that is missing."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{line}; try: pip install {error.name}"
+    return line
+
+
+def _counted_from_zero(envs: gymnasium.vector.VectorEnv) -> gymnasium.vector.VectorEnv:
+    actions = envs.single_action_space
+    if not isinstance(actions, spaces.Discrete) or actions.start == 0:
+        return envs
+    return TransformAction(
+        envs,
+        lambda chosen: np.asarray(chosen) + actions.start,
+        action_space=spaces.MultiDiscrete([actions.n] * envs.num_envs),
+        single_action_space=spaces.Discrete(actions.n),
+    )
 
 
 def require_vectors_and_choices(
@@ -88,56 +137,53 @@ def require_vectors_and_choices(
     Raises UsageError for observations that are not vectors and actions that are not
     choices.
     """
-    count = require_choices(name, envs)
+    actions = envs.single_action_space
+    if not isinstance(actions, spaces.Discrete):
+        kind = {
+            spaces.Box: "continuous",
+            spaces.MultiDiscrete: "several choices at once",
+            spaces.MultiBinary: "several switches at once",
+        }.get(type(actions), "of another kind")
+        raise UsageError(
+            f"--env {name}: its actions are {kind} ({_in_one_line(actions)}); this recipe "
+            "chooses among a few, as in CartPole-v1 or LunarLander-v3"
+        )
     observations = envs.single_observation_space
     if not isinstance(observations, spaces.Box) or len(observations.shape) != 1:
         raise UsageError(
-            f"--env {name}: its observations are no vectors ({observations}); this recipe reads "
-            "vectors, as in CartPole-v1 or LunarLander-v3"
+            f"--env {name}: its observations are no vectors "
+            f"({_in_one_line(observations)}); this recipe reads vectors, as in "
+            "CartPole-v1 or LunarLander-v3"
         )
-    return observations.shape[0], count
+    return observations.shape[0], int(actions.n)
 
 
-def require_vectors_or_frames(name: str, envs: gymnasium.vector.VectorEnv) -> None:
-    """Raises UsageError for actions that are not choices, and for observations other
-    than vectors and the frames of Atari's games as `make_vec` prepares them."""
-    require_choices(name, envs)
-    observations = envs.single_observation_space
-    is_box = isinstance(observations, spaces.Box)
-    shape = observations.shape or ()
-    if not is_box or (len(shape) != 1 and shape != FRAMES):
-        what = "images that nothing prepares" if is_box else "no vectors"
-        raise UsageError(
-            f"--env {name}: its observations are {what} ({observations}); this recipe reads "
-            "vectors, as in CartPole-v1 or LunarLander-v3, and Atari's games, as ALE/Pong-v5"
-        )
-
-
-def require_choices(name: str, envs: gymnasium.vector.VectorEnv) -> int:
-    """The number of actions. Raises UsageError for actions that are not choices."""
-    actions = envs.single_action_space
-    if not isinstance(actions, spaces.Discrete):
-        raise UsageError(
-            f"--env {name}: its actions are continuous ({actions}); this recipe chooses among a "
-            "few, as in CartPole-v1 or LunarLander-v3"
-        )
-    return int(actions.n)
+def _in_one_line(space: spaces.Space) -> str:
+    return re.sub(r"\s+", " ", str(space))
 
 
 def evaluate(
     act: Callable[[np.ndarray], Any], envs: gymnasium.vector.VectorEnv, *, seed: int
 ) -> np.ndarray:
     """The return, not discounted, of one whole episode in each environment:
-    (environments,).
+    (environments,). Of an episode that has no end after 10,000 steps it is what was
+    earned until then, with a warning.
 
     act: gives actions for observations, both (environments, ...).
     """
     observations, _ = envs.reset(seed=seed)
     returns, alive = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-    while alive.any():
+    for _ in range(10 * STEPS_OF_AN_EPISODE):
         observations, rewards, ended, cut, _ = envs.step(np.asarray(act(observations)))
         returns += rewards * alive
         alive &= ~(ended | cut)
+        if not alive.any():
+            return returns
+    warnings.warn(
+        f"{alive.sum()} of {envs.num_envs} episodes had no end after "
+        f"{10 * STEPS_OF_AN_EPISODE:,} steps: their returns are those until then",
+        stacklevel=2,
+    )
     return returns
 
 
@@ -173,35 +219,35 @@ class ReturnLog:
 
 def film(
     name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int
-) -> np.ndarray:
+) -> np.ndarray | None:
     """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0,
-    1].
+    1]. None, after a line that says why, where the environment does not draw itself:
+    what was learned is worth more than its film.
 
     values: gives (1, actions) for an observation (1, ...); the largest one is taken.
-    After the episode's end the pictures are white. Of a game of Atari they show what
-    the network sees.
+    After the episode's end the pictures are white.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
-    if name.startswith("ALE/"):
-        envs = make_vec(name, 1)
-    else:
-        envs = gymnasium.vector.SyncVectorEnv(
-            [lambda: gymnasium.make(name, render_mode="rgb_array")]
-        )
+    try:
+        return _film(name, values, pictures, every)
+    except Exception as error:  # whatever the environment's own code raises
+        print(f"no film of {name}: {_first_line(error)}", file=sys.stderr)
+        return None
 
-    def picture() -> np.ndarray:
-        if name.startswith("ALE/"):
-            return np.repeat(observation[0, -1, ..., None] / 255, 3, axis=-1)
-        return np.asarray(envs.render())[0] / 255
 
+def _film(
+    name: str, values: Callable[[np.ndarray], Any], pictures: int, every: int
+) -> np.ndarray:
+    envs = make_vec(name, 1, render_mode="rgb_array")
     observation, _ = envs.reset(seed=0)
-    frames, over = [picture()], False
+    frames, over = [np.asarray(envs.render())[0] / 255], False
     for step in range(1, every * (pictures - 1) + 1):
         if not over:
             numbers = np.asarray(values(np.asarray(observation, "float32")))
             observation, _, ended, cut, _ = envs.step(numbers.argmax(axis=-1))
             over = bool(ended[0] or cut[0])
         if step % every == 0:
-            frames.append(np.ones_like(frames[0]) if over else picture())
+            picture = np.asarray(envs.render())[0] / 255
+            frames.append(np.ones_like(frames[0]) if over else picture)
     envs.close()
     return np.array(frames)

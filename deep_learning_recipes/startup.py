@@ -14,6 +14,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+# Exit codes. Python itself ends with 1 where a program crashes.
+BAD_INPUT = 2
+WORKER_GONE = 3
+CLAIM_FAILED = 4
 INTERRUPTED = 130
 
 _own_handler = False

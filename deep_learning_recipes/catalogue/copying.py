@@ -1,10 +1,10 @@
 """A recipe's file for a project of one's own."""
 
-import shutil
 from pathlib import Path
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.catalogue.headers import Recipe
+from deep_learning_recipes.files import replacing
 
 
 def copy_recipe(recipe: Recipe, file: Path) -> Path:
@@ -17,8 +17,8 @@ def copy_recipe(recipe: Recipe, file: Path) -> Path:
     if target.exists():
         raise UsageError(f"{target} exists already; name a file that does not")
     try:
-        with target.open("xb") as copied, recipe.path.open("rb") as source:
-            shutil.copyfileobj(source, copied)
+        with replacing(target) as copied:
+            copied.write(recipe.path.read_bytes())
     except OSError as error:
         raise UsageError(
             f"{target} cannot be written ({error.strerror}); name another"

@@ -11,6 +11,7 @@ from deep_learning_recipes.catalogue.headers import (
     find_recipes,
     package_folder,
 )
+from deep_learning_recipes.files import replacing
 
 TABLE_BEGINS = "<!-- table of recipes: written by `python -m recipes table` -->"
 TABLE_ENDS = "<!-- end of the table of recipes -->"
@@ -60,5 +61,6 @@ def update_readme(readme: Path, results: Path, *, write: bool) -> bool:
     _, _, after = rest.partition(TABLE_ENDS)
     fresh = f"{before}{TABLE_BEGINS}\n\n{recipes_table(results)}\n\n{TABLE_ENDS}{after}"
     if write and fresh != text:
-        readme.write_text(fresh, encoding="utf-8")
+        with replacing(readme) as file:
+            file.write(fresh.encode())
     return fresh != text

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
+
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.catalogue.headers import Recipe
 from deep_learning_recipes.catalogue.pictures import (
     draw_curve,
@@ -18,6 +21,7 @@ from deep_learning_recipes.catalogue.pictures import (
     remove_stale,
 )
 from deep_learning_recipes.files import replacing
+from deep_learning_recipes.startup import CLAIM_FAILED
 
 PACKAGE = Path(__file__).parents[1]
 # In the folder of a run that is finished, but not yet in the results.
@@ -30,33 +34,52 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
 
     A seed that an interrupted call finished is not run again by the next one, unless
     the recipe's file, the package or the preset has changed. Returns 0, or 1 if a run
-    or a claim failed.
+    or a claim failed. Raises UsageError where another call measures the same recipe.
     """
     code = 0
     for recipe in recipes:
-        records = []
-        for seed in range(seeds):
-            print(f"{recipe.name}: seed {seed} ({seed + 1} of {seeds})", flush=True)
-            record = _run(recipe, seed, preset)
-            if record is None:
-                return 1
-            records.append(record)
-            failed = [claim["text"] for claim in record["claims"] if not claim["holds"]]
-            code = 1 if failed else code
-            for text in failed:
-                print(f"  FAILS: {text}")
-
-        pictures = _keep_pictures(recipe, records, preset, out)
-        summary = {**summarize(records, preset), "figures": pictures}
-        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-        with replacing(out / f"{recipe.name}.json") as file:
-            file.write(text.encode())
-        remove_stale(out, recipe.name, pictures)
-        print(f"{recipe.name}: {out / recipe.name}.json")
-
-        for seed in range(seeds):
-            (_folder(recipe, seed, preset) / STAMP).unlink()
+        runs = _folder(recipe, 0, preset).parent
+        runs.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(runs / ".lock", timeout=0):
+                records = _measure(recipe, seeds, preset, out)
+        except filelock.Timeout as error:
+            raise UsageError(
+                f"{recipe.name} is being measured already, in {runs}; wait for it"
+            ) from error
+        if records is None:
+            return 1
+        if any(not claim["holds"] for record in records for claim in record["claims"]):
+            code = 1
     return code
+
+
+def _measure(
+    recipe: Recipe, seeds: int, preset: str, out: Path
+) -> list[dict[str, Any]] | None:
+    """The records of all seeds; None if a run failed."""
+    records = []
+    for seed in range(seeds):
+        print(f"{recipe.name}: seed {seed} ({seed + 1} of {seeds})", flush=True)
+        record = _run(recipe, seed, preset)
+        if record is None:
+            return None
+        records.append(record)
+        for claim in record["claims"]:
+            if not claim["holds"]:
+                print(f"  FAILS: {claim['text']}")
+
+    pictures = _keep_pictures(recipe, records, preset, out)
+    summary = {**summarize(records, preset), "figures": pictures}
+    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+    with replacing(out / f"{recipe.name}.json") as file:
+        file.write(text.encode())
+    remove_stale(out, recipe.name, pictures)
+    print(f"{recipe.name}: {out / recipe.name}.json")
+
+    for seed in range(seeds):
+        (_folder(recipe, seed, preset) / STAMP).unlink()
+    return records
 
 
 def _keep_pictures(
@@ -91,7 +114,10 @@ def _run(recipe: Recipe, seed: int, preset: str) -> dict[str, Any] | None:
     # fails.
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(f"  {time.monotonic() - started:.0f} s", flush=True)
-    if finished.returncode not in (0, 1) or not (folder / "metrics.json").exists():
+    if (
+        finished.returncode not in (0, CLAIM_FAILED)
+        or not (folder / "metrics.json").exists()
+    ):
         print(finished.stderr[-4000:], file=sys.stderr)
         return None
     record = json.loads((folder / "metrics.json").read_text())

@@ -6,19 +6,20 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import math
 import re
 import sys
-import time
+import typing
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Interval
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.run.folder import newest_unfinished, read_settings
+from deep_learning_recipes.run.ranges import check_values, flag_of, kind, stated
 
 ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -30,7 +31,7 @@ class Options:
     preset: Literal["quick", "default", "full"] = "default"
     """quick: seconds; default: a minute or two on two CPU cores; full: the paper's
     scale"""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     """of all random numbers"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
         None
@@ -56,12 +57,11 @@ class Options:
 
 def parse(
     name: str, presets: dict[str, Any], arguments: list[str]
-) -> tuple[Any, Options, Path]:
-    """Reads the command line into a recipe's `Config`, the common options and the run's
-    folder.
+) -> tuple[Any, Options]:
+    """Reads the command line into a recipe's `Config` and the common options.
 
-    Flags fall back to the preset's values, and with --resume to what the run was
-    started with. Raises UsageError for bad input.
+    Flags fall back to the preset's values, and with --resume, which needs `out`, to what
+    the run was started with. Raises UsageError for bad input.
     """
     arguments = fill_in_export(arguments)
     first = argparse.ArgumentParser(
@@ -76,22 +76,23 @@ def parse(
         raise UsageError(f"--preset {asked.preset}: choose one of {', '.join(presets)}")
 
     config, options = parse_flags(name, presets[asked.preset], arguments)
-    folder = options.out or Path("runs", name, time.strftime("%Y-%m-%dT%H-%M-%S"))
     if options.resume:
-        folder = options.out or newest_unfinished(name)
-        started_config, started_options = started_with(folder, type(config))
-        config = keep_settings(config, presets[asked.preset], started_config, folder)
-        options = keep_settings(options, Options(), started_options, folder)
-    check_values(config, presets["default"])
-    return config, options, folder
+        options.out = options.out or newest_unfinished(name)
+        started_config, started_options = started_with(options.out, config)
+        config = keep_settings(config, presets[asked.preset], started_config, options)
+        options = keep_settings(options, Options(), started_options, options)
+    check_values(config, presets)
+    check_values(options, {"default": Options()})
+    return config, options
 
 
 def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Options]:
     """Lets tyro read all flags; its framed error messages become one line."""
+    recipe = with_ranges(type(config))
     both = dataclasses.make_dataclass(
         "Arguments",
         [
-            ("hyperparameters", Annotated[type(config), tyro.conf.arg(name="")]),
+            ("hyperparameters", Annotated[recipe, tyro.conf.arg(name="")]),
             ("common", Annotated[Options, tyro.conf.arg(name="")]),
         ],
     )
@@ -108,13 +109,24 @@ def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Opti
                 description=header,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 args=arguments,
-                default=both(config, Options()),
+                default=both(recipe(**vars(config)), Options()),
             )
     except SystemExit as exit_request:
         if exit_request.code in (0, None):  # --help
             raise
         raise UsageError(first_paragraph(errors.getvalue())) from None
-    return parsed.hyperparameters, parsed.common
+    return type(config)(**vars(parsed.hyperparameters)), parsed.common
+
+
+def with_ranges(config_type: type) -> type:
+    """A recipe's `Config` whose help also tells the ranges that fields state."""
+    told = []
+    for name, hint in typing.get_type_hints(config_type, include_extras=True).items():
+        if words := stated(hint):
+            shown = tyro.conf.arg(metavar=f"{kind(hint)} ({words})")
+            default = dataclasses.field(default=getattr(config_type, name))
+            told.append((name, Annotated[hint, shown], default))
+    return dataclasses.make_dataclass(config_type.__name__, told, bases=(config_type,))
 
 
 def first_paragraph(framed: str) -> str:
@@ -149,49 +161,38 @@ def fill_in_export(arguments: list[str]) -> list[str]:
     return filled
 
 
-def check_values(config: Any, default: Any) -> None:
-    """Raises UsageError for a count below one and for a number that is not finite.
-
-    A count may be zero where the default is zero; a learning rate must be above zero.
-    What else a recipe needs it checks in `Config.__post_init__` or where it uses the
-    value.
-    """
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        usual = getattr(default, each.name)
-        flag = f"{flag_of(each.name)} {value}"
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{flag}: it must be a finite number, such as {usual}")
-        if "learning_rate" in each.name and value <= 0:
-            raise UsageError(
-                f"{flag}: a learning rate must be above 0, such as {usual}"
-            )
-        if type(value) is int and value < min(1, usual):
-            raise UsageError(
-                f"{flag}: it must be at least {min(1, usual)}, such as {usual}"
-            )
-
-
-def flag_of(field: str) -> str:
-    """A field's flag: --learning-rate."""
-    return f"--{field.replace('_', '-')}"
-
-
-def started_with(folder: Path, config_type: type) -> tuple[Any, Options]:
+def started_with(folder: Path, config: Any) -> tuple[Any, Options]:
     """The settings that the run in `folder` was started with."""
     settings = read_settings(folder)
+    saved = {**settings["options"], "out": None, "resume": False}
+    export = saved.get("export")
+    saved["export"] = Path(export) if isinstance(export, str) else None
     try:
-        options = Options(**settings["options"])
-        config = config_type(**settings["config"])
+        return from_json(config, settings["config"]), from_json(Options(), saved)
     except TypeError as error:
         raise UsageError(
             f"--resume: {folder} was started by another version of the recipe; start anew"
         ) from error
-    options.export = Path(options.export) if options.export else None
-    return config, options
 
 
-def keep_settings(wanted: Any, usual: Any, started: Any, folder: Path) -> Any:
+def from_json(like: Any, values: dict[str, Any]) -> Any:
+    """Settings as JSON keeps them, with the types that those of `like` have.
+
+    Raises TypeError for a name that it has not, and for a value of another type.
+    """
+    found = type(like)(**values)
+    for field in dataclasses.fields(like):
+        value, usual = getattr(found, field.name), getattr(like, field.name)
+        if isinstance(usual, tuple) and isinstance(value, list):
+            value = tuple(value)
+            setattr(found, field.name, value)
+        kinds = (int, float) if isinstance(usual, float) else type(usual)
+        if usual is not None and not isinstance(value, kinds):
+            raise TypeError(f"{field.name}: {value!r}")
+    return found
+
+
+def keep_settings(wanted: Any, usual: Any, started: Any, options: Options) -> Any:
     """The settings that a resumed run was started with. Raises UsageError if a flag
     that was given now says otherwise; where to export may change."""
     for each in dataclasses.fields(wanted):
@@ -201,8 +202,8 @@ def keep_settings(wanted: Any, usual: Any, started: Any, folder: Path) -> Any:
             continue
         if now not in (getattr(usual, each.name), was):
             raise UsageError(
-                f"{flag_of(each.name)} {now}: the run in {folder} was started with {was}; "
-                "leave the flag out, or start anew without --resume"
+                f"{flag_of(each.name)} {now}: the run in {options.out} was started with "
+                f"{was}; leave the flag out, or start anew without --resume"
             )
     if isinstance(wanted, Options):
         export = wanted.export or started.export

@@ -2,15 +2,15 @@
 an exit code."""
 
 import dataclasses
+import errno
 import os
 import platform
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -22,21 +22,31 @@ from deep_learning_recipes.distribute import parameter_server, strategies
 from deep_learning_recipes.distribute.replicas import Workers
 from deep_learning_recipes.run.command_line import Options, parse
 from deep_learning_recipes.run.display import Display
-from deep_learning_recipes.run.folder import open_folder, write_settings
+from deep_learning_recipes.run.folder import (
+    open_folder,
+    require_writable,
+    write_settings,
+)
 from deep_learning_recipes.run.record import Run
 from deep_learning_recipes.run.recorder import Recorder
 from deep_learning_recipes.run.report import report
+from deep_learning_recipes.startup import (
+    BAD_INPUT,
+    CLAIM_FAILED,
+    INTERRUPTED,
+    WORKER_GONE,
+)
 
-CLAIM_FAILED, BAD_INPUT, WORKER_GONE, INTERRUPTED = 1, 2, 3, startup.INTERRUPTED
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 Main = Callable[[Any, Run], None]
 
 
 def cli(main: Main, *, quick: Any, full: Any) -> None:
     """Runs a recipe from the command line and exits: 0 if it finished and all its
-    claims held, 1 if one failed, 2 for bad input (with one line that says what to do), 3
+    claims held, 4 if one failed, 2 for bad input (with one line that says what to do), 3
     when another worker of --strategy multi_worker or a parameter server is gone, 130
-    when interrupted.
+    when interrupted. A crash leaves a traceback and Python's 1.
 
     main: the recipe's function of (config, run).
     quick, full: its presets, instances of its `Config`; `Config()` is the default
@@ -45,29 +55,60 @@ def cli(main: Main, *, quick: Any, full: Any) -> None:
     startup.end()
     name = Path(main.__code__.co_filename).stem
     presets = {"quick": quick, "default": type(quick)(), "full": full}
+    out = None
     try:
-        config, options, folder = parse(name, presets, sys.argv[1:])
-        held = execute(main, name, config, options, folder)
+        config, options = parse(name, presets, sys.argv[1:])
+        out = options.out
+        held = execute(main, name, config, options)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        stop(BAD_INPUT, f"error: {error}")
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         if strategies.worker_number() is None:
             raise
         servers = strategies.has_parameter_servers()
         who = "a parameter server" if servers else "another worker"
-        message = f"error: {who} is gone; start all of them again with --resume"
-        print(message, file=sys.stderr)
-        sys.exit(WORKER_GONE)
+        stop(
+            WORKER_GONE, f"error: {who} is gone; start all of them again with --resume"
+        )
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        stop(BAD_INPUT, "error: the memory is full; choose smaller numbers")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        stop(BAD_INPUT, f"error: the disk is full; free some, then {to_resume(out)}")
     except KeyboardInterrupt:
-        print(f"interrupted; go on: python -m recipes.{name} --resume", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        kept = (out or Path("runs", name)).exists()
+        how = to_resume(out) if kept else "nothing was kept yet"
+        stop(INTERRUPTED, f"interrupted; {how}")
     sys.exit(0 if held else CLAIM_FAILED)
 
 
-def execute(main: Main, name: str, config: Any, options: Options, folder: Path) -> bool:
-    """Prepares the machine, runs the recipe in `folder`, and says whether all claims
+def stop(code: int, line: str) -> NoReturn:
+    """Ends the program with a line in place of a traceback."""
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def to_resume(out: Path | None) -> str:
+    """How an interrupted run goes on: 'go on: python -m recipes.lenet --resume'."""
+    where = f"--out {shlex.quote(str(out))} " if out else ""
+    return f"go on: {shlex.join(own_command())} {where}--resume"
+
+
+def own_command() -> list[str]:
+    """How this program was started, without its flags: by a module's name, or by the
+    file of a recipe that was copied."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    if specification is None:
+        return ["python", sys.argv[0]]
+    return ["python", "-m", specification.name]
+
+
+def execute(main: Main, name: str, config: Any, options: Options) -> bool:
+    """Prepares the machine, runs the recipe in its folder, and says whether all claims
     held."""
+    if options.export:
+        require_writable(options.export / name, "--export")
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
@@ -81,9 +122,30 @@ def execute(main: Main, name: str, config: Any, options: Options, folder: Path) 
     figures.use_style()
     if isinstance(strategy, Workers) and not strategy.is_chief:
         return assist(main, name, config, options, strategy, place)
+    with open_folder(name, options.out, options.resume) as folder:
+        return record(main, name, config, options, strategy, place, folder)
 
-    new = open_folder(folder, options.resume)
+
+def record(
+    main: Main,
+    name: str,
+    config: Any,
+    options: Options,
+    strategy: Any,
+    place: str,
+    folder: Path,
+) -> bool:
+    """The run itself, and what it leaves in its folder."""
     display = Display(recipe=Path(main.__code__.co_filename))
+    run = Run(
+        name=name,
+        folder=folder,
+        seed=options.seed,
+        export_folder=options.export,
+        resume=options.resume,
+        about={**describe(options, place), "config": dataclasses.asdict(config)},
+        display=display,
+    )
     # What a cluster loses when one of it is lost has cost many machines' time.
     is_cluster = isinstance(strategy, (Workers, parameter_server.Strategy))
     recorder = Recorder(
@@ -91,32 +153,22 @@ def execute(main: Main, name: str, config: Any, options: Options, folder: Path) 
         resume=options.resume,
         display=display,
         seconds_between_saves=0.0 if is_cluster else 1.0,
+        on_save=run.write,
     )
-    run = Run(
-        name=name,
-        folder=folder,
-        seed=options.seed,
-        callbacks=[recorder],
-        export_folder=options.export,
-        resume=options.resume,
-        about={**describe(options, place), "config": dataclasses.asdict(config)},
-        display=display,
-    )
+    run.callbacks.append(recorder)
     run.print(f"{first_line(name, options, place)}\n")
     write_settings(folder, config, options)
     display.start()
     try:
         with strategy.scope():
             main(config, run)
-    except UsageError:
-        if new:
-            shutil.rmtree(folder)
-        raise
     finally:
         recorder.close()
         display.stop()
     held = run.finish()
     report(run)
+    if run.export_error is not None:
+        raise UsageError(f"no SavedModel was written: {run.export_error}")
     return held
 
 
@@ -144,12 +196,11 @@ def first_line(name: str, options: Options, place: str) -> str:
 
 def describe(options: Options, place: str) -> dict[str, Any]:
     """What a reader needs to know to judge or to repeat the measurement."""
-    module = f"recipes.{Path(sys.argv[0]).stem}"
     return {
         "preset": options.preset,
         "seed": options.seed,
         "precision": options.precision,
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": shlex.join([*own_command(), *sys.argv[1:]]),
         "hardware": {
             "devices": place,
             "processor": platform.machine(),

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.files import replacing
+from deep_learning_recipes.run import checkpoint
 from deep_learning_recipes.run.display import Display
 
 SECONDS_BETWEEN_SAVES = 1.0
@@ -32,6 +32,7 @@ class Loop:
         lists, tuples and dicts of them.
     show: gives the values to show beside the progress, such as {"return": 21.5}.
     resume: start from the file, if it is there.
+    on_save: called after each save.
 
     Run it to its end: a loop that is left early counts as interrupted.
     Raises UsageError if the file holds another state, TypeError for a state that cannot
@@ -49,12 +50,17 @@ class Loop:
         show: Callable[[], Mapping[str, float]] = dict,
         resume: bool = False,
         display: Display | None = None,
+        on_save: Callable[[], None] = lambda: None,
     ):
-        self.path, self.total, self.name, self.unit = path, total, name, unit
+        self.path = path
+        self.total = total
+        self.name = name
+        self.unit = unit
         self.show = show
         self.display = display or Display()
+        self.on_save = on_save
         self.parts = dict(flatten("state", state))
-        self.done = self._restore() if resume and path.exists() else 0
+        self.done = self._restore() if resume and checkpoint.is_there(path) else 0
 
     def __len__(self) -> int:
         """The number of steps that are left."""
@@ -86,15 +92,14 @@ class Loop:
 
     def save(self) -> None:
         """Writes the state beside, then renames it into place."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         contents = {name: as_array(part) for name, part in self.parts.items()}
-        with replacing(self.path) as file:
-            np.savez(file, **contents, done=self.done)  # type: ignore[arg-type]
+        checkpoint.save(self.path, {**contents, "done": np.array(self.done)})
+        self.on_save()
 
     def _restore(self) -> int:
-        with np.load(self.path) as saved:
-            arrays = dict(saved)
-        done = int(arrays.pop("done"))
+        done, arrays = checkpoint.load(
+            self.path, lambda arrays: (int(arrays.pop("done")), arrays)
+        )
         shapes = {name: array.shape for name, array in arrays.items()}
         if shapes != {name: as_array(part).shape for name, part in self.parts.items()}:
             raise UsageError(

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import serving
+from deep_learning_recipes import UsageError, serving
 from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.evidence import between, beyond
-from deep_learning_recipes.run.folder import write_json
+from deep_learning_recipes.run.folder import read_record, write_json
 from deep_learning_recipes.run.loop import Loop
 
 
@@ -38,11 +38,14 @@ class Run:
 
     def __post_init__(self) -> None:
         self.started = time.monotonic()
+        earlier = read_record(self.folder).get("seconds", 0) if self.resume else 0
+        self.seconds_before = float(earlier)
         self.numbers: dict[str, dict[str, Any]] = {}
         self.claims: list[dict[str, Any]] = []
         self.curves: dict[str, dict[str, Any]] = {}
         self.figures: list[str] = []
         self.exports: list[str] = []
+        self.export_error: Exception | None = None
         self.loops = 0
         self.finished = False
 
@@ -134,12 +137,17 @@ class Run:
         *,
         unit: str = "steps",
         show: Callable[[], Mapping[str, float]] = dict,
+        not_kept: str = "",
     ) -> Loop:
         """`range(total)` for a training loop that is not a `fit`: `for step in
         run.loop(...)` shows progress and keeps `state`, which --resume restores. See
-        `deep_learning_recipes.run.loop.Loop`."""
+        `deep_learning_recipes.run.loop.Loop`.
+
+        not_kept: what begins anew when the loop is resumed, so that it ends otherwise
+            than an uninterrupted one: "the environments". It is said then.
+        """
         self.loops += 1
-        return Loop(
+        loop = Loop(
             self.folder / "checkpoints" / f"loop-{self.loops:02d}-{name}.npz",
             total,
             state,
@@ -148,7 +156,14 @@ class Run:
             show=show,
             resume=self.resume,
             display=self.display,
+            on_save=self.write,
         )
+        if not_kept and 0 < loop.done < total:
+            self.print(
+                f"{name}: resumed at {loop.done} of {total} {unit}; {not_kept} begin "
+                "anew, so it ends otherwise than without the interruption"
+            )
+        return loop
 
     def track(self, items: Sequence[Any], name: str, unit: str = "") -> Iterator[Any]:
         """The items one by one, with their progress shown: for what takes long and is
@@ -172,15 +187,21 @@ class Run:
 
     def export(self, model: keras.Model, example: Any) -> None:
         """Writes the model as a SavedModel for TF Serving, if --export asked for it.
-        `example` is an input on which the written model must agree with this one."""
-        if self.export_folder is not None:
+        `example` is an input on which the written model must agree with this one. What
+        was measured is reported even if it cannot be written."""
+        if self.export_folder is None:
+            return
+        folder = self.export_folder / self.name
+        try:
             # A strategy's scope ends at the thread; what is traced within it answers
             # only there.
             with ThreadPoolExecutor(1) as outside:
-                folder = self.export_folder / self.name
                 path = outside.submit(serving.export, model, folder, example).result()
-            self.exports.append(str(path))
-            self.write()
+        except (UsageError, OSError) as error:
+            self.export_error = error
+            return
+        self.exports.append(str(path))
+        self.write()
 
     def print(self, text: str = "") -> None:
         """Prints plain text, no line of it broken: samples, tables of a recipe's own."""
@@ -188,8 +209,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """since the run began"""
-        return time.monotonic() - self.started
+        """that the run has worked, also before it was interrupted and resumed"""
+        return self.seconds_before + time.monotonic() - self.started
 
     def write(self) -> None:
         """Writes metrics.json as a whole: beside, then renamed."""

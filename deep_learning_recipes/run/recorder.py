@@ -3,6 +3,7 @@ progress."""
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.files import replacing
+from deep_learning_recipes.run import checkpoint
 from deep_learning_recipes.run.display import Display, ProgressLine
 from deep_learning_recipes.training.state import state_variables
 
@@ -39,8 +40,10 @@ class Recorder(keras.callbacks.Callback):
         resume: bool = False,
         display: Display | None = None,
         seconds_between_saves: float = 1.0,
+        on_save: Callable[[], None] = lambda: None,
     ):
         super().__init__()
+        self.on_save = on_save
         self.seconds_between_saves = seconds_between_saves
         self.folder = folder
         self.resume = resume
@@ -61,7 +64,6 @@ class Recorder(keras.callbacks.Callback):
         return self.folder / "checkpoints" / f"{self.name}.npz"
 
     def on_train_begin(self, logs=None):
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self.writer = tf.summary.create_file_writer(
             str(self.folder / "logs" / self.name)
         )
@@ -74,11 +76,9 @@ class Recorder(keras.callbacks.Callback):
         """Puts `model` and its optimizers into the state of the checkpoint, if there is
         one to resume from, and returns the number of epochs that need not be trained
         again."""
-        if not self.resume or not self.checkpoint.exists():
+        if not self.resume or not checkpoint.is_there(self.checkpoint):
             return 0
-        with np.load(self.checkpoint) as saved:
-            arrays = [saved[f"array_{index}"] for index in range(len(saved.files) - 1)]
-            record = json.loads(str(saved["record"]))
+        arrays, record = checkpoint.load(self.checkpoint, read)
         variables = state_variables(model)
         if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
             raise UsageError(
@@ -132,6 +132,16 @@ class Recorder(keras.callbacks.Callback):
             for index, variable in enumerate(state_variables(self.model))
         }
         contents["record"] = np.array(json.dumps(record))
-        with replacing(self.checkpoint) as file:
-            np.savez(file, **contents)
+        checkpoint.save(self.checkpoint, contents)
+        self.on_save()
         self.saved = time.monotonic()
+
+
+def read(saved: dict[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The values of the variables, in their order, and what is known of the training.
+
+    Raises KeyError where something is missing.
+    """
+    record = json.loads(str(saved["record"]))
+    arrays = [saved[f"array_{index}"] for index in range(len(saved) - 1)]
+    return arrays, {key: record[key] for key in ("history", "epochs_done", "ended")}

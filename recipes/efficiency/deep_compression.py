@@ -24,10 +24,12 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.cluster import KMeans
@@ -41,7 +43,10 @@ class Config:
     data: str = "digits_by_writer"
     """digits_by_writer (the ordered split: tested on other writers), digits; mnist if
     available"""
-    networks: tuple[str, ...] = ("lenet_300_100", "lenet_5")
+    networks: tuple[Literal["lenet_300_100", "lenet_5"], ...] = (
+        "lenet_300_100",
+        "lenet_5",
+    )
     """to compress: lenet_300_100 (dense layers), lenet_5 (convolutions; takes most of
     the time)"""
     restarts: int = 2
@@ -52,9 +57,9 @@ class Config:
     """passes after each round of pruning"""
     centroid_epochs: int = 3
     """passes that train the shared weights"""
-    bits: int = 4
+    bits: Annotated[int, Interval(ge=1, le=8)] = 4
     """of a cluster number: 2^bits values a kernel, one of them 0"""
-    gap_bits: int = 5
+    gap_bits: Annotated[int, Interval(ge=1, le=16)] = 5
     """of the number of zeros skipped"""
     learning_rate: float = 1e-3
     """of Adam; it falls to 0 along a cosine in each training and each round of

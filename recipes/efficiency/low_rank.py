@@ -20,9 +20,11 @@ Tags: svd, tucker decomposition, matrix factorization, pca, model compression
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -39,9 +41,9 @@ class Config:
     """side of the images in pixels"""
     widths: tuple[int, ...] = (32, 64, 64, 128)
     """filters of each convolution, then units of the dense layer"""
-    share: float = 0.25
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.25
     """rank of the network that is exported, as a share of each layer's full rank"""
-    other_shares: tuple[float, ...] = (0.0625, 0.125)
+    other_shares: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.0625, 0.125)
     """further ranks to compare"""
     epochs: int = 15
     """passes over the training images of the whole network"""

@@ -16,9 +16,11 @@ Tags: sparsity, sparse networks, 2:4, model compression, tfmot
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -31,7 +33,13 @@ class Config:
     data: str = "digits"
     """digits (embedded), or mnist / fashion_mnist where Keras can download or has
     cached them"""
-    sparsities: tuple[float, ...] = (0.5, 0.8, 0.925, 0.95, 0.98)
+    sparsities: tuple[Annotated[float, Interval(gt=0, lt=1)], ...] = (
+        0.5,
+        0.8,
+        0.925,
+        0.95,
+        0.98,
+    )
     """shares of weights to remove; iterative pruning goes through them one after the
     other"""
     restarts: int = 3

@@ -20,10 +20,12 @@ Tags: int8, qat, quantization-aware training, ptq, tflite, litert, model compres
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
@@ -40,7 +42,7 @@ class Config:
     """passes over the training images in 32 bits"""
     tuning_epochs: int = 6
     """passes after that for every network: in 32 bits, or aware of the rounding"""
-    tuned_bits: tuple[int, ...] = (4, 3, 2)
+    tuned_bits: tuple[Annotated[int, Interval(ge=2, le=8)], ...] = (4, 3, 2)
     """of the networks that are tuned aware of the rounding; 2 is needed"""
     further_files: tuple[str, ...] = ("dynamic", "Keras int4")
     """kinds of files beside those that are compared"""
@@ -49,7 +51,7 @@ class Config:
     learning_rate: float = 2e-3
     """of Adam at the start; it falls to 0 along a cosine, and tuning starts at a
     quarter"""
-    sparsity: float = 0.7
+    sparsity: Annotated[float, Interval(ge=0, lt=1)] = 0.7
     """share of weights to prune before they are shared and quantized (PCQAT); 0 leaves
     this out"""
 

@@ -17,10 +17,12 @@ Tags: weight clustering, k-means, codebook, centroids, model compression, tfmot
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
@@ -35,7 +37,7 @@ class Config:
     available"""
     units: int = 256
     """width of the two hidden layers"""
-    bits: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    bits: tuple[Annotated[int, Interval(ge=1, le=8)], ...] = (1, 2, 3, 4, 6, 8)
     """of a weight: kernels of 2^bits values; 1, 2 and 4 are needed"""
     restarts: int = 2
     """random starts of the network; accuracies are their means"""

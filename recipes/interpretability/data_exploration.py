@@ -20,9 +20,11 @@ Tags: eda, data cleaning, label noise, confident learning, anomaly detection,
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Ge, Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.ensemble import RandomForestClassifier
@@ -35,7 +37,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    mislabeled: float = 0.03
+    mislabeled: Annotated[float, Interval(gt=0, lt=0.5)] = 0.03
     """share of the training labels that are changed"""
     turned: int = 20
     """training images that are turned by a right angle"""
@@ -43,7 +45,7 @@ class Config:
     """test images that are also trained on, with a little noise"""
     neighbors: int = 10
     """images that a label is compared with; twice as many for outliers"""
-    folds: int = 5
+    folds: Annotated[int, Ge(2)] = 5
     """parts of the training set; each is judged by a network of the others"""
     units: int = 64
     """width of the networks' hidden layer"""

@@ -14,10 +14,12 @@ Tags: deepdream, inceptionism, gradient ascent, feature visualization, octaves
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -33,7 +35,7 @@ class Config:
     """a picture of your own to dream on, PNG or JPEG"""
     size: int = 256
     """side of the pictures in pixels"""
-    photos: tuple[int, ...] = (1, 7, 3)
+    photos: tuple[Annotated[int, Interval(ge=0, le=8)], ...] = (1, 7, 3)
     """numbers of the photographs to dream on, from 0 to 8"""
     epochs: int = 5
     """passes over the 3,600 crops of photographs that the network learns to tell
@@ -42,7 +44,7 @@ class Config:
     """crops a gradient is averaged over"""
     octaves: int = 4
     """sizes of the picture that are dreamt on, from small to large"""
-    octave_scale: float = 1.4
+    octave_scale: Annotated[float, Interval(gt=1, le=4)] = 1.4
     """how much larger each is than the one before"""
     steps: int = 12
     """of gradient ascent in each octave"""

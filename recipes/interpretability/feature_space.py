@@ -17,9 +17,11 @@ Tags: embeddings, t-sne, pca, nearest neighbors, dimensionality reduction, image
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.cluster import KMeans
@@ -40,7 +42,7 @@ class Config:
     """pictures whose neighbors are looked for, among each other"""
     neighbors: int = 5
     """of each picture"""
-    unseen: tuple[int, ...] = (3, 6, 8)
+    unseen: tuple[Annotated[int, Interval(ge=0, le=9)], ...] = (3, 6, 8)
     """digits that a second network is never shown"""
     epochs: int = 7
     """passes over the pictures"""

@@ -17,9 +17,11 @@ Tags: nam, gam, rule list, glass box, white box, case-based reasoning, tabular d
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Ge
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +35,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    folds: int = 3
+    folds: Annotated[int, Ge(2)] = 3
     """parts of the table of tumours; each is held out once"""
     units: int = 32
     """width of hidden layers"""

@@ -20,9 +20,11 @@ Tags: surrogate model, trepan, cart, rule extraction, global explanation, fideli
 
 import itertools
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Ge
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.model_selection import StratifiedKFold
@@ -34,7 +36,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    folds: int = 4
+    folds: Annotated[int, Ge(2)] = 4
     """parts of each table; each is held out once"""
     made_up: int = 6000
     """rows drawn around the training rows for the network to answer"""

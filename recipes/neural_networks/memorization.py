@@ -21,10 +21,12 @@ Tags: random labels, overfitting, generalization, label noise, capacity
 
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 from scipy.stats import binom
@@ -39,7 +41,7 @@ class Config:
     """training images of each network; the other training images validate it"""
     seeds: int = 5
     """networks of each kind, each with its own start, images and labels"""
-    noise: tuple[float, ...] = (0.2, 0.6, 0.8)
+    noise: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.6, 0.8)
     """shares of shuffled labels to train with, besides 0, 0.4 and 1"""
     neurons: int = 256
     """width of the hidden layer"""

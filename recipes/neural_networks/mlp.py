@@ -17,9 +17,11 @@ Tags: dense network, feed-forward, fully connected, softmax, cross-entropy, sgd,
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 from sklearn.datasets import make_moons
@@ -48,7 +50,7 @@ class Config:
     """examples a gradient is averaged over"""
     learning_rate: float = 0.05
     """of stochastic gradient descent"""
-    momentum: float = 0.9
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
     """share of the last step that is kept"""
 
 

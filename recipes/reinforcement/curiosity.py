@@ -20,10 +20,12 @@ Tags: intrinsic motivation, exploration, sparse reward, icm, noisy tv, predictio
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -41,9 +43,9 @@ class Config:
     """of the world; they share one agent"""
     limit: int = 100
     """steps of an episode, if the goal is not reached before"""
-    discount: float = 0.98
+    discount: Annotated[float, Interval(ge=0, le=1)] = 0.98
     """what a reward is worth one step later, γ"""
-    exploration: float = 0.1
+    exploration: Annotated[float, Interval(ge=0, le=1)] = 0.1
     """share of actions taken at random, ε"""
     bonus: float = 0.003
     """what an error of one nat, or a first visit, is worth beside the goal's 1"""

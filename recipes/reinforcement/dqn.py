@@ -19,11 +19,13 @@ Tags: rl, deep q-learning, experience replay, target network, double dqn, duelin
 import math
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import gymnasium as gym
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 
 from deep_learning_recipes import environments, figures, serving
@@ -44,7 +46,7 @@ class Config:
     """transitions a gradient is averaged over"""
     learning_rate: float = 2.5e-4
     """of Adam"""
-    gamma: float = 0.99
+    gamma: Annotated[float, Interval(ge=0, le=1)] = 0.99
     """what a reward one step later is worth"""
     n_steps: int = 3
     """rewards that are added up before the network's value stands for the rest"""
@@ -357,7 +359,15 @@ def train(config: Config, name: str, run: Run):
     errors = np.zeros(blocks)
 
     state = {"agent": agent.state(), "log": log.state, "errors": errors}
-    for block in run.loop(name, blocks, state, unit="blocks", show=log.show):
+    loop = run.loop(
+        name,
+        blocks,
+        state,
+        unit="blocks",
+        show=log.show,
+        not_kept="the environments",
+    )
+    for block in loop:
         share_of_random = epsilon(block * agent.steps_of_a_block, config.steps)
         for _ in range(agent.rows):
             rewards, ended = agent.step(share_of_random)
@@ -385,15 +395,17 @@ def draw_learning(config: Config, steps, returns, errors):
     )
 
 
-def draw_film(config: Config, agent: Agent):
-    """What the trained agent does in one episode."""
+def show_film(config: Config, agent: Agent, run: Run):
+    """What the trained agent does in one episode, if the environment draws itself."""
     film = environments.film(config.env, agent.learner.network, pictures=10, every=50)
-    return figures.image_grid(
-        film,
-        title=f"The trained agent in {config.env}",
-        captions=[f"step {50 * i}" for i in range(10)],
-        columns=5,
-    )
+    if film is not None:
+        grid = figures.image_grid(
+            film,
+            title=f"The trained agent in {config.env}",
+            captions=[f"step {50 * i}" for i in range(10)],
+            columns=5,
+        )
+        run.figure("film", grid)
 
 
 def claim_what_was_learned(config: Config, agent: Agent, run: Run):
@@ -404,7 +416,8 @@ def claim_what_was_learned(config: Config, agent: Agent, run: Run):
 
     goal = config.goal
     if goal is None:
-        goal = gym.spec(config.env).reward_threshold  # some environments have none
+        # Some environments have none.
+        goal = environments.find(config.env).reward_threshold
     if goal is not None:
         run.claim(
             f"Trained, it earns {goal:g} in {config.env}",
@@ -458,7 +471,7 @@ def main(config: Config, run: Run) -> None:
 
     run.curve("mean return", steps, returns["as set"], xlabel="step")
     run.figure("learning", draw_learning(config, steps, returns, errors))
-    run.figure("film", draw_film(config, agent))
+    show_film(config, agent, run)
     observations, _ = envs.reset(seed=run.seed)
     run.export(serving.policy(agent.learner.network), example=observations)
 

@@ -17,10 +17,12 @@ Tags: rl, sarsa, temporal difference, td learning, tabular, epsilon-greedy, off-
 
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
 import gymnasium
 import keras
 import numpy as np
+from annotated_types import Ge, Interval
 from gymnasium.vector import VectorEnv
 from keras import layers
 from matplotlib import pyplot as plt
@@ -43,13 +45,13 @@ class Config:
     """that learn independently of each other, each a table of its own"""
     copies: int = 8
     """of the environment that each agent acts in at once"""
-    steps: int = 15_000
+    steps: Annotated[int, Ge(1000)] = 15_000
     """of each copy"""
-    discount: float = 0.99
+    discount: Annotated[float, Interval(ge=0, le=1)] = 0.99
     """what a reward is worth one step later, γ"""
-    learning_rate: float = 1.0
+    learning_rate: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """α at first; it falls to 2 % of that in a straight line"""
-    exploration: float = 0.1
+    exploration: Annotated[float, Interval(ge=0, le=1)] = 0.1
     """share of actions taken at random, ε"""
     evaluation_episodes: int = 100
     """of each agent, without random actions, on seeds of their own"""
@@ -225,9 +227,10 @@ def main(config: Config, run: Run) -> None:
     run.plan(len(config.environments) + 4)  # two on the cliff, two with a time limit
     for name in config.environments:
         environments.find(name, "--environments")
-        if not hasattr(gymnasium.make(name).unwrapped, "P"):
+        rules = getattr(gymnasium.make(name).unwrapped, "P", {})
+        if not rules or list(rules) != list(range(len(rules))):
             raise UsageError(
-                f"--environments {name}: it has no table of states, as {LAKE} has"
+                f"--environments {name}: it has no table of states 0, 1, ..., as {LAKE} has"
             )
     copies = config.agents * config.copies
 
@@ -247,9 +250,9 @@ def main(config: Config, run: Run) -> None:
     for name in config.environments:
         state = train(name, config.steps)
         tables[name], often = state["table"], state["visits"] >= 100
-        environment = gymnasium.make(
-            name, max_episode_steps=200 if name == CLIFF else None
-        )
+        # A policy that is not the best may walk in circles.
+        limit = environments.find(name).max_episode_steps or 200
+        environment = gymnasium.make(name, max_episode_steps=limit)
         exact = optimal_values(environment, config.discount)
         best = play(environment, exact.argmax(axis=1), seeds)[0].mean()
         found = [

@@ -20,10 +20,12 @@ Tags: ram, hard attention, visual attention, foveation, policy gradient, clutter
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Gt
 from keras import layers, ops
 
 from deep_learning_recipes import data, figures, training
@@ -49,7 +51,7 @@ class Config:
     """patches in a glimpse"""
     units: int = 128
     """width of the networks"""
-    sigma: float = 0.2
+    sigma: Annotated[float, Gt(0)] = 0.2
     """standard deviation of a place in training; 1 is half a picture"""
     epochs: int = 8
     """passes over the pictures"""

@@ -19,10 +19,12 @@ Tags: mdp, markov decision process, bellman equation, dynamic programming, plann
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import gymnasium
 import keras
 import numpy as np
+from annotated_types import Gt, Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -50,9 +52,9 @@ ARROWS = {
 
 @dataclass
 class Config:
-    discount: float = 0.99
+    discount: Annotated[float, Interval(ge=0, lt=1)] = 0.99
     """what a reward is worth one step later, γ"""
-    tolerance: float = 1e-9
+    tolerance: Annotated[float, Gt(0)] = 1e-9
     """largest error of a value at which value iteration stops"""
     episodes: int = 4000
     """played in each environment to measure what its policy earns"""

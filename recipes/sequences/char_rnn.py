@@ -20,10 +20,12 @@ import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.metrics import roc_auc_score
@@ -38,7 +40,7 @@ class Config:
     """of each LSTM layer"""
     depth: int = 2
     """LSTM layers on top of each other"""
-    dropout: float = 0.1
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """share of each layer's outputs that training hides from the next layer"""
     streams: int = 32
     """equal parts into which the text is cut, to be read side by side as one batch"""

@@ -18,10 +18,12 @@ Tags: teacher-student, soft targets, dark knowledge, temperature, model compress
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Gt
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
@@ -44,7 +46,7 @@ class Config:
     """passes of each member over these copies"""
     units: int = 128
     """width of the student's hidden layer"""
-    temperatures: tuple[float, ...] = (2.0, 10.0)
+    temperatures: tuple[Annotated[float, Gt(0)], ...] = (2.0, 10.0)
     """of the soft targets, beside 1 and 5, which are compared"""
     restarts: int = 3
     """random starts of each student; accuracies are their means"""

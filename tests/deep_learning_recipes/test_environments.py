@@ -1,6 +1,8 @@
 """Environments by name: found, or one line that says what to do."""
 
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -9,13 +11,12 @@ from gymnasium import spaces
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.environments import (
-    FRAMES,
     evaluate,
     film,
+    find,
     make_vec,
     require_vectors_and_choices,
-    require_vectors_or_frames,
-    solved_at,
+    steps_of_an_episode,
 )
 
 
@@ -42,50 +43,22 @@ def test_settings_reach_the_environment():
         ("Cartpole-v1", "CartPole-v1"),
         ("CartPole-v7", "did you mean CartPole-v"),
         ("nonsense", "no such environment"),
+        ("", "names are such as CartPole-v1"),
+        ("CartPole", "did you mean CartPole-v1"),
+        ("CartPole-v1 ", "did you mean CartPole-v1"),
+        ("LunarLander-v2", "did you mean LunarLander-v3"),
+        ("Taxi-v3", "did you mean Taxi-v4"),
+        ("a/b/c", "no such environment"),
+        ("no_such_module:Walk-v0", "no_such_module cannot be imported"),
+        ("math:Walk-v0", "no such environment"),
         ("nowhere/Pong-v5", "no such environment"),
     ],
 )
 def test_unknown_names(name, message):
     with pytest.raises(UsageError, match=message) as caught:
         make_vec(name, 1)
-    assert name in str(caught.value)
+    assert f"--env {name or repr(name)}: " in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_atari_needs_its_extra(monkeypatch):
-    games = [name for name in gymnasium.registry if name.startswith("ALE/")]
-    for name in games:
-        monkeypatch.delitem(gymnasium.registry, name)
-    monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(UsageError, match=r"deep-learning-recipes\[atari\]"):
-        make_vec("ALE/Pong-v5", 1)
-
-
-def test_atari_shows_its_last_four_frames():
-    pytest.importorskip("ale_py")
-    envs = make_vec("ALE/Pong-v5", 2)
-    require_vectors_or_frames("ALE/Pong-v5", envs)
-    before, _ = envs.reset(seed=0)
-    assert before.shape == (2, *FRAMES)
-    assert before.dtype == np.uint8
-    after, *_ = envs.step(np.array([2, 3]))
-    np.testing.assert_array_equal(after[:, :-1], before[:, 1:])
-    envs.close()
-    pictures = film(
-        "ALE/Pong-v5", lambda observation: np.eye(6)[:1], pictures=3, every=2
-    )
-    assert pictures.shape == (3, 84, 84, 3)
-
-
-def test_images_that_nothing_prepares_are_refused():
-    class Pictures(gymnasium.Env):
-        observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
-        action_space = spaces.Discrete(2)
-
-    with pytest.raises(UsageError, match="nothing prepares"):
-        require_vectors_or_frames(
-            "Pictures-v0", gymnasium.vector.SyncVectorEnv([Pictures])
-        )
 
 
 @pytest.mark.parametrize(
@@ -95,8 +68,6 @@ def test_images_that_nothing_prepares_are_refused():
 def test_other_spaces_are_refused(name, message):
     with pytest.raises(UsageError, match=message):
         require_vectors_and_choices(name, make_vec(name, 1))
-    with pytest.raises(UsageError, match=message):
-        require_vectors_or_frames(name, make_vec(name, 1))
 
 
 def test_a_film_goes_white_where_the_episode_is_over():
@@ -134,9 +105,137 @@ def test_evaluation_counts_one_whole_episode_of_each():
     assert found.tolist() == [1, 1 + 2, 1 + 2 + 3]
 
 
-def test_the_return_at_which_it_is_solved_or_one_line():
-    assert solved_at("CartPole-v1") == 475
-    with pytest.raises(
-        UsageError, match="--env Pendulum-v1: it does not say at which return"
-    ):
-        solved_at("Pendulum-v1")
+OWN = '''
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Corridor(gymnasium.Env):
+    """Pays 1 for a step to the right (action 0), -1 for one to the left (action -1)."""
+
+    observation_space = spaces.Box(-9, 9, (1,), np.float64)
+    action_space = spaces.Discrete(2, start=-1)
+
+    def __init__(self, length=5):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        self.place = 0.0
+        return np.array([self.place]), {}
+
+    def step(self, action):
+        paid = 1.0 if action == 0 else -1.0
+        self.place = min(max(self.place + paid, -9), 9)
+        over = self.length is not None and abs(self.place) >= self.length
+        return np.array([self.place]), paid, over, False, {}
+
+
+gymnasium.register("Corridor-v0", entry_point=Corridor, max_episode_steps=50)
+gymnasium.register("Endless-v3", entry_point=Corridor, kwargs={"length": None})
+'''
+
+
+@pytest.fixture
+def own_module(monkeypatch):
+    """A module in the current folder that registers environments."""
+    Path("my_corridors.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".")])
+    yield "my_corridors"
+    sys.modules.pop("my_corridors", None)
+    for name in ("Corridor-v0", "Endless-v3"):
+        gymnasium.registry.pop(name, None)
+
+
+def test_an_environment_of_ones_own_whose_actions_count_from_minus_one(own_module):
+    name = f"{own_module}:Corridor-v0"
+    envs = make_vec(name, 2)
+    assert require_vectors_and_choices(name, envs) == (1, 2)
+    assert envs.single_action_space == spaces.Discrete(2)
+    envs.reset(seed=0)
+    _, rewards, *_ = envs.step(np.array([0, 1]))
+    assert list(rewards) == [-1, 1]
+    right = evaluate(lambda seen: np.ones(len(seen), int), envs, seed=0)
+    assert list(right) == [5, 5]
+    assert envs.action_space.contains(envs.action_space.sample())
+
+
+@pytest.mark.parametrize("start", [-3, 1, 7])
+def test_actions_count_from_zero(start):
+    class Told(gymnasium.Env):
+        observation_space = spaces.Box(0, 9, (1,))
+        action_space = spaces.Discrete(3, start=start)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1, "float32"), {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return np.zeros(1, "float32"), float(action), True, False, {}
+
+    gymnasium.register("Told-v0", entry_point=Told)
+    envs = make_vec("Told-v0", 3)
+    envs.reset(seed=0)
+    _, rewards, *_ = envs.step(np.array([0, 1, 2]))
+    assert list(rewards) == [start, start + 1, start + 2]
+    gymnasium.registry.pop("Told-v0")
+
+
+def test_an_episode_without_an_end_is_cut_and_that_is_said(own_module, capsys):
+    name = f"{own_module}:Endless-v3"
+    assert steps_of_an_episode(name) == 1_000
+    assert "cut after 1,000 steps" in capsys.readouterr().err
+    envs = make_vec(name, 2)
+    assert list(evaluate(lambda seen: np.ones(2, int), envs, seed=0)) == [1000, 1000]
+    assert steps_of_an_episode("CartPole-v1") == 500
+    assert capsys.readouterr().err == "", "said once"
+
+
+def test_evaluation_ends_even_if_no_episode_does(own_module):
+    find(f"{own_module}:Endless-v3")
+    endless = gymnasium.make_vec("Endless-v3", 2, vectorization_mode="sync")
+    with pytest.warns(UserWarning, match="2 of 2 episodes had no end after 10,000"):
+        returns = evaluate(lambda seen: np.zeros(2, int), endless, seed=0)
+    assert list(returns) == [10_000, 10_000]
+
+
+def test_an_environment_that_does_not_draw_costs_only_the_film(own_module, capsys):
+    name = f"{own_module}:Corridor-v0"
+    assert film(name, lambda seen: np.eye(2)[:1], pictures=3, every=2) is None
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"no film of {name}: ")
+    assert printed.count("\n") == 1
+
+
+def test_a_module_that_fails_is_named_with_its_error():
+    Path("my_broken_envs.py").write_text("1 / 0")
+    with pytest.raises(UsageError, match=r"cannot be imported \(ZeroDivisionError"):
+        find("my_broken_envs:Walk-v0")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("mujoco")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(UsageError, match=r"--env Ant-v5: .*gymnasium\[mujoco\]"):
+        make_vec("Ant-v5", 1)
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(UsageError, match="--env phys2d/CartPole-v1: .*jax"):
+        make_vec("phys2d/CartPole-v1", 1)
+
+
+@pytest.mark.parametrize(
+    ("space", "kind"),
+    [
+        (spaces.Box(-1, 1, (2,)), "continuous"),
+        (spaces.MultiDiscrete([2, 3]), "several choices at once"),
+        (spaces.MultiBinary(4), "several switches at once"),
+        (spaces.Tuple([spaces.Discrete(2)]), "of another kind"),
+        (spaces.Dict(go=spaces.Discrete(2)), "of another kind"),
+    ],
+)
+def test_actions_are_called_what_they_are(space, kind):
+    envs = SimpleNamespace(single_action_space=space)
+    with pytest.raises(UsageError, match=f"its actions are {kind} ") as caught:
+        require_vectors_and_choices("Walk-v0", envs)
+    assert "\n" not in str(caught.value)

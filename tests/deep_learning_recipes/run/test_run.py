@@ -1,6 +1,7 @@
 """A run from the command line: flags, bad input, what it leaves, going on after a
 kill."""
 
+import errno
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from annotated_types import Interval
 from matplotlib import pyplot as plt
 
 from deep_learning_recipes import UsageError, training
@@ -74,6 +78,10 @@ class Config:
     """steps; may be none"""
     data: str = "digits"
     """the data"""
+    gamma: Annotated[float, Interval(ge=0, le=1)] = 0.9
+    """of later rewards"""
+    widths: tuple[int, ...] = (8, 8)
+    """of layers"""
 
 
 def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
@@ -96,7 +104,7 @@ def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
         (["--learning-rate", "inf"], "--learning-rate inf: it must be a finite number"),
         (
             ["--learning-rate", "-1"],
-            "--learning-rate -1.0: a learning rate must be above 0",
+            "--learning-rate -1.0: it must be above 0, such as 0.001",
         ),
         (
             ["--learningrate", "1"],
@@ -123,7 +131,16 @@ def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
             "--strategy tpu: no TPU is attached and TPU_NAME is not set",
         ),
         (["--strategy", "abacus"], "--strategy abacus: choose one of auto, cpu"),
+        (["--gamma", "1.5"], "--gamma 1.5: it must be at most 1, such as 0.9"),
+        (["--widths", "4", "0"], "--widths 4 0: it must be at least 1, such as 8 8"),
+        (["--widths"], "--widths: it must not be empty, such as 8 8"),
+        (["--epochs", "9" * 20], f"--epochs {'9' * 20}: it must be at most 1000000000"),
+        (["--seed", "-1"], "--seed -1: it must be at least 0, such as 0"),
+        (["--seed", "4294967296"], "--seed 4294967296: it must be below 2147483648"),
         (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
+        (["--out", 300 * "o"], f"--out {300 * 'o'}: cannot be written (File name too"),
+        (["--out", "taken/file"], "--out taken/file: cannot be written"),
+        (["--export", "taken/file"], "--export taken/file/test_run: "),
         (["--out", "taken"], "--out taken: not empty; name a new folder"),
         (["--resume"], "--resume: no interrupted run in runs/"),
         (["--resume", "--out", "missing"], "--resume: missing holds no run"),
@@ -151,16 +168,101 @@ def test_bad_input_found_while_running_leaves_nothing_behind(monkeypatch, capsys
     assert not Path("here").exists()
 
 
-def test_a_bug_is_a_traceback_not_bad_input(monkeypatch):
+def test_bad_input_found_late_takes_nothing_away(monkeypatch, capsys):
+    def main(config, run):
+        run.metric("accuracy", 0.5)
+        raise UsageError("--image none.png: it is not there")
+
+    for out in (["--out", "here"], []):
+        assert run_cli(monkeypatch, *out, main=main) == 2
+        assert "error: --image none.png" in capsys.readouterr().err
+    assert Path("here/metrics.json").exists()
+    assert len(list(Path("runs/test_run").glob("*/metrics.json"))) == 1
+
+
+def test_a_bug_is_a_traceback_not_bad_input_and_leaves_no_folder(monkeypatch):
     def main(config, run):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(sys, "argv", ["toy", "--out", "here"])
-    with pytest.raises(ValueError, match="a bug"):
-        cli(main, quick=Config(), full=Config())
+    for out in (["--out", "here"], []):
+        monkeypatch.setattr(sys, "argv", ["toy", *out])
+        with pytest.raises(ValueError, match="a bug"):
+            cli(main, quick=Config(), full=Config())
+    assert not Path("here").exists()
+    assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize(("holds", "code"), [(True, 0), (np.True_, 0), (False, 1)])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "error: the memory is full; choose smaller numbers"),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM"),
+            "error: the memory is full; choose smaller numbers",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "error: the disk is full; free some, then go on: ",
+        ),
+    ],
+)
+def test_a_full_machine_gets_one_line(monkeypatch, capsys, error, line):
+    def main(config, run):
+        run.metric("accuracy", 0.5)
+        raise error
+
+    assert run_cli(monkeypatch, "--out", "here", main=main) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == 1
+    assert Path("here/metrics.json").exists()
+
+
+def test_an_export_that_fails_does_not_cost_the_report(monkeypatch, capsys):
+    def main(config, run):
+        run.metric("accuracy", 0.5)
+        Path("models").write_text("a file where there was none before")
+        inputs = keras.Input((2,))
+        model = keras.Model(inputs, {"value": keras.layers.Dense(1)(inputs)})
+        run.export(model, np.zeros((1, 2), "float32"))
+
+    arguments = ("--out", "here", "--export", "models")
+    assert run_cli(monkeypatch, *arguments, main=main) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: no SavedModel was written: ")
+    assert "accuracy" in printed.out
+    assert json.loads(Path("here/metrics.json").read_text())["finished"]
+
+
+def test_two_runs_that_start_in_one_second_have_folders_of_their_own(monkeypatch):
+    for _ in range(3):
+        assert run_cli(monkeypatch) == 0
+    assert len(list(Path("runs/test_run").iterdir())) == 3
+
+
+def test_a_folder_belongs_to_one_run(monkeypatch, capsys):
+    """Nobody else writes into it or resumes it while a run is at work there."""
+
+    def main(config, run):
+        arguments = ["toy", "--resume"]
+        if run.folder == Path("here"):
+            arguments += ["--out", "here"]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            with pytest.raises(SystemExit) as exit_request:
+                cli(never, quick=Config(), full=Config())
+        assert exit_request.value.code == 2
+
+    def never(config, run):
+        raise AssertionError("it must not run")
+
+    assert run_cli(monkeypatch, "--out", "here", main=main) == 0
+    assert "error: --out here: another run is at work in it" in capsys.readouterr().err
+    assert run_cli(monkeypatch, main=main) == 0
+    assert "error: --resume: no interrupted run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("holds", "code"), [(True, 0), (np.True_, 0), (False, 4)])
 def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
     def main(config, run):
         run.metric("accuracy", np.float32(0.5), unit="points")
@@ -210,7 +312,7 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
         record["versions"]
     )
     assert Path("here/line.png").exists()
-    assert sorted(p.name for p in Path("here").iterdir()) == [
+    assert sorted(p.name for p in Path("here").iterdir() if p.name != ".lock") == [
         "config.json",
         "line.png",
         "metrics.json",
@@ -321,6 +423,8 @@ def test_after_each_kill_9_resume_ends_with_the_same_weights():
     ]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert records[1]["metrics"]["second_epochs"]["value"] == 100
+    # The time before the kills counts as well; what each lost is below a second.
+    assert records[1]["seconds"] > 0.5 * records[0]["seconds"]
 
 
 def test_a_finished_run_cannot_be_resumed(monkeypatch, capsys):
@@ -329,20 +433,27 @@ def test_a_finished_run_cannot_be_resumed(monkeypatch, capsys):
     assert "error: --resume: the run in here is finished" in capsys.readouterr().err
 
 
+def test_ctrl_c_before_anything_is_kept(monkeypatch, capsys):
+    def main(config, run):
+        raise KeyboardInterrupt
+
+    assert run_cli(monkeypatch, main=main) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was kept yet\n"
+    assert not Path("runs").exists()
+
+
 def test_ctrl_c_says_how_to_go_on():
     process = start_toy()
     wait_for(lambda: list(Path("runs").glob("toy/*/checkpoints/*.npz")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (
-        err.strip().splitlines()[-1]
-        == "interrupted; go on: python -m recipes.toy --resume"
-    )
+    assert err.strip().splitlines()[-1] == "interrupted; go on: python toy.py --resume"
 
 
 def test_flags_may_not_change_when_a_run_is_resumed(monkeypatch, capsys):
     def main(config, run):
+        run.metric("accuracy", 0.5)
         raise KeyboardInterrupt
 
     assert run_cli(monkeypatch, main=main) == 130
