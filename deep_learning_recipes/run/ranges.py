@@ -7,7 +7,8 @@ A field says it by `annotated_types`, which type checkers and hypothesis read as
 
 What a field does not say follows from its default: a count is at least 1 (0 where the
 default is 0), a number is not negative unless the default is, a learning rate is above
-0, a tuple is not empty unless one of the presets leaves it so.
+0, a tuple is not empty unless one of the presets leaves it so. A MinLen says how many
+values a tuple has at least.
 """
 
 import dataclasses
@@ -44,8 +45,13 @@ def faults(name: str, value: Any, hint: Any, usual: list[Any]) -> Iterator[str]:
     usual: its values in the presets.
     """
     if isinstance(value, tuple):
+        least = max(
+            (e.min_length for e in expand(hint) if isinstance(e, at.MinLen)), default=0
+        )
         if not value and () not in usual:
             yield "it must not be empty"
+        elif len(value) < least:
+            yield f"it must be at least {least} values"
         (part, *_) = typing.get_args(plain(hint)) or (Any,)
         known = [each for preset in usual for each in preset]
         for each in value:

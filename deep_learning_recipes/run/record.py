@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,15 @@ class Run:
             holds, measured = between(measured, at_least, at_most)
         self.claims.append({"text": text, "holds": bool(holds), "measured": measured})
         self.write()
+
+    def has(self, flag: str, found: Container[Any], *needed: Any) -> bool:
+        """Whether all that a claim needs is among what was measured; says what is not.
+        `if run.has("--bits", losses, 1, 4): run.claim(...)`: a claim of a ladder's
+        certain rungs leaves the user free to choose others."""
+        missing = [str(each) for each in needed if each not in found]
+        if missing:
+            self.print(f"{flag} without {', '.join(missing)}: what needs it is left out")
+        return not missing
 
     def compare(
         self,

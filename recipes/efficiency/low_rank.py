@@ -24,7 +24,7 @@ from typing import Annotated
 
 import keras
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -39,7 +39,7 @@ class Config:
     cached them"""
     size: int = 16
     """side of the images in pixels"""
-    widths: tuple[int, ...] = (32, 64, 64, 128)
+    widths: Annotated[tuple[int, ...], MinLen(2)] = (32, 64, 64, 128)
     """filters of each convolution, then units of the dense layer"""
     share: Annotated[float, Interval(gt=0, le=1)] = 0.25
     """rank of the network that is exported, as a share of each layer's full rank"""

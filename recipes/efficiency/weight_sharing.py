@@ -249,61 +249,68 @@ def main(config: Config, run: Run) -> None:
     }
     run.figure("accuracies", plot_accuracies(config.bits, curves, full))
     network.set_weights(weights)
-    run.figure("centroids", plot_centroids(kernels[1], codebook_of))
+    if codebook_of:
+        run.figure("centroids", plot_centroids(kernels[1], codebook_of))
 
-    ratio = 4 * network.count_params() / shared_bytes(network, 4)
-    run.metric("test_accuracy_4_bits", mean[trained, 4])
+    for bits in sorted(config.bits, key=lambda bits: bits != 4):  # 4 bits first
+        run.metric(f"test_accuracy_{bits}_bits", mean[trained, bits])
     run.metric("test_accuracy_float32", full)
-    run.metric("test_accuracy_1_bit", mean[trained, 1])
-    run.metric("compression_ratio_4_bits", ratio)
-    run.claim(
-        "Four bits a weight are nearly 8 times smaller and lose less than a point and a half",
-        holds=ratio > 7.5 and mean[trained, 4] > full - 0.015,
-        measured=f"{ratio:.2f} times, codebooks and float32 biases counted; test accuracy "
-        f"{mean[trained, 4]:.4f} against {full:.4f} in float32",
-    )
-    clustered, tuned = np.mean(losses[1], axis=0)
-    run.claim(
-        "One bit a weight: training the two centroids takes off a third of the test loss and more",
-        holds=tuned < 2 / 3 * clustered,
-        measured=f"test loss {clustered:.3f} after k-means, {tuned:.3f} after training; "
-        f"test accuracy {mean[STARTS[0], 1]:.4f}, {mean[trained, 1]:.4f}",
-    )
+    if run.has("--bits", config.bits, 4):
+        ratio = 4 * network.count_params() / shared_bytes(network, 4)
+        run.metric("compression_ratio_4_bits", ratio)
+        run.claim(
+            "Four bits a weight are nearly 8 times smaller and lose less than a point and "
+            "a half",
+            holds=ratio > 7.5 and mean[trained, 4] > full - 0.015,
+            measured=f"{ratio:.2f} times, codebooks and float32 biases counted; test "
+            f"accuracy {mean[trained, 4]:.4f} against {full:.4f} in float32",
+        )
+    if run.has("--bits", config.bits, 1):
+        clustered, tuned = np.mean(losses[1], axis=0)
+        run.claim(
+            "One bit a weight: training the two centroids takes off a third of the test "
+            "loss and more",
+            holds=tuned < 2 / 3 * clustered,
+            measured=f"test loss {clustered:.3f} after k-means, {tuned:.3f} after "
+            f"training; test accuracy {mean[STARTS[0], 1]:.4f}, {mean[trained, 1]:.4f}",
+        )
     run.claim(
         "Of b bits a kernel has at most 2^b values, also after training",
         holds=all(count <= 2**bits for bits, count in distinct.items()),
         measured=", ".join(f"{bits} bits: {count}" for bits, count in distinct.items()),
     )
-    large = [
-        [
-            np.mean(np.abs(codebook_of[f"{s}, {when}"]) > 2 * kernels[1].std())
-            for s in STARTS
+    if run.has("--bits", config.bits, 4):
+        large = [
+            [
+                np.mean(np.abs(codebook_of[f"{s}, {when}"]) > 2 * kernels[1].std())
+                for s in STARTS
+            ]
+            for when in ("at first", "k-means")
         ]
-        for when in ("at first", "k-means")
-    ]
-    run.claim(
-        "A linear start gives the rare large weights more centroids; k-means levels it out",
-        holds=large[0][0] > max(large[0][1:]) + 0.15 and np.ptp(large[1]) < 0.15,
-        measured="share of 16 centroids beyond two standard deviations, before and after k-means: "
-        + ", ".join(
-            f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)
-        ),
-    )
-    run.claim(
-        "Not visible with 4 bits here: the paper's gain by the linear start (under a point)",
-        holds=np.ptp([mean[start, 4] for start in STARTS]) < 0.01,
-        measured=", ".join(f"{start} {mean[start, 4]:.4f}" for start in STARTS),
-    )
-    how = {"clusters": 16, "epochs": config.centroid_epochs, "verbose": 0}
-    rival = compression.cluster(network, x, y, **how)
-    ours, theirs = measured[trained, 4][-1], accuracy(rival.model)
-    run.claim(
-        "TF Model Optimization's clustering of the same network comes within four points of it",
-        holds=abs(ours - theirs) < 0.04,
-        measured=f"test accuracy with 16 values {ours:.4f} here, {theirs:.4f} by TF Model "
-        "Optimization (which trains biases as well)",
-    )
-    network.set_weights(four_bits)
+        run.claim(
+            "A linear start gives the rare large weights more centroids; k-means levels it out",
+            holds=large[0][0] > max(large[0][1:]) + 0.15 and np.ptp(large[1]) < 0.15,
+            measured="share of 16 centroids beyond two standard deviations, before and "
+            "after k-means: "
+            + ", ".join(
+                f"{s} {a:.0%}, {b:.0%}" for s, a, b in zip(STARTS, *large, strict=True)
+            ),
+        )
+        run.claim(
+            "Not visible with 4 bits here: the paper's gain by the linear start (under a point)",
+            holds=np.ptp([mean[start, 4] for start in STARTS]) < 0.01,
+            measured=", ".join(f"{start} {mean[start, 4]:.4f}" for start in STARTS),
+        )
+        how = {"clusters": 16, "epochs": config.centroid_epochs, "verbose": 0}
+        rival = compression.cluster(network, x, y, **how)
+        ours, theirs = measured[trained, 4][-1], accuracy(rival.model)
+        run.claim(
+            "TF Model Optimization's clustering of the same network comes within four points of it",
+            holds=abs(ours - theirs) < 0.04,
+            measured=f"test accuracy with 16 values {ours:.4f} here, {theirs:.4f} by TF Model "
+            "Optimization (which trains biases as well)",
+        )
+        network.set_weights(four_bits)
     run.export(serving.classifier(network), example=x_test[:3])
 
 

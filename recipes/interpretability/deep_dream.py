@@ -57,7 +57,7 @@ class Config:
 QUICK = Config(
     size=80,
     photos=(1, 7),
-    epochs=1,
+    epochs=2,
     batch_size=16,
     octaves=3,
     steps=8,

@@ -434,7 +434,6 @@ def main(config: Config, run: Run) -> None:
 
     # The same weights in a model that begins each call in an empty state.
     size = (len(text.characters), config.units, config.depth, config.dropout)
-    untrained = build_model(*size)
     reader = build_model(*size)
     reader.set_weights(model.get_weights())
     emptied = read_without_carrying(config, text, reader)
@@ -448,14 +447,17 @@ def main(config: Config, run: Run) -> None:
     )
 
     auc, values = find_quote_cell(reader, text)
-    auc_before, _ = find_quote_cell(untrained, text)
+    # Among many random cells one happens to do well, now more, now less.
+    untrained = [find_quote_cell(build_model(*size), text)[0] for _ in range(3)]
+    auc_before = np.mean(untrained)
     run.metric("quote_cell_auc", auc)
-    run.claim(
+    run.compare(
         "A cell has learned to follow the inside of quotes, though nothing said what a "
-        "quote is",
-        holds=auc > max(0.8, auc_before + 0.05),
-        measured=f"area under the ROC curve {auc:.3f}, best cell before training "
-        f"{auc_before:.3f}",
+        "quote is: area under its ROC curve",
+        {"best cell": auc, "best cell of untrained networks, mean of 3": auc_before},
+        more="best cell",
+        less="best cell of untrained networks, mean of 3",
+        by=0.05,
     )
     run.figure("quotes", draw_cell(text.test[:1000], values[:1000]))
 

@@ -8,7 +8,7 @@ import typing
 from typing import Annotated, Literal
 
 import pytest
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval, Le, MinLen
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -101,6 +101,7 @@ class Config:
     folds: Annotated[int, Ge(2)] = 5
     shares: tuple[Annotated[float, Gt(0), Le(1)], ...] = (0.5,)
     sizes: tuple[int, ...] = (4, 8)
+    pair: Annotated[tuple[int, ...], MinLen(2)] = (4, 8)
     rivals: tuple[str, ...] = ()
 
 
@@ -123,6 +124,7 @@ class Config:
         ("shares", (), "--shares: it must not be empty, such as 0.5"),
         ("sizes", (4, -1), "--sizes 4 -1: it must be at least 1"),
         ("sizes", (), "must not be empty"),
+        ("pair", (3,), "--pair 3: it must be at least 2 values, such as 4 8"),
         ("count", 1, None),
         ("warm_up", 0, None),
         ("rate", 0.0, None),
