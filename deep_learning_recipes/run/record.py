@@ -103,7 +103,9 @@ class Run:
         certain rungs leaves the user free to choose others."""
         missing = [str(each) for each in needed if each not in found]
         if missing:
-            self.print(f"{flag} without {', '.join(missing)}: what needs it is left out")
+            self.print(
+                f"{flag} without {', '.join(missing)}: what needs it is left out"
+            )
         return not missing
 
     def compare(

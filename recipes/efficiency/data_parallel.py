@@ -27,10 +27,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import MinLen
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -43,7 +45,7 @@ class Config:
     data: str = "digits"
     """digits (embedded), or mnist / fashion_mnist where Keras can download or has
     cached them"""
-    replicas: tuple[int, ...] = (1, 2, 4)
+    replicas: Annotated[tuple[int, ...], MinLen(2)] = (1, 2, 4)
     """numbers of logical CPUs to compare; the first is the reference"""
     workers: int = 2
     """processes of the cluster on this machine"""

@@ -449,6 +449,9 @@ def claim_rivals(
     recalls: dict[str, float],
 ) -> None:
     """On the same black and white pixels, learned and judged."""
+    run.metrics("log_likelihood", nats, unit="nats per image")
+    run.metrics("precision", precisions)
+    run.metrics("recall", recalls)
     run.compare(
         "Held-out digits are likelier under the VAE than under a mixture of Bernoullis",
         nats,
@@ -495,6 +498,7 @@ def main(config: Config, run: Run) -> None:
         latent_size=size,
         likelihood="gaussian",
     )
+    run.metric("test_elbo", vae.elbo[-1], unit="nats per image")
     claim_terms(run, vae, strong, config.beta, gaussian.model, gray_test)
 
     # What the bound gives away: with two numbers in a code, log p(x) can be had.
@@ -517,10 +521,6 @@ def main(config: Config, run: Run) -> None:
     recalls = {name: precision(real, drawn) for name, drawn in judged.items()}
     claim_rivals(run, nats, precisions, recalls)
 
-    run.metric("test_elbo", vae.elbo[-1], unit="nats per image")
-    run.metrics("log_likelihood", nats, unit="nats per image")
-    run.metrics("precision", precisions)
-    run.metrics("recall", recalls)
     run.figure("bounds", draw_bounds(vae, bounds, plane.elbo[-1], log_p))
     run.figure("rivals", draw_rivals(nats, precisions, recalls))
     run.figure("plane", draw_plane(plane.model, x_test, y_test, config.size))

@@ -126,3 +126,13 @@ def test_copy_writes_the_file_once_and_it_runs(capsys):
     finished = command("project/lenet.py", "--epochs", "0")
     assert finished.returncode == 2
     assert "error: --epochs 0: it must be at least 1" in finished.stderr
+
+
+def test_what_cannot_be_copied_leaves_no_file(monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert recipes_main("copy", "lenet", "my_lenet.py") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(Path().iterdir()) == []

@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from deep_learning_recipes import catalogue
+from deep_learning_recipes import UsageError, catalogue
 from deep_learning_recipes.catalogue import pictures, results
+from deep_learning_recipes.startup import CLAIM_FAILED
 
 RECORDS = [
     {
@@ -145,3 +146,36 @@ def test_committed_results_fit_the_recipes(path):
         assert f"    {name}: " in source, "the recipe has changed: measure it again"
     for picture in result["figures"]:
         assert (path.parent / picture).stat().st_size <= pictures.MOST_BYTES
+
+
+def test_a_recipe_is_measured_by_one_call_at_a_time(monkeypatch):
+    recipe = catalogue.find_recipe("lenet")
+
+    def run(command, **options):
+        with pytest.raises(UsageError, match="lenet is being measured already"):
+            results.measure([recipe], seeds=1, preset="default", out=Path("other"))
+        return type("Finished", (), {"returncode": 2, "stderr": ""})
+
+    monkeypatch.setattr(results.subprocess, "run", run)
+    assert results.measure([recipe], seeds=1, preset="default", out=Path("it")) == 1
+    assert not Path("other").exists()
+
+
+def test_a_failed_claim_is_a_result_and_a_crash_is_none(monkeypatch):
+    recipe = catalogue.find_recipe("lenet")
+
+    def run(command, **options):
+        folder = Path(command[command.index("--out") + 1])
+        folder.mkdir(parents=True)
+        Image.new("RGB", (50, 50)).save(folder / "curve.png")
+        (folder / "metrics.json").write_text(
+            json.dumps({**RECORDS[1], "finished": True})
+        )
+        return type("Finished", (), {"returncode": codes.pop(), "stderr": "it crashed"})
+
+    monkeypatch.setattr(results.subprocess, "run", run)
+    codes = [CLAIM_FAILED, 1]
+    results.measure([recipe], seeds=1, preset="default", out=Path("results"))
+    assert not Path("results").exists()
+    results.measure([recipe], seeds=1, preset="default", out=Path("results"))
+    assert Path("results/lenet.json").exists()
