@@ -56,6 +56,7 @@ class Bundle:
                     [info.name for info in signature.inputs.values()],
                 )
                 for name, signature in self.signatures.items()
+                if runs(signature)
             }
 
     def predict(
@@ -72,6 +73,8 @@ class Bundle:
         refuses.
         """
         signature = self.signature(name, grpc.StatusCode.FAILED_PRECONDITION)
+        if not runs(signature):
+            raise invalid("the signature has sparse or ragged tensors, or no outputs")
         if missing_or_extra := set(inputs) ^ set(signature.inputs):
             raise invalid(
                 f"inputs {names(inputs)} do not match the signature's {names(signature.inputs)}: "
@@ -104,19 +107,27 @@ class Bundle:
             ) from None
 
     def warm_up_records(self) -> list[PredictionLog]:
-        """The recorded requests of this version; none if it has no such file."""
+        """The recorded requests to Predict of this version; none if it has no such
+        file."""
         path = self.path / layout.WARM_UP
         if not path.exists():
             return []
-        return [
+        records = [
             PredictionLog.FromString(record.numpy())
             for record in tf.data.TFRecordDataset(str(path))
         ]
+        return [record for record in records if record.HasField("predict_log")]
 
     def replay(self, record: PredictionLog) -> dict[str, np.ndarray]:
         """Answers a recorded request."""
         request = record.predict_log.request
         return self.predict(request.model_spec.signature_name, request.inputs)
+
+
+def runs(signature: Any) -> bool:
+    """Whether a SignatureDef can be run: its tensors are dense, and one comes out."""
+    tensors = [*signature.inputs.values(), *signature.outputs.values()]
+    return bool(signature.outputs) and all(info.name for info in tensors)
 
 
 STATUS = {status.value[0]: status for status in grpc.StatusCode}

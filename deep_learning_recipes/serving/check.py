@@ -3,21 +3,27 @@ replay."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from deep_learning_recipes.serving import layout
 from deep_learning_recipes.serving.bundle import Bundle, RequestError, first_line, names
+from deep_learning_recipes.serving.probe import (
+    FAULT,
+    NOTE,
+    OK,
+    try_guess,
+    try_record,
+)
 
-BATCH_SIZES = (1, 3)
-OK, NOTE, FAULT = "ok   ", "note ", "FAULT"
 TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 1e-2
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
@@ -63,7 +69,7 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
     try:
         bundle = Bundle(path)
         records = bundle.warm_up_records()
-    except (tf.errors.OpError, DecodeError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever lies in the folder
         yield FAULT, f"does not load: {first_line(error)}"
         return
     if "serving_default" not in bundle.signatures:
@@ -77,11 +83,7 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
         set(bundle.signatures) - {signature_of(record) for record in records}
     ):
         yield NOTE, f"{name}: no warm-up record; the first request to it will be slow"
-        example = zeros(bundle.signatures[name])
-        if all(
-            value.dtype != object for value in example.values()
-        ):  # "" is no image file, say
-            yield from try_batches(bundle, name, example)
+        yield from try_guess(bundle, name)
 
 
 def unknown_operations(graph: tf.compat.v1.MetaGraphDef) -> set[str]:
@@ -113,75 +115,51 @@ def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
                 FAULT,
                 f"{signature}: no output {name!r}, which the warm-up record holds",
             )
-        elif difference := largest_difference(
-            answered[name], tf.make_ndarray(response)
-        ):
+        elif difference := largest_difference(answered[name], response):
             yield (
                 FAULT,
                 f"{signature}: {name} differs from the recorded answer by {difference}",
             )
     inputs = record.predict_log.request.inputs
     arrays = {name: tf.make_ndarray(value) for name, value in inputs.items()}
-    yield from try_batches(bundle, signature, arrays)
-
-
-def try_batches(
-    bundle: Bundle, signature: str, inputs: dict[str, np.ndarray]
-) -> Iterator[tuple[str, str]]:
-    """Runs a signature on as many rows of `inputs`, repeated if need be, as BATCH_SIZES
-    says."""
-    for size in BATCH_SIZES:
-        batch = {
-            name: np.resize(value, (size, *value.shape[1:]))
-            for name, value in inputs.items()
-        }
-        try:
-            for name, value in bundle.predict(signature, batch).items():
-                if value.shape[:1] != (size,):
-                    yield (
-                        FAULT,
-                        f"{signature}: {size} rows give {name} of shape {value.shape}",
-                    )
-        except RequestError as error:
-            yield FAULT, f"{signature}: a batch of {size}: {error}"
-
-
-def zeros(signature: Any) -> dict[str, np.ndarray]:
-    """The simplest input of a signature: one row, and 1 for every other free
-    dimension."""
-    return {
-        name: np.zeros(
-            [max(dim.size, 1) for dim in info.tensor_shape.dim],
-            tf.as_dtype(info.dtype).as_numpy_dtype,
-        )
-        for name, info in signature.inputs.items()
-    }
+    yield from try_record(bundle, signature, arrays, answered)
 
 
 def signature_of(record: PredictionLog) -> str:
     return record.predict_log.request.model_spec.signature_name or "serving_default"
 
 
-def largest_difference(got: np.ndarray, want: np.ndarray) -> str:
+def largest_difference(got: np.ndarray, recorded: TensorProto) -> str:
     """The largest difference in words, or "" if it is within the precision of the
     numbers."""
-    if got.dtype != want.dtype or got.shape != want.shape:
-        return f"its type or shape: {got.dtype.name} {got.shape}, {want.dtype.name} {want.shape}"
+    # Looked at before a tensor is made of it, which may be larger than the memory.
+    shape = tuple(dim.size for dim in recorded.tensor_shape.dim)
+    if (got.shape, tf.as_dtype(got.dtype).as_datatype_enum) != (shape, recorded.dtype):
+        known = recorded.dtype in DataType.values()
+        name = DataType.Name(recorded.dtype) if known else recorded.dtype
+        return f"its type or shape: {got.dtype.name} {got.shape}, {name} {shape}"
+    try:
+        want = tf.make_ndarray(recorded)
+    except (TypeError, ValueError) as error:
+        return f"being unreadable: {first_line(error)}"
     if want.dtype.kind in "OSU":
         return "" if np.array_equal(got, want) else "its text"
     tolerance = TOLERANCE_16_BIT if want.dtype.itemsize == 2 else TOLERANCE
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    if np.allclose(got, want, rtol=tolerance, atol=tolerance):
+    kind = np.complex128 if want.dtype.kind == "c" else np.float64
+    got, want = got.astype(kind), want.astype(kind)
+    close = np.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if close.all():
         return ""
-    return f"{np.max(np.abs(got - want)):.2g}"
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return f"{np.max(np.abs(got - want)[~close]):.2g}"
 
 
 def config_findings(folder: Path) -> Iterator[tuple[str, str]]:
     """Whether models.config lists the models that stand beside it."""
     try:
-        text = (folder / layout.CONFIG).read_text()
+        text = (folder / layout.CONFIG).read_text("utf-8")
         config = text_format.Parse(text, ModelServerConfig()).model_config_list.config
-    except text_format.ParseError as error:
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         yield FAULT, f"cannot be read: {first_line(error)}"
         return
     listed, found = {model.name for model in config}, set(layout.models(folder))
