@@ -18,13 +18,16 @@ from deep_learning_recipes.serving import layout
 DEFAULT_SIGNATURE = "serving_default"
 MAXIMUM_BYTES = 32 * 2**20
 """of a request, and of each tensor in it"""
+MAXIMUM_RANK = 32
+"""TensorFlow's session ends the process on a tensor of strings with more dimensions"""
 
 
 class RequestError(Exception):
     """A request that cannot be answered, with TF Serving's code for it."""
 
     def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(message)
+        # Names that a client sends stand in it: gRPC carries no more than some thousand.
+        super().__init__(message if len(message) <= 1000 else message[:997] + "...")
         self.code = code
 
 
@@ -152,6 +155,8 @@ def as_array(name: str, value: Any, info: Any) -> np.ndarray:
     if not fits(shape, info.tensor_shape):
         wanted = tf.TensorShape(info.tensor_shape)
         raise invalid(f"input {name!r} must be of shape {wanted}, not {tuple(shape)}")
+    if len(shape) > MAXIMUM_RANK:
+        raise invalid(f"input {name!r} has more than {MAXIMUM_RANK} dimensions")
     if math.prod(shape) * dtype.size > MAXIMUM_BYTES:
         raise invalid(f"input {name!r} of shape {tuple(shape)} is larger than 32 MiB")
     if not is_proto:

@@ -47,10 +47,11 @@ def check(folder: Path) -> bool:
 
 def findings(path: Path) -> Iterator[tuple[str, str]]:
     """What TF Serving would refuse in a version, or answer otherwise than recorded."""
-    if not path.name.isdecimal():
+    if not layout.is_version(path.name):
         yield (
             FAULT,
-            f"the folder's name must be a whole number, the version, not {path.name!r}",
+            f"the folder's name must be a whole number, the version, up to "
+            f"{layout.LARGEST_VERSION}, not {path.name!r}",
         )
     try:
         model = SavedModel.FromString((path / layout.MODEL).read_bytes())
