@@ -1,6 +1,7 @@
 """Checks exports as TF Serving would meet them: layout, tags, operations, signatures,
 replay."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,38 +15,32 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from deep_learning_recipes.serving import layout
+from deep_learning_recipes.serving import layout, operations
 from deep_learning_recipes.serving.bundle import Bundle, RequestError, first_line, names
-from deep_learning_recipes.serving.probe import (
-    FAULT,
-    NOTE,
-    OK,
-    try_guess,
-    try_record,
-)
+from deep_learning_recipes.serving.findings import FAULT, NOTE, Findings, show
+from deep_learning_recipes.serving.probe import try_guess, try_record
 
 TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 1e-2
-PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
-"""call back into the Python process that wrote them; TensorFlow registers them, TF
-Serving not"""
 
 
 def check(folder: Path) -> bool:
     """Checks all versions in `folder` (saved_models, saved_models/NAME, or one version)
-    and prints one line for each finding. True if there is no fault. Raises UsageError
-    if there is no version.
+    in this process, whatever their graphs do, and prints one line for each finding.
+    True if there is no fault. Raises UsageError if there is no version.
     """
-    reports = {path: list(findings(path)) for path in layout.find_versions(folder)}
-    if (folder / layout.CONFIG).exists():
-        reports[folder / layout.CONFIG] = list(config_findings(folder))
-    for path, found in reports.items():
-        for kind, text in found or [(OK, "")]:
-            print(f"{kind}  {path}  {text}".rstrip())
-    return all(kind != FAULT for found in reports.values() for kind, _ in found)
+    return show(folder, functools.partial(examine, trust=True))
 
 
-def findings(path: Path) -> Iterator[tuple[str, str]]:
+def examine(path: Path, trust: bool) -> Findings:
+    """What is wrong in a version, or in a models.config. Graphs that reach out of their
+    process are run only on `trust`."""
+    if path.name == layout.CONFIG:
+        return list(config_findings(path.parent))
+    return list(findings(path, trust))
+
+
+def findings(path: Path, trust: bool) -> Iterator[tuple[str, str]]:
     """What TF Serving would refuse in a version, or answer otherwise than recorded."""
     if not layout.is_version(path.name):
         yield (
@@ -53,19 +48,31 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
             f"the folder's name must be a whole number, the version, up to "
             f"{layout.LARGEST_VERSION}, not {path.name!r}",
         )
+    file = path / layout.MODEL
     try:
-        model = SavedModel.FromString((path / layout.MODEL).read_bytes())
+        if file.exists() and not file.is_file():
+            raise OSError("it is no regular file")
+        model = SavedModel.FromString(file.read_bytes())
     except (OSError, DecodeError) as error:
         yield FAULT, f"{layout.MODEL} cannot be read: {error}"
         return
     tagged = [
-        graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags
+        graph
+        for graph in model.meta_graphs
+        if set(graph.meta_info_def.tags) == {"serve"}
     ]
     if not tagged:
-        yield FAULT, "no graph with the tag `serve`"
+        yield FAULT, "no graph with the tag `serve` alone"
         return
-    if lacking := unknown_operations(tagged[0]):
+    if lacking := operations.unknown_to_tf_serving(tagged[0]):
         yield FAULT, f"TF Serving lacks the operations {names(lacking)}"
+        return
+    if not trust and (outside := operations.reaching_out(tagged[0])):
+        yield (
+            FAULT,
+            f"not run: {names(outside)} may reach files, the network or other "
+            "processes; --trust runs it all the same",
+        )
         return
     try:
         bundle = Bundle(path)
@@ -85,20 +92,6 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
     ):
         yield NOTE, f"{name}: no warm-up record; the first request to it will be slow"
         yield from try_guess(bundle, name)
-
-
-def unknown_operations(graph: tf.compat.v1.MetaGraphDef) -> set[str]:
-    """The operations of a graph that TensorFlow's own server does not know."""
-    library = graph.graph_def.library.function
-    used = {node.op for node in graph.graph_def.node}
-    used |= {node.op for function in library for node in function.node_def}
-    used -= {function.signature.name for function in library}
-    return {
-        operation
-        for operation in used
-        if operation in PYTHON_OPERATIONS
-        or not (operation.startswith("_") or hasattr(tf.raw_ops, operation))
-    }
 
 
 def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,13 @@
 """JSON as tensors and tensors as JSON, by the rules of TF Serving's REST interface."""
 
 import base64
+import contextlib
+import gc
 import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -38,7 +40,8 @@ def parse(body: bytes) -> dict[str, Any]:
     if body.count(b"[") + body.count(b"{") > MAXIMUM_LISTS:
         raise TooLarge(f"the body has more than {MAXIMUM_LISTS:,} lists and objects")
     try:
-        request = json.loads(body.decode("utf-8-sig"), parse_float=as_float)
+        with without_collecting():
+            request = json.loads(body.decode("utf-8-sig"), parse_float=as_float)
         if SURROGATE.search(body):
             json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -47,6 +50,19 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(request, dict):
         raise invalid("the body must be a JSON object")
     return request
+
+
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """JSON's lists are in no cycle: to look for one meanwhile takes twenty times as
+    long as to read them."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def as_float(text: str) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from deep_learning_recipes.serving.bundle import MAXIMUM_BYTES, Bundle, RequestError
+from deep_learning_recipes.serving.findings import FAULT, NOTE
 
-OK, NOTE, FAULT = "ok   ", "note ", "FAULT"
 BATCH_SIZES = (1, 3)
 GUESSED_SIZES = (1, 32)
 """of free dimensions other than the batch: of one pixel a convolution may leave none"""

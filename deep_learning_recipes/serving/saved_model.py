@@ -210,7 +210,8 @@ def check_in_a_fresh_process(path: Path) -> None:
     """Runs `check` on the written version. Raises RuntimeError with the faults it
     finds."""
     finished = subprocess.run(
-        [sys.executable, "-m", "deep_learning_recipes.serving", "check", str(path)],
+        [sys.executable, "-m", "deep_learning_recipes.serving"]
+        + ["check", "--trust", str(path)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
