@@ -1,11 +1,9 @@
 """Where things stand in a folder of exports: NAME/VERSION/saved_model.pb, as TF Serving
 polls."""
 
-import os
-import tempfile
 from pathlib import Path
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, files
 
 MODEL = "saved_model.pb"
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
@@ -87,13 +85,8 @@ def require_models(folder: Path) -> None:
 
 def replace(path: Path, text: str) -> None:
     """Writes a file beside and renames it into place: who reads it sees the old or the
-    new one."""
-    handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(beside).chmod(0o644)  # mkstemp's files are for their owner alone
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink()
-        raise
+    new one. Several may write at once."""
+    with files.folder_beside(path.parent) as folder:
+        beside = folder / path.name
+        beside.write_text(text, "utf-8")
+        beside.replace(path)

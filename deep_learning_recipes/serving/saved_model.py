@@ -3,18 +3,17 @@ around it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, files
 from deep_learning_recipes.serving import layout
 from deep_learning_recipes.serving.encoded import classify_bytes
 from deep_learning_recipes.serving.endpoint import Endpoint, as_numpy
@@ -94,14 +93,14 @@ def export(model: keras.Model, folder: Path | str, example: Any) -> Path:
     the written model differs or something is missing; no version is left then.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-    except OSError as error:
-        raise UsageError(
-            f"--export {folder}: cannot be written ({error.strerror})"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = stack.enter_context(files.folder_beside(folder))
+        except OSError as error:
+            raise UsageError(
+                f"--export {folder}: cannot be written ({error.strerror})"
+            ) from error
         written = beside / "1"
         endpoints = find_endpoints(model, example)
         write(model, endpoints, written)
@@ -111,8 +110,6 @@ def export(model: keras.Model, folder: Path | str, example: Any) -> Path:
         # Before the version: should this fail, none is left.
         layout.replace(folder / "request.json", body)
         path = _claim_version(written, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     write_config(folder.parent)
     return path
 
