@@ -146,7 +146,8 @@ def as_array(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
     if len(flat) * dtype.size > MAXIMUM_BYTES:
         raise invalid(f"input {name!r} of shape {tuple(shape)} is larger than 32 MiB")
     wanted = {bool} if dtype.is_bool else {int} if dtype.is_integer else {int, float}
-    if others := set(map(type, flat)) - wanted:
+    types = set(map(type, flat))
+    if others := types - wanted:
         given = min(each.__name__ for each in others)
         raise invalid(f"input {name!r} must be of type {dtype.name}, not {given}")
     if (
@@ -156,7 +157,8 @@ def as_array(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
     ):
         raise invalid(f"input {name!r} has numbers outside of {dtype.name}")
     if dtype.is_floating:
-        check_floats(name, flat, dtype)
+        wholes = [each for each in flat if type(each) is int] if int in types else []
+        check_floats(name, flat, wholes, dtype)
     return np.array(flat, dtype.as_numpy_dtype).reshape(shape)
 
 
@@ -176,11 +178,12 @@ def flattened(name: str, value: Any) -> tuple[list[int], list[Any]]:
     return shape, flat
 
 
-def check_floats(name: str, flat: list[Any], dtype: tf.DType) -> None:
+def check_floats(
+    name: str, flat: list[Any], wholes: list[int], dtype: tf.DType
+) -> None:
     """Refuses what TF Serving refuses: a number beyond the type's range, and a whole one
     that loses digits. NaN and Infinity pass."""
     limit = 2 ** (np.finfo(dtype.as_numpy_dtype).nmant + 1) - 1
-    wholes = (each for each in flat if type(each) is int)
     largest = max(map(abs, wholes), default=0)
     if largest > limit:
         raise invalid(
