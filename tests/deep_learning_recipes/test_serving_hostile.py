@@ -126,6 +126,7 @@ def test_a_tensor_of_many_dimensions_does_not_end_the_process(library):
         ("none", '{"inputs": 1}', "an object with the keys {}"),
         ("same", '{"inputs": {"' + "k" * 10**6 + '": 1}}', "no input {kkk"),
         ("same", f'{{"inputs": [[{"9" * 5000}, 1]]}}', "JSON Parse error"),
+        ("same", '{"inputs": [[Infinity, -1e400]]}', "-1e400 is too big for a double"),
     ],
 )
 def test_what_no_tensor_can_be_made_of(name, body, message, post):
@@ -261,8 +262,8 @@ def test_who_drips_is_cut_off(sent, listening):
 
 
 def test_more_connections_than_threads_wait_their_turn(listening):
-    dripping = [connect(listening) for _ in range(5)]  # two hold the places at a time
     before = threading.active_count()
+    dripping = [connect(listening) for _ in range(5)]  # two hold the places at a time
     answers = []
 
     def ask():

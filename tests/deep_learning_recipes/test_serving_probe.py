@@ -133,6 +133,20 @@ def test_a_batch_that_is_fixed_in_the_graph_is_a_fault(capsys):
     )
 
 
+def test_also_beside_an_input_that_has_no_rows(capsys):
+    path = save(
+        lambda x, table: {"y": tf.reshape(x, (2, 4)) + table[0]},
+        x=((None, 4), FLOAT),
+        table=((5, 4), FLOAT),
+    )
+    ones = np.ones((2, 4), "float32")
+    record(path, {"x": ones, "table": np.zeros((5, 4), "float32")}, {"y": ones})
+    assert not check.check(path)
+    assert (
+        "FAULT  models/m/1  serving_default: a batch of 1: " in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("other", [1.5, np.nan])
 def test_numbers_that_are_not_finite_are_compared(other, capsys):
     path = save(lambda x: {"y": x}, x=((None, 2), FLOAT))
