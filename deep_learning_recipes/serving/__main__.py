@@ -62,10 +62,12 @@ def main() -> int:
             # Bad input is told before TensorFlow starts.
             layout.find_versions(options.folder)
             if options.trust:
-                from deep_learning_recipes.serving.check import check
-            else:
-                from deep_learning_recipes.serving.confined import check
-            return 0 if check(options.folder) else 1
+                from deep_learning_recipes.serving import check
+
+                return 0 if check.check(options.folder, trust=True) else 1
+            from deep_learning_recipes.serving import confined
+
+            return 0 if confined.check(options.folder) else 1
         layout.require_models(options.folder)
         from deep_learning_recipes.serving import server
 

@@ -24,12 +24,14 @@ TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 1e-2
 
 
-def check(folder: Path) -> bool:
+def check(folder: Path, trust: bool = False) -> bool:
     """Checks all versions in `folder` (saved_models, saved_models/NAME, or one version)
-    in this process, whatever their graphs do, and prints one line for each finding.
-    True if there is no fault. Raises UsageError if there is no version.
+    in this process and prints one line for each finding. True if there is no fault.
+    Raises UsageError if there is no version.
+
+    trust: run graphs that reach for files, the network or Python, too.
     """
-    return show(folder, functools.partial(examine, trust=True))
+    return show(folder, functools.partial(examine, trust=trust))
 
 
 def examine(path: Path, trust: bool) -> Findings:

@@ -98,9 +98,11 @@ def route(library: Library, request: Request) -> dict[str, Any]:
     method = "POST" if matched and matched[4] == ":predict" else "GET"
     if matched is None or request.method != method:
         raise invalid(f"Malformed request: {request.method} {request.path}")
-    name, version = matched[1], int(matched[2]) if matched[2] else None
-    if version and version > layout.LARGEST_VERSION:
-        raise invalid(f"Failed to convert version: {version} to numeric.")
+    name, version = matched[1], None
+    if matched[2]:
+        if not layout.is_version(matched[2]):
+            raise invalid(f"Failed to convert version: {matched[2]} to numeric.")
+        version = int(matched[2])
     if matched[3]:
         raise invalid(f"no version label {matched[3]!r}: ask by number")
     if matched[4] == ":predict":

@@ -174,6 +174,7 @@ def test_bodies_of_31_megabytes_cost_little(kind, post):
     ("path", "status", "message"),
     [
         ("same/versions/99999999999999999999", 400, "99999999999999999999 to numeric"),
+        (f"same/versions/{'9' * 5000}", 400, "Failed to convert version: 999"),
         ("same/versions/9223372036854775807", 404, "Could not find any versions"),
         ("same/versions/١", 400, "Malformed request"),
         ("same/labels/stable", 400, "no version label 'stable'"),
