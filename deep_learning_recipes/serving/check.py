@@ -42,7 +42,7 @@ def examine(path: Path, trust: bool) -> Findings:
     return list(findings(path, trust))
 
 
-def findings(path: Path, trust: bool) -> Iterator[tuple[str, str]]:
+def findings(path: Path, trust: bool = False) -> Iterator[tuple[str, str]]:
     """What TF Serving would refuse in a version, or answer otherwise than recorded."""
     if not layout.is_version(path.name):
         yield (

@@ -2,6 +2,7 @@
 Serving: Python answers each request by itself, without batching, access control or
 encryption."""
 
+import contextlib
 import functools
 import io
 import json
@@ -34,6 +35,8 @@ CONNECTIONS = 64
 """that REST reads or answers at once"""
 REQUEST_SECONDS = 20
 """for a request over REST to arrive whole"""
+CROWDED_SECONDS = 3
+"""for the same while others wait for its place"""
 GRACE_SECONDS = 10
 """for requests that are under way when the server is told to stop"""
 
@@ -187,7 +190,7 @@ class Handler(WSGIRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(InTime(self.connection))
+        self.rfile = io.BufferedReader(InTime(self.connection, self.server))
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
@@ -201,23 +204,30 @@ class Handler(WSGIRequestHandler):
 
 
 class InTime(io.RawIOBase):
-    """What a connection sends within REQUEST_SECONDS; TimeoutError after that.
+    """What a connection sends within REQUEST_SECONDS, or CROWDED_SECONDS if the server
+    has no place left; TimeoutError after that.
 
     A timeout of the socket begins anew with each byte, so who sends one at a time would
     keep a thread for ever.
     """
 
-    def __init__(self, connection: socket.socket):
-        self.connection = connection
-        self.end = time.monotonic() + REQUEST_SECONDS
+    def __init__(self, connection: socket.socket, server: Any):
+        self.connection, self.server = connection, server
+        self.start = time.monotonic()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self.connection.settimeout(max(self.end - time.monotonic(), 1e-3))
         try:
-            return self.connection.recv_into(buffer)
+            while True:
+                seconds = CROWDED_SECONDS if self.server.crowded else REQUEST_SECONDS
+                left = self.start + seconds - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the request did not arrive in time")
+                self.connection.settimeout(min(left, 0.5))
+                with contextlib.suppress(TimeoutError):
+                    return self.connection.recv_into(buffer)
         finally:
             self.connection.settimeout(GRACE_SECONDS)
 
@@ -232,14 +242,16 @@ class RestServer(ThreadedWSGIServer):
             host, port, rest.application(library), Handler, fd=listener.fileno()
         )
         self.connections = 0
-        self.stopping = False
+        self.crowded = self.stopping = False
         self.changed = threading.Condition()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.changed:
+            self.crowded = self.connections >= CONNECTIONS
             self.changed.wait_for(
                 lambda: self.connections < CONNECTIONS or self.stopping
             )
+            self.crowded = False
             self.connections += 1
         super().process_request(request, client_address)
 

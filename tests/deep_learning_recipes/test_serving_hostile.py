@@ -262,7 +262,9 @@ def test_who_drips_is_cut_off(sent, listening):
         assert b'{"error": "the body did not arrive whole' in answer
 
 
-def test_more_connections_than_threads_wait_their_turn(listening):
+def test_more_connections_than_threads_wait_their_turn(listening, monkeypatch):
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 60)
+    monkeypatch.setattr(server, "CROWDED_SECONDS", 1)
     dripping = [connect(listening) for _ in range(5)]  # two hold the places at a time
     answers = []
 
