@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class Examiner(contextlib.ExitStack):
     def examine(self, path: Path) -> Findings:
         if self.process is None:
             self.process = self.start()
-        size = sum(each.lstat().st_size for each in files_of(path))
+        size = bytes_of(path)
         seconds = SECONDS + size / BYTES_A_SECOND
         try:
             self.connection.send((str(path), BYTES + 4 * size))
@@ -65,7 +64,7 @@ class Examiner(contextlib.ExitStack):
         self.callback(self.stop)
         # The time that TensorFlow takes to start is not the model's. Should it not
         # start, the first path tells.
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, OSError):
             if self.connection.poll(SECONDS_TO_START):
                 self.connection.recv_bytes()
         return process
@@ -78,8 +77,14 @@ class Examiner(contextlib.ExitStack):
             self.process = None
 
 
-def files_of(path: Path) -> Iterator[Path]:
-    return (each for each in [path, *path.rglob("*")] if not each.is_dir())
+def bytes_of(path: Path) -> int:
+    """What a folder or a file takes on the disk: a file of holes says it is larger."""
+    total = 0
+    for each in [path, *path.rglob("*")]:
+        with contextlib.suppress(OSError):  # it may be gone by now
+            status = each.lstat()
+            total += min(status.st_size, 512 * getattr(status, "st_blocks", 2**60))
+    return total
 
 
 def answer(connection: Connection) -> None:

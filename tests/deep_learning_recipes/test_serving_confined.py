@@ -322,3 +322,11 @@ def test_a_file_that_never_ends_is_not_read(capsys):
     (endless / "saved_model.pb").symlink_to("/dev/zero")
     assert not check.check(endless)
     assert "saved_model.pb cannot be read: it is no regular" in capsys.readouterr().out
+
+
+def test_a_file_of_holes_buys_no_time_and_memory():
+    with Path("holes").open("wb") as file:
+        file.truncate(2**40)
+    Path("full").write_bytes(bytes(10**6))
+    assert confined.bytes_of(Path("holes")) < 10**6
+    assert 10**6 <= confined.bytes_of(Path()) < 2 * 10**6
