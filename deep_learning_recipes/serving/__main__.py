@@ -23,11 +23,22 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check_parser = commands.add_parser(
-        "check", help="find what TF Serving would stumble over"
+        "check",
+        help="find what TF Serving would stumble over",
+        description="Find what TF Serving would stumble over. The graphs are run in a "
+        "child process with limits of time and memory; those with operations that reach "
+        "for files, the network or Python are not run.",
+    )
+    check_parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run all graphs, whatever they do, and without limits",
     )
     serve_parser = commands.add_parser(
         "serve",
         help="answer TF Serving's gRPC and REST requests; for trying out, it is not TF Serving",
+        description="Answer TF Serving's gRPC and REST requests. For trying out: it is "
+        "not TF Serving. Like that one it runs whatever stands in the folder.",
     )
     for each in (check_parser, serve_parser):
         each.add_argument(
@@ -43,15 +54,20 @@ def main() -> int:
         "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone"
     )
     options = parser.parse_args()
+    # Names of files may hold what no encoding has.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
     try:
         if options.command == "check":
-            layout.find_versions(
-                options.folder
-            )  # bad input is told before TensorFlow starts
-            from deep_learning_recipes.serving import check
+            # Bad input is told before TensorFlow starts.
+            layout.find_versions(options.folder)
+            if options.trust:
+                from deep_learning_recipes.serving import check
 
-            return 0 if check.check(options.folder) else 1
+                return 0 if check.check(options.folder, trust=True) else 1
+            from deep_learning_recipes.serving import confined
+
+            return 0 if confined.check(options.folder) else 1
         layout.require_models(options.folder)
         from deep_learning_recipes.serving import server
 

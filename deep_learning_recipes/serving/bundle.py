@@ -18,13 +18,16 @@ from deep_learning_recipes.serving import layout
 DEFAULT_SIGNATURE = "serving_default"
 MAXIMUM_BYTES = 32 * 2**20
 """of a request, and of each tensor in it"""
+MAXIMUM_RANK = 32
+"""TensorFlow's session ends the process on a tensor of strings with more dimensions"""
 
 
 class RequestError(Exception):
     """A request that cannot be answered, with TF Serving's code for it."""
 
     def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(message)
+        # Names that a client sends stand in it: gRPC carries no more than some thousand.
+        super().__init__(message if len(message) <= 1000 else message[:997] + "...")
         self.code = code
 
 
@@ -56,6 +59,7 @@ class Bundle:
                     [info.name for info in signature.inputs.values()],
                 )
                 for name, signature in self.signatures.items()
+                if runs(signature)
             }
 
     def predict(
@@ -72,6 +76,8 @@ class Bundle:
         refuses.
         """
         signature = self.signature(name, grpc.StatusCode.FAILED_PRECONDITION)
+        if not runs(signature):
+            raise invalid("the signature has sparse or ragged tensors, or no outputs")
         if missing_or_extra := set(inputs) ^ set(signature.inputs):
             raise invalid(
                 f"inputs {names(inputs)} do not match the signature's {names(signature.inputs)}: "
@@ -104,19 +110,27 @@ class Bundle:
             ) from None
 
     def warm_up_records(self) -> list[PredictionLog]:
-        """The recorded requests of this version; none if it has no such file."""
+        """The recorded requests to Predict of this version; none if it has no such
+        file."""
         path = self.path / layout.WARM_UP
         if not path.exists():
             return []
-        return [
+        records = [
             PredictionLog.FromString(record.numpy())
             for record in tf.data.TFRecordDataset(str(path))
         ]
+        return [record for record in records if record.HasField("predict_log")]
 
     def replay(self, record: PredictionLog) -> dict[str, np.ndarray]:
         """Answers a recorded request."""
         request = record.predict_log.request
         return self.predict(request.model_spec.signature_name, request.inputs)
+
+
+def runs(signature: Any) -> bool:
+    """Whether a SignatureDef can be run: its tensors are dense, and one comes out."""
+    tensors = [*signature.inputs.values(), *signature.outputs.values()]
+    return bool(signature.outputs) and all(info.name for info in tensors)
 
 
 STATUS = {status.value[0]: status for status in grpc.StatusCode}
@@ -141,6 +155,8 @@ def as_array(name: str, value: Any, info: Any) -> np.ndarray:
     if not fits(shape, info.tensor_shape):
         wanted = tf.TensorShape(info.tensor_shape)
         raise invalid(f"input {name!r} must be of shape {wanted}, not {tuple(shape)}")
+    if len(shape) > MAXIMUM_RANK:
+        raise invalid(f"input {name!r} has more than {MAXIMUM_RANK} dimensions")
     if math.prod(shape) * dtype.size > MAXIMUM_BYTES:
         raise invalid(f"input {name!r} of shape {tuple(shape)} is larger than 32 MiB")
     if not is_proto:

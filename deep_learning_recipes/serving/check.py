@@ -1,69 +1,85 @@
 """Checks exports as TF Serving would meet them: layout, tags, operations, signatures,
 replay."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from deep_learning_recipes.serving import layout
+from deep_learning_recipes.serving import layout, operations
 from deep_learning_recipes.serving.bundle import Bundle, RequestError, first_line, names
+from deep_learning_recipes.serving.findings import FAULT, NOTE, Findings, show
+from deep_learning_recipes.serving.probe import try_guess, try_record
 
-BATCH_SIZES = (1, 3)
-OK, NOTE, FAULT = "ok   ", "note ", "FAULT"
 TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 1e-2
-PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
-"""call back into the Python process that wrote them; TensorFlow registers them, TF
-Serving not"""
 
 
-def check(folder: Path) -> bool:
+def check(folder: Path, trust: bool = False) -> bool:
     """Checks all versions in `folder` (saved_models, saved_models/NAME, or one version)
-    and prints one line for each finding. True if there is no fault. Raises UsageError
-    if there is no version.
+    in this process and prints one line for each finding. True if there is no fault.
+    Raises UsageError if there is no version.
+
+    trust: run graphs that reach for files, the network or Python, too.
     """
-    reports = {path: list(findings(path)) for path in layout.find_versions(folder)}
-    if (folder / layout.CONFIG).exists():
-        reports[folder / layout.CONFIG] = list(config_findings(folder))
-    for path, found in reports.items():
-        for kind, text in found or [(OK, "")]:
-            print(f"{kind}  {path}  {text}".rstrip())
-    return all(kind != FAULT for found in reports.values() for kind, _ in found)
+    return show(folder, functools.partial(examine, trust=trust))
 
 
-def findings(path: Path) -> Iterator[tuple[str, str]]:
+def examine(path: Path, trust: bool) -> Findings:
+    """What is wrong in a version, or in a models.config. Graphs that reach out of their
+    process are run only on `trust`."""
+    if path.name == layout.CONFIG:
+        return list(config_findings(path.parent))
+    return list(findings(path, trust))
+
+
+def findings(path: Path, trust: bool = False) -> Iterator[tuple[str, str]]:
     """What TF Serving would refuse in a version, or answer otherwise than recorded."""
-    if not path.name.isdecimal():
+    if not layout.is_version(path.name):
         yield (
             FAULT,
-            f"the folder's name must be a whole number, the version, not {path.name!r}",
+            f"the folder's name must be a whole number, the version, up to "
+            f"{layout.LARGEST_VERSION}, not {path.name!r}",
         )
+    file = path / layout.MODEL
     try:
-        model = SavedModel.FromString((path / layout.MODEL).read_bytes())
+        if file.exists() and not file.is_file():
+            raise OSError("it is no regular file")
+        model = SavedModel.FromString(file.read_bytes())
     except (OSError, DecodeError) as error:
         yield FAULT, f"{layout.MODEL} cannot be read: {error}"
         return
     tagged = [
-        graph for graph in model.meta_graphs if "serve" in graph.meta_info_def.tags
+        graph
+        for graph in model.meta_graphs
+        if set(graph.meta_info_def.tags) == {"serve"}
     ]
     if not tagged:
-        yield FAULT, "no graph with the tag `serve`"
+        yield FAULT, "no graph with the tag `serve` alone"
         return
-    if lacking := unknown_operations(tagged[0]):
+    if lacking := operations.unknown_to_tf_serving(tagged[0]):
         yield FAULT, f"TF Serving lacks the operations {names(lacking)}"
+        return
+    if not trust and (outside := operations.reaching_out(tagged[0])):
+        yield (
+            FAULT,
+            f"not run: {names(outside)} may reach files, the network or other "
+            "processes; --trust runs it all the same",
+        )
         return
     try:
         bundle = Bundle(path)
         records = bundle.warm_up_records()
-    except (tf.errors.OpError, DecodeError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever lies in the folder
         yield FAULT, f"does not load: {first_line(error)}"
         return
     if "serving_default" not in bundle.signatures:
@@ -77,25 +93,7 @@ def findings(path: Path) -> Iterator[tuple[str, str]]:
         set(bundle.signatures) - {signature_of(record) for record in records}
     ):
         yield NOTE, f"{name}: no warm-up record; the first request to it will be slow"
-        example = zeros(bundle.signatures[name])
-        if all(
-            value.dtype != object for value in example.values()
-        ):  # "" is no image file, say
-            yield from try_batches(bundle, name, example)
-
-
-def unknown_operations(graph: tf.compat.v1.MetaGraphDef) -> set[str]:
-    """The operations of a graph that TensorFlow's own server does not know."""
-    library = graph.graph_def.library.function
-    used = {node.op for node in graph.graph_def.node}
-    used |= {node.op for function in library for node in function.node_def}
-    used -= {function.signature.name for function in library}
-    return {
-        operation
-        for operation in used
-        if operation in PYTHON_OPERATIONS
-        or not (operation.startswith("_") or hasattr(tf.raw_ops, operation))
-    }
+        yield from try_guess(bundle, name)
 
 
 def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
@@ -113,75 +111,51 @@ def replay(bundle: Bundle, record: PredictionLog) -> Iterator[tuple[str, str]]:
                 FAULT,
                 f"{signature}: no output {name!r}, which the warm-up record holds",
             )
-        elif difference := largest_difference(
-            answered[name], tf.make_ndarray(response)
-        ):
+        elif difference := largest_difference(answered[name], response):
             yield (
                 FAULT,
                 f"{signature}: {name} differs from the recorded answer by {difference}",
             )
     inputs = record.predict_log.request.inputs
     arrays = {name: tf.make_ndarray(value) for name, value in inputs.items()}
-    yield from try_batches(bundle, signature, arrays)
-
-
-def try_batches(
-    bundle: Bundle, signature: str, inputs: dict[str, np.ndarray]
-) -> Iterator[tuple[str, str]]:
-    """Runs a signature on as many rows of `inputs`, repeated if need be, as BATCH_SIZES
-    says."""
-    for size in BATCH_SIZES:
-        batch = {
-            name: np.resize(value, (size, *value.shape[1:]))
-            for name, value in inputs.items()
-        }
-        try:
-            for name, value in bundle.predict(signature, batch).items():
-                if value.shape[:1] != (size,):
-                    yield (
-                        FAULT,
-                        f"{signature}: {size} rows give {name} of shape {value.shape}",
-                    )
-        except RequestError as error:
-            yield FAULT, f"{signature}: a batch of {size}: {error}"
-
-
-def zeros(signature: Any) -> dict[str, np.ndarray]:
-    """The simplest input of a signature: one row, and 1 for every other free
-    dimension."""
-    return {
-        name: np.zeros(
-            [max(dim.size, 1) for dim in info.tensor_shape.dim],
-            tf.as_dtype(info.dtype).as_numpy_dtype,
-        )
-        for name, info in signature.inputs.items()
-    }
+    yield from try_record(bundle, signature, arrays, answered)
 
 
 def signature_of(record: PredictionLog) -> str:
     return record.predict_log.request.model_spec.signature_name or "serving_default"
 
 
-def largest_difference(got: np.ndarray, want: np.ndarray) -> str:
+def largest_difference(got: np.ndarray, recorded: TensorProto) -> str:
     """The largest difference in words, or "" if it is within the precision of the
     numbers."""
-    if got.dtype != want.dtype or got.shape != want.shape:
-        return f"its type or shape: {got.dtype.name} {got.shape}, {want.dtype.name} {want.shape}"
+    # Looked at before a tensor is made of it, which may be larger than the memory.
+    shape = tuple(dim.size for dim in recorded.tensor_shape.dim)
+    if (got.shape, tf.as_dtype(got.dtype).as_datatype_enum) != (shape, recorded.dtype):
+        known = recorded.dtype in DataType.values()
+        name = DataType.Name(recorded.dtype) if known else recorded.dtype
+        return f"its type or shape: {got.dtype.name} {got.shape}, {name} {shape}"
+    try:
+        want = tf.make_ndarray(recorded)
+    except (TypeError, ValueError) as error:
+        return f"being unreadable: {first_line(error)}"
     if want.dtype.kind in "OSU":
         return "" if np.array_equal(got, want) else "its text"
     tolerance = TOLERANCE_16_BIT if want.dtype.itemsize == 2 else TOLERANCE
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    if np.allclose(got, want, rtol=tolerance, atol=tolerance):
+    kind = np.complex128 if want.dtype.kind == "c" else np.float64
+    got, want = got.astype(kind), want.astype(kind)
+    close = np.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if close.all():
         return ""
-    return f"{np.max(np.abs(got - want)):.2g}"
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return f"{np.max(np.abs(got - want)[~close]):.2g}"
 
 
 def config_findings(folder: Path) -> Iterator[tuple[str, str]]:
     """Whether models.config lists the models that stand beside it."""
     try:
-        text = (folder / layout.CONFIG).read_text()
+        text = (folder / layout.CONFIG).read_text("utf-8")
         config = text_format.Parse(text, ModelServerConfig()).model_config_list.config
-    except text_format.ParseError as error:
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         yield FAULT, f"cannot be read: {first_line(error)}"
         return
     listed, found = {model.name for model in config}, set(layout.models(folder))

@@ -3,40 +3,26 @@ around it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, files
 from deep_learning_recipes.serving import layout
+from deep_learning_recipes.serving.encoded import classify_bytes
+from deep_learning_recipes.serving.endpoint import Endpoint, as_numpy
+from deep_learning_recipes.serving.example import as_arrays, check_names, request_body
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
 CLASSIFIER_OUTPUTS = {"probabilities", "classes"}
-
-
-@dataclass
-class Endpoint:
-    """One signature of the SavedModel, and an example of what goes in and what must
-    come out."""
-
-    function: Callable[..., dict[str, tf.Tensor]]
-    """of tensors in the order of `specifications`"""
-    specifications: list[tf.TensorSpec]
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
 
 
 def classifier(model: keras.Model) -> keras.Model:
@@ -44,11 +30,12 @@ def classifier(model: keras.Model) -> keras.Model:
     classes) and `classes` (batch,), the most probable one."""
     import keras
 
+    inputs, logits = ends(model)
     outputs = {
-        "probabilities": keras.ops.softmax(model.output),
-        "classes": largest(model.output),
+        "probabilities": keras.ops.softmax(logits),
+        "classes": largest(logits),
     }
-    return keras.Model(model.input, outputs, name=model.name)
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def policy(model: keras.Model) -> keras.Model:
@@ -57,8 +44,21 @@ def policy(model: keras.Model) -> keras.Model:
     numbers themselves."""
     import keras
 
-    outputs = {"action": largest(model.output), "values": model.output}
-    return keras.Model(model.input, outputs, name=model.name)
+    inputs, values = ends(model)
+    outputs = {"action": largest(values), "values": values}
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def ends(model: keras.Model) -> tuple[Any, Any]:
+    """A model's symbolic inputs and outputs. Raises UsageError for one that has none: a
+    Sequential or an own class that was not called on a keras.Input."""
+    try:
+        return model.input, model.output
+    except (AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{model.name!r} is no functional model yet: begin it with keras.Input, or "
+            "wrap it by x = keras.Input(...); keras.Model(x, model(x))"
+        ) from error
 
 
 def largest(values: keras.KerasTensor) -> keras.KerasTensor:
@@ -70,35 +70,37 @@ def largest(values: keras.KerasTensor) -> keras.KerasTensor:
     return keras.ops.squeeze(indices, axis=-1)
 
 
-def export(model: keras.Model, folder: Path, example: Any) -> Path:
+def export(model: keras.Model, folder: Path | str, example: Any) -> Path:
     """Writes `model` into `folder` (saved_models/NAME) as the next version and returns
     its path.
 
     model: functional; its outputs are a dict, whose keys become the names that a client
     sees, as the names of its `keras.Input`s do.
+    folder: its name is the model's, by which clients ask for it.
     example: a small batch of inputs (an array, or a dict of arrays by input name). The
     written model must give the same outputs for it; it becomes the warm-up record and
     request.json.
 
     The signature is `serving_default`. A classifier of images in [0, 1] (see
     `classifier`) also gets `classify_bytes`, which takes `image_bytes`, a batch of
-    encoded PNG or JPEG files.
+    encoded PNG, JPEG, GIF or BMP files.
 
     The version is written beside, checked in a fresh process and renamed into place, so
     that a server which polls the folder never sees half a model, and two exports at
     once get two versions. NAME/request.json and the parent's models.config are brought
-    up to date. Raises UsageError if the folder can't be written, ValueError if the
-    outputs have no names, RuntimeError if the written model differs or something is
-    missing; no version is left then.
+    up to date. Raises UsageError if the folder can't be written, the outputs have no
+    names, the model was never called or the example does not fit it, RuntimeError if
+    the written model differs or something is missing; no version is left then.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-    except OSError as error:
-        raise UsageError(
-            f"--export {folder}: cannot be written ({error.strerror})"
-        ) from error
-    try:
+    folder = Path(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = stack.enter_context(files.folder_beside(folder))
+        except OSError as error:
+            raise UsageError(
+                f"--export {folder}: cannot be written ({error.strerror})"
+            ) from error
         written = beside / "1"
         endpoints = find_endpoints(model, example)
         write(model, endpoints, written)
@@ -108,8 +110,6 @@ def export(model: keras.Model, folder: Path, example: Any) -> Path:
         # Before the version: should this fail, none is left.
         layout.replace(folder / "request.json", body)
         path = _claim_version(written, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     write_config(folder.parent)
     return path
 
@@ -119,18 +119,15 @@ def find_endpoints(model: keras.Model, example: Any) -> dict[str, Endpoint]:
     import keras
     import tensorflow as tf
 
-    if not isinstance(model.output, dict):
-        raise ValueError(
+    _, outputs = ends(model)
+    if not isinstance(outputs, dict):
+        raise UsageError(
             f"the outputs of {model.name!r} have no names: a client would see `output_0`; "
             "use keras.Model(inputs, {'probabilities': ...})"
         )
     inputs = input_tensors(model)
-    if not isinstance(example, dict):
-        example = dict(zip(inputs, keras.tree.flatten(example), strict=True))
-    values = {
-        name: np.asarray(example[name], tf.as_dtype(tensor.dtype).as_numpy_dtype)
-        for name, tensor in inputs.items()
-    }
+    check_names(inputs)
+    values = as_arrays(inputs, example)
 
     def call(*tensors):
         if isinstance(model.input, dict):
@@ -141,7 +138,8 @@ def find_endpoints(model: keras.Model, example: Any) -> dict[str, Endpoint]:
         tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
         for name, tensor in inputs.items()
     ]
-    endpoint = Endpoint(call, specifications, values, as_arrays(call(*values.values())))
+    answers = call(*values.values())
+    endpoint = Endpoint(call, specifications, values, as_numpy(answers))
     endpoints = {"serving_default": endpoint}
     if reads_images(model, values):
         endpoints["classify_bytes"] = classify_bytes(endpoint)
@@ -171,47 +169,6 @@ def reads_images(model: keras.Model, example: dict[str, np.ndarray]) -> bool:
         and image.min() >= 0
         and image.max() <= 1
     )
-
-
-def classify_bytes(images: Endpoint) -> Endpoint:
-    """The endpoint that takes encoded files in place of images.
-
-    Input: `image_bytes` (batch,) strings, each a PNG, JPEG, GIF or BMP file of any
-    size, in color or gray. It is decoded to the model's channels, resized to its size
-    and scaled to [0, 1].
-    """
-    import tensorflow as tf
-
-    (specification,) = images.specifications
-    _, height, width, channels = specification.shape
-
-    def decode(encoded):
-        pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-        pixels.set_shape((None, None, channels))
-        resized = tf.image.resize(pixels, (height, width), antialias=True)
-        return tf.cast(resized / 255, specification.dtype)
-
-    def call(encoded):
-        element = tf.TensorSpec((height, width, channels), specification.dtype)
-        return images.function(tf.map_fn(decode, encoded, fn_output_signature=element))
-
-    (example,) = images.inputs.values()
-    pixels = np.round(255 * example).astype("uint8")
-    encoded = np.array([tf.io.encode_png(each).numpy() for each in pixels], object)
-    # What must come out is found by another way: from the pixels, without decoding.
-    expected = images.function(
-        (pixels / 255).astype(specification.dtype.as_numpy_dtype)
-    )
-    return Endpoint(
-        call,
-        [tf.TensorSpec((None,), tf.string, name="image_bytes")],
-        {"image_bytes": encoded},
-        as_arrays(expected),
-    )
-
-
-def as_arrays(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in outputs.items()}
 
 
 def write(model: keras.Model, endpoints: dict[str, Endpoint], path: Path) -> None:
@@ -250,7 +207,8 @@ def check_in_a_fresh_process(path: Path) -> None:
     """Runs `check` on the written version. Raises RuntimeError with the faults it
     finds."""
     finished = subprocess.run(
-        [sys.executable, "-m", "deep_learning_recipes.serving", "check", str(path)],
+        [sys.executable, "-m", "deep_learning_recipes.serving"]
+        + ["check", "--trust", str(path)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -262,15 +220,6 @@ def check_in_a_fresh_process(path: Path) -> None:
     found = [line for line in finished.stdout.splitlines() if not line.startswith("ok")]
     if found or finished.returncode:
         raise RuntimeError("\n".join(found) or finished.stderr[-2000:])
-
-
-def request_body(inputs: dict[str, np.ndarray]) -> str:
-    """The first example as a body for REST's :predict, in row format."""
-    instance = {name: value[0].tolist() for name, value in inputs.items()}
-    return (
-        json.dumps({"instances": [instance]}, allow_nan=False, default=bytes.decode)
-        + "\n"
-    )
 
 
 def write_config(folder: Path) -> None:

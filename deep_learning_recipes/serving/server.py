@@ -2,10 +2,14 @@
 Serving: Python answers each request by itself, without batching, access control or
 encryption."""
 
+import contextlib
 import functools
+import io
+import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +31,12 @@ from deep_learning_recipes.serving.bundle import MAXIMUM_BYTES, RequestError, in
 from deep_learning_recipes.serving.library import Library
 
 THREADS = 8
+CONNECTIONS = 64
+"""that REST reads or answers at once"""
+REQUEST_SECONDS = 20
+"""for a request over REST to arrive whole"""
+CROWDED_SECONDS = 3
+"""for the same while others wait for its place"""
 GRACE_SECONDS = 10
 """for requests that are under way when the server is told to stop"""
 
@@ -172,15 +182,59 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class Handler(WSGIRequestHandler):
-    timeout = GRACE_SECONDS  # for a client that stops in the middle of its request
+    """Reads one request, whose whole must be there in time, and answers in JSON."""
+
+    timeout = GRACE_SECONDS  # for a client that does not read its answer
+    error_content_type = "application/json"
+    error_message_format = '{"error": "%(message)s"}\n'
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(InTime(self.connection, self.server))
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        """Of what is no HTTP; the message quotes it."""
+        quoted = json.dumps(message)[1:-1] if message else None
+        super().send_error(code, quoted, explain)
 
     def log(self, *_):
         """Requests are not logged, one by one."""
 
 
+class InTime(io.RawIOBase):
+    """What a connection sends within REQUEST_SECONDS, or CROWDED_SECONDS if the server
+    has no place left; TimeoutError after that.
+
+    A timeout of the socket begins anew with each byte, so who sends one at a time would
+    keep a thread for ever.
+    """
+
+    def __init__(self, connection: socket.socket, server: Any):
+        self.connection, self.server = connection, server
+        self.start = time.monotonic()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            while True:
+                seconds = CROWDED_SECONDS if self.server.crowded else REQUEST_SECONDS
+                left = self.start + seconds - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the request did not arrive in time")
+                self.connection.settimeout(min(left, 0.5))
+                with contextlib.suppress(TimeoutError):
+                    return self.connection.recv_into(buffer)
+        finally:
+            self.connection.settimeout(GRACE_SECONDS)
+
+
 class RestServer(ThreadedWSGIServer):
-    """TF Serving's REST interface on a listening socket, a thread for each
-    connection."""
+    """TF Serving's REST interface on a listening socket, a thread for each connection,
+    and no more of them than CONNECTIONS: the next one waits its turn."""
 
     def __init__(self, host: str, listener: socket.socket, library: Library):
         port = listener.getsockname()[1]
@@ -188,27 +242,33 @@ class RestServer(ThreadedWSGIServer):
             host, port, rest.application(library), Handler, fd=listener.fileno()
         )
         self.connections = 0
+        self.crowded = self.stopping = False
         self.changed = threading.Condition()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.count(1)
+        with self.changed:
+            self.crowded = self.connections >= CONNECTIONS
+            self.changed.wait_for(
+                lambda: self.connections < CONNECTIONS or self.stopping
+            )
+            self.crowded = False
+            self.connections += 1
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Until the answer is written to the last byte."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.count(-1)
-
-    def count(self, change: int) -> None:
-        """Keeps the number of connections whose answer is not written to the last
-        byte."""
-        with self.changed:
-            self.connections += change
-            self.changed.notify_all()
+            with self.changed:
+                self.connections -= 1
+                self.changed.notify_all()
 
     def stop(self) -> None:
         """Takes no more connections and waits for the answers under way."""
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
         self.shutdown()
         with self.changed:
             self.changed.wait_for(lambda: self.connections == 0, GRACE_SECONDS)
