@@ -29,6 +29,8 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to dream in place of our own"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own to dream on, PNG or JPEG"""
     size: int = 256
@@ -161,9 +163,8 @@ def total_variation(images: np.ndarray) -> np.ndarray:
     return (down + right) / 2
 
 
-def choose_layers(model: keras.Model, count: int = 3) -> list[str]:
-    """The names of at most `count` layers with maps, from the middle of the network."""
-    names = [layer.name for layer in model.layers[1:] if len(layer.output.shape) == 4]
+def choose_from_middle(names: list[str], count: int = 3) -> list[str]:
+    """At most `count` of the names, from the middle of them."""
     places = np.linspace(len(names) // 4, 2 * len(names) // 3, min(count, len(names)))
     return list(dict.fromkeys(names[round(place)] for place in places))
 
@@ -221,13 +222,13 @@ def main(config: Config, run: Run) -> None:
     size = (config.size,) * 2
     photos = data.load_photos(config.size)[list(config.photos)]
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         channels = own.model.inputs[0].shape[-1]
         if config.image:
             photos = classifiers.read_image(config.image, size, channels)[None]
         elif channels == 1:
             photos = photos.mean(axis=-1, keepdims=True)
-        names = choose_layers(own.model)
+        names = choose_from_middle(own.map_names)
         dreams = dream_all(own.model, photos, [(name, "with both") for name in names])
         dreams = dict(zip(names, dreams, strict=True))
         for name, images in dreams.items():

@@ -71,6 +71,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 
 
 QUICK = Config(
@@ -223,7 +225,7 @@ def main(config: Config, run: Run) -> None:
     run.plan(1 if config.model else 2)  # the painter, and optimization
     size, test_size, style_size = config.size, config.test_size, config.style_size
     if config.model:
-        network = classifiers.load(config.model).convolutions
+        network = classifiers.from_flags(config, run).convolutions
         size = test_size = style_size = network.input.shape[1]
     else:
         network = build_network(config.filters)

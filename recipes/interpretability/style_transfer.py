@@ -56,6 +56,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 
 
 QUICK = Config(styles="painting, brick", size=160, filters=16, steps=20, last_steps=10)
@@ -198,7 +200,7 @@ def main(config: Config, run: Run) -> None:
         return painted, *(np.asarray(each) for each in energies(painted))
 
     if config.model:
-        network = classifiers.load(config.model).convolutions
+        network = classifiers.from_flags(config, run).convolutions
         contents, styles = load(network.input.shape[1], rows[:n])
         steps = 2 * config.steps
         painted, content, style = transfer(

@@ -1,0 +1,83 @@
+"""Networks by name: a .keras file, or a network of keras.applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from deep_learning_recipes import UsageError, did_you_mean
+
+
+def load_file(path: Path) -> keras.Model:
+    """Raises UsageError for a file that is missing or that Keras cannot load."""
+    if not path.is_file():
+        raise UsageError(f"--model {path}: there is no such file")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # a foreign file can fail in every way there is
+        raise UsageError(
+            f"--model {path}: Keras cannot load it: {reason(error)}"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, as long as a line."""
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0] if len(lines[0]) < 200 else f"{lines[0][:200]} ..."
+    return text if isinstance(error, ValueError) else f"{type(error).__name__} {text}"
+
+
+def load_application(name: str, weights: str | None) -> tuple[keras.Model, Any]:
+    """The network, and the preprocessing that makes of bytes what it takes."""
+    known = {
+        each.lower(): each
+        for each in dir(keras.applications)
+        if each[0].isupper() and callable(getattr(keras.applications, each))
+    }
+    if name.lower() not in known:
+        raise UsageError(
+            f"--model {name}: neither a .keras file nor a network of keras.applications"
+            f"{did_you_mean(name, list(known.values()))}"
+        )
+    build = getattr(keras.applications, known[name.lower()])
+    module = getattr(keras.applications, build.__module__.rsplit(".", 1)[-1])
+    try:
+        return build(weights=weights), module.preprocess_input
+    except Exception as error:  # Keras raises a bare Exception when it can't download
+        if "URL fetch failure" not in str(error) and not isinstance(error, OSError):
+            raise
+        raise UsageError(
+            f"--model {name}: its ImageNet weights are not in Keras's cache and could "
+            "not be downloaded; a .keras file needs no network"
+        ) from error
+
+
+def imagenet_names() -> list[str]:
+    """The names of ImageNet's thousand classes, from Keras's cache or downloaded into
+    it; numbers where neither is possible."""
+    from keras.applications.imagenet_utils import decode_predictions
+
+    try:
+        decoded = decode_predictions(np.eye(1000), top=1)
+    except Exception:  # as in `load_application`; numbers will do
+        return [f"class {number}" for number in range(1000)]
+    return [found[0][1].replace("_", " ") for found in decoded]
+
+
+def check_shapes(model: keras.Model, name: str) -> None:
+    """Raises UsageError unless the model maps one picture to one vector."""
+    try:
+        inputs, outputs = model.inputs, model.outputs
+        right = len(inputs) == len(outputs) == 1
+        right = right and len(inputs[0].shape) == 4 and len(outputs[0].shape) == 2
+        right = right and inputs[0].shape[-1] in (1, 3) and bool(outputs[0].shape[-1])
+    except (AttributeError, TypeError, ValueError):
+        right = False
+    if not right:
+        raise UsageError(
+            f"--model {name}: a Sequential or functional classifier is needed, from one "
+            "picture (batch, height, width, 1 or 3) to one vector (batch, classes)"
+        )

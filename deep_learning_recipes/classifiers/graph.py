@@ -1,0 +1,102 @@
+"""A network's graph, opened up: the layers of nested models stand in it one by one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+# What is put before and behind a user's network has names that its layers cannot have.
+RESERVED = ("images", "pixels", "log_odds", "two_classes")
+
+
+def is_graph(operation: Any) -> bool:
+    """Whether it is a Sequential or functional model, whose layers can be called one by
+    one. A subclass of keras.Model with a `call` of its own is a layer like others."""
+    return isinstance(operation, keras.Model) and bool(
+        getattr(operation, "inputs", None)
+    )
+
+
+def nodes(model: keras.Model) -> Iterator[Any]:
+    """Keras's records of the calls in a graph, from the inputs to the outputs."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+
+
+def origin(tensor: Any) -> tuple[Any, list[Any]]:
+    """The operation that a graph's tensor comes from, and the tensors that it took."""
+    history = tensor._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, node.input_tensors
+
+
+def walk(model: keras.Model, inputs: list[Any], call: Callable[..., Any]) -> list[Any]:
+    """Goes through a model's graph, and through those of nested models, and returns its
+    outputs.
+
+    inputs: what stands for the model's inputs. call: a function of an operation, its
+        arguments and its options that returns what stands for its outputs.
+    """
+    graph = keras.Model(model.inputs, model.outputs)
+    tensors = dict(zip(map(id, graph.inputs), inputs, strict=True))
+    for node in nodes(graph):
+        arguments, options = node.arguments.fill_in(tensors)
+        if is_graph(node.operation):
+            given = arguments[0] if arguments else options["inputs"]
+            outputs: Any = walk(node.operation, keras.tree.flatten(given), call)
+        else:
+            if takes_training(node.operation):
+                # As `predict` does. Keras records True for augmentation.
+                options = {**options, "training": False}
+            outputs = call(node.operation, arguments, options)
+        for old, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+            tensors[id(old)] = new
+    return [tensors[id(each)] for each in graph.outputs]
+
+
+def takes_training(operation: Any) -> bool:
+    return "training" in inspect.signature(operation.call).parameters
+
+
+def inline(model: keras.Model, tensor: Any) -> Any:
+    """Calls copies of a model's layers, those of nested models among them, one by one
+    on `tensor`.
+
+    A nested model hides its layers' outputs from the outer graph, so that no gradient
+    with respect to them can be asked for. Copies have their own place in the new graph
+    and the same weights; they compute in float32, as float16 knows no small gradient.
+    """
+    copies: dict[int, tuple[Any, Any]] = {}
+    names = set(RESERVED)
+
+    def unique(name: str) -> str:
+        while name in names:
+            name += "_again"
+        names.add(name)
+        return name
+
+    def copy_of(layer: Any) -> Any:
+        if id(layer) not in copies:
+            config = layer.get_config()
+            config["name"] = unique(config["name"])
+            if "dtype" in config and layer.dtype_policy.quantization_mode is None:
+                config["dtype"] = "float32"
+            copies[id(layer)] = layer, type(layer).from_config(config)
+        return copies[id(layer)][1]
+
+    def call(operation: Any, arguments: Any, options: Any) -> Any:
+        if isinstance(operation, keras.layers.Layer):
+            return copy_of(operation)(*arguments, **options)
+        bare = copy.copy(operation)
+        bare.name = unique(operation.name)
+        bare._inbound_nodes, bare._outbound_nodes = [], []
+        return bare(*arguments, **options)
+
+    (output,) = walk(model, [tensor], call)
+    for layer, twin in copies.values():
+        twin.set_weights(layer.get_weights())
+    return output

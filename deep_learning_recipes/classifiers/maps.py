@@ -1,0 +1,77 @@
+"""The layers of a network whose outputs are maps: convolutions and what follows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.classifiers.graph import nodes
+
+CONVOLUTIONS = (
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv2D,
+)
+# They make no maps of their own.
+PASSING = (layers.MaxPooling2D, layers.AveragePooling2D, layers.Dropout)
+
+
+def map_layers(model: keras.Model) -> list[Any]:
+    """The layers, from the first convolution on, that make maps (batch, height, width,
+    channels) of more than one place. Raises UsageError for a network without any."""
+    seen: set[int] = set()
+    found = []
+    for node in nodes(model):
+        layer = node.operation
+        is_first = isinstance(layer, CONVOLUTIONS)
+        if not is_first and not any(id(each) in seen for each in node.input_tensors):
+            continue
+        seen.update(id(each) for each in node.outputs)
+        shape = node.outputs[0].shape
+        if (
+            isinstance(layer, layers.Layer)
+            and len(layer._inbound_nodes) == len(node.outputs) == 1
+            and len(shape) == 4
+            and 1 not in shape[1:3]
+        ):
+            found.append(layer)
+    if not any(isinstance(layer, CONVOLUTIONS) for layer in found):
+        raise UsageError(
+            f"{model.name}: it has no convolution whose maps could be looked at"
+        )
+    return found
+
+
+def last_convolution(model: keras.Model) -> str:
+    """The name of the layer whose maps are the last ones: the last convolution, with
+    what normalizes, adds or bends it, before any pooling.
+
+    Raises UsageError for a network without maps.
+    """
+    return next(
+        str(layer.name)
+        for layer in reversed(map_layers(model))
+        if not isinstance(layer, PASSING)
+    )
+
+
+def first_convolution(model: keras.Model) -> Any:
+    """The first convolution, a layer. Raises UsageError for a network without any."""
+    return next(layer for layer in map_layers(model) if isinstance(layer, CONVOLUTIONS))
+
+
+def convolutions(model: keras.Model) -> keras.Model:
+    """From the picture to the maps of its first convolution at each resolution, finest
+    first, with the activation that is part of the layer. Raises UsageError for a
+    network without any."""
+    first: dict[int, Any] = {}
+    for layer in map_layers(model):
+        if isinstance(layer, CONVOLUTIONS):
+            first.setdefault(layer.output.shape[1], layer.output)
+    outputs = [first[size] for size in sorted(first, reverse=True)]
+    # Keras gives a list of one output without the list, but takes it off only once.
+    return keras.Model(model.inputs[0], outputs if outputs[1:] else [outputs])
