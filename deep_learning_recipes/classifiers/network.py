@@ -12,7 +12,7 @@ import numpy as np
 
 from deep_learning_recipes import UsageError, data
 from deep_learning_recipes.classifiers import maps
-from deep_learning_recipes.data.pictures import read_picture
+from deep_learning_recipes.data.picture_files import read_picture
 from deep_learning_recipes.data.pixels import set_channels
 
 
