@@ -3,7 +3,6 @@ all."""
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from deep_learning_recipes.data.pixels import set_channels
 # The largest value of 8, 12, 16, 31 and 32 bits. A file says how wide its numbers are,
 # not how much of that the camera used: 12 bits come in 16, and bytes in 32.
 FULL_SCALES = (2**8 - 1, 2**12 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
-BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # of TIFF
+BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED = 258, 339, 2  # of TIFF
 
 
 def read_picture(
@@ -34,8 +33,7 @@ def read_picture(
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of what it refuses.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of Pillow, before it refuses or reads
             return _read(file, size, channels)
     except UsageError:
         raise
@@ -47,7 +45,8 @@ def read_picture(
             f"{file}: more than {limit} megapixels; make it smaller first"
         ) from error
     except Exception as error:  # a foreign file can fail in every way there is
-        reason = "" if isinstance(error, Image.UnidentifiedImageError) else f": {error}"
+        is_other = isinstance(error, Image.UnidentifiedImageError)
+        reason = "" if is_other else f": {str(error).partition(chr(10))[0]}"
         raise UsageError(
             f"{file}: Pillow cannot read it as a picture{reason}"
         ) from error
@@ -56,38 +55,83 @@ def read_picture(
 def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "F" or upright.mode.startswith("I"):
-            numbers = to_unit_range(np.asarray(upright), file, tags_of(image))
-            upright = Image.fromarray(numbers)
-        else:
-            if upright.has_transparency_data:
-                upright = upright.convert("RGBA")
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright)
-            upright = upright.convert("L" if channels == 1 else "RGB")
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            tags = dict(getattr(image, "tag_v2", {}))
+    except Image.UnidentifiedImageError:
+        if not is_tiff(file):
+            raise
+        return fit(read_deep_colors(file), size, channels)
+
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    is_signed = tags.get(SAMPLE_FORMAT, (0,))[0] == SIGNED
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        values = np.asarray(upright)
+        if values.dtype == np.int32 and not is_signed:
+            values = values.view(np.uint32)  # Pillow knows signed ones only
+        return fit(to_unit_range(values, file, bits, is_signed), size, channels)
+    if is_tiff(file) and bits > 8:  # Pillow takes the highest 8
+        return fit(read_deep_colors(file), size, channels)
+
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright)
+    upright = upright.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
-    pixels = np.asarray(fitted, "float32").reshape(*size, -1)
-    if upright.mode == "F":  # a cubic curve swings beyond what it goes through
-        return set_channels(np.clip(pixels, 0, 1), channels)
-    return pixels / 255
+    return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)
 
 
-def tags_of(image: Any) -> dict[int, Any]:
-    """What a TIFF file says of itself, by number; nothing of another file."""
-    return dict(getattr(image, "tag_v2", {}))
+def is_tiff(file: str | Path) -> bool:
+    with Path(file).open("rb") as opened:
+        return opened.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_deep_colors(file: str | Path) -> np.ndarray:
+    """The first picture of a TIFF file of more than 8 bits a color, or of fractions
+    that Pillow does not know, (height, width, colors) float32 in [0, 1]."""
+    from PIL import Image
+    from tifffile import TiffFile  # scikit-image's own reader
+
+    with TiffFile(file) as opened:
+        page = opened.pages[0]
+        if page.size > 6 * (Image.MAX_IMAGE_PIXELS or 0):
+            raise Image.DecompressionBombError
+        values = page.asarray()
+        if page.axes.startswith("S"):
+            values = np.moveaxis(values, 0, -1)
+    is_signed = values.dtype.kind == "i"
+    numbers = to_unit_range(values, file, 8 * values.dtype.itemsize, is_signed)
+    if numbers.ndim == 3 and numbers.shape[-1] in (2, 4):  # the last is the opacity
+        opacity = numbers[..., -1:]
+        return numbers[..., :-1] * opacity + 1 - opacity
+    return numbers
+
+
+def fit(numbers: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Brightness (height, width) or colors (height, width, 1 or 3), float32 in [0, 1],
+    cut and resized."""
+    from PIL import Image, ImageOps
+
+    colors = np.atleast_3d(numbers)
+    fitted = [
+        ImageOps.fit(Image.fromarray(each), size[::-1], Image.Resampling.BICUBIC)
+        for each in np.moveaxis(colors, -1, 0)
+    ]
+    # A cubic curve swings beyond what it goes through.
+    pixels = np.clip(np.stack([np.asarray(each) for each in fitted], axis=-1), 0, 1)
+    return set_channels(pixels, channels)
 
 
 def to_unit_range(
-    values: np.ndarray, file: str | Path, tags: dict[int, Any]
+    values: np.ndarray, file: str | Path, bits: int, is_signed: bool
 ) -> np.ndarray:
-    """Brightness (height, width) of any scale as float32 in [0, 1].
+    """Numbers of any scale as float32 in [0, 1].
 
-    Raises UsageError for negative values and such as are no numbers.
+    bits: of each number, as the file has it. Raises UsageError for negative values and
+    such as are no numbers.
     """
-    if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED:
-        values = values.view(np.uint32)  # Pillow knows signed ones only
     if not np.isfinite(values).all():
         raise UsageError(f"{file}: some of its pixels are no numbers")
     lowest, highest = float(values.min()), float(values.max())
@@ -96,11 +140,12 @@ def to_unit_range(
             f"{file}: its pixels go from {lowest:g} to {highest:g}, and what is below 0 "
             "says no brightness; save it in bytes, or from 0 to 1"
         )
-    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     if values.dtype.kind == "f" and highest <= 2:
-        scale = 1
-    elif bits not in (16, 32, 64):
+        scale = 1.0
+    elif values.dtype.kind != "f" and bits not in (16, 32, 64):
         scale = 2**bits - 1
     else:
-        scale = next((top for top in FULL_SCALES if highest <= top), highest)
+        scale = next((each for each in FULL_SCALES if highest <= each), highest)
+        if is_signed and scale == 2**16 - 1 and bits == 16:
+            scale = 2**15 - 1
     return np.clip(values.astype("float64") / scale, 0, 1).astype("float32")

@@ -53,6 +53,46 @@ def test_a_ramp_of_any_depth_is_that_ramp(depth, channels, tmp_path):
     np.testing.assert_array_equal(found, np.repeat(found[..., :1], channels, axis=-1))
 
 
+COLORS = {
+    "fractions": (1, "float32"),
+    "half fractions": (1, "float16"),
+    "doubles": (1, "float64"),
+    "16 bits": (65535, "uint16"),
+    "12 bits in 16": (4095, "uint16"),
+    "signed 16 bits": (32767, "int16"),
+    "32 bits": (2**32 - 1, "uint32"),
+}
+
+
+@pytest.mark.parametrize("depth", COLORS)
+@pytest.mark.parametrize("planes", ["gray", "rgb", "rgba", "rgb apart"])
+def test_deep_colors_are_those_colors(depth, planes, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    full, dtype = COLORS[depth]
+    colors = np.stack([RAMP, RAMP[:, ::-1], RAMP / 2], axis=-1)
+    if planes == "gray":
+        tifffile.imwrite(tmp_path / "ramp.tif", (RAMP * full).astype(dtype))
+        colors = np.repeat(RAMP[..., None], 3, axis=-1)
+    elif planes == "rgba":
+        mixed = np.concatenate([colors, np.full((*SIZE, 1), 0.5)], axis=-1)
+        mixed[0, 0, 3] = 1
+        pixels = (mixed * full).astype(dtype)
+        tifffile.imwrite(
+            tmp_path / "ramp.tif",
+            pixels,
+            photometric="rgb",
+            extrasamples=["unassalpha"],
+        )
+        colors = 0.5 * colors + 0.5
+        colors[0, 0] = 0, 1, 0
+    else:
+        pixels = (colors * full).astype(dtype)
+        apart = {"planarconfig": "separate"} if "apart" in planes else {}
+        pixels = np.moveaxis(pixels, -1, 0) if apart else pixels
+        tifffile.imwrite(tmp_path / "ramp.tif", pixels, photometric="rgb", **apart)
+    np.testing.assert_allclose(read(tmp_path / "ramp.tif"), colors, atol=2e-3)
+
+
 def packed_12_bits(pixels):
     """A TIFF of 12 bits a pixel, three bytes for two of them, by hand."""
     even, odd = pixels.reshape(-1, 2).T.astype(int)
