@@ -62,9 +62,9 @@ def takes_training(operation: Any) -> bool:
     return "training" in inspect.signature(operation.call).parameters
 
 
-def inline(model: keras.Model, tensor: Any) -> Any:
+def inline(model: keras.Model, tensor: Any) -> list[Any]:
     """Calls copies of a model's layers, those of nested models among them, one by one
-    on `tensor`.
+    on `tensor`, and returns the outputs.
 
     A nested model hides its layers' outputs from the outer graph, so that no gradient
     with respect to them can be asked for. Copies have their own place in the new graph
@@ -91,12 +91,16 @@ def inline(model: keras.Model, tensor: Any) -> Any:
     def call(operation: Any, arguments: Any, options: Any) -> Any:
         if isinstance(operation, keras.layers.Layer):
             return copy_of(operation)(*arguments, **options)
+        if type(operation).__name__ == "Relu":
+            # A layer can be found: for its maps, and for a gradient of another rule.
+            relu = keras.layers.ReLU(name=unique(operation.name), dtype="float32")
+            return relu(*arguments, **options)
         bare = copy.copy(operation)
         bare.name = unique(operation.name)
         bare._inbound_nodes, bare._outbound_nodes = [], []
         return bare(*arguments, **options)
 
-    (output,) = walk(model, [tensor], call)
+    outputs = walk(model, [tensor], call)
     for layer, twin in copies.values():
         twin.set_weights(layer.get_weights())
-    return output
+    return outputs

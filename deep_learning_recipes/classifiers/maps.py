@@ -8,7 +8,8 @@ import keras
 from keras import layers
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.classifiers.graph import nodes
+from deep_learning_recipes.classifiers.graph import inline, nodes
+from deep_learning_recipes.data.pixels import LUMINANCE
 
 CONVOLUTIONS = (
     layers.Conv2D,
@@ -65,13 +66,30 @@ def first_convolution(model: keras.Model) -> Any:
 
 
 def convolutions(model: keras.Model) -> keras.Model:
-    """From the picture to the maps of its first convolution at each resolution, finest
-    first, with the activation that is part of the layer. Raises UsageError for a
-    network without any."""
+    """From square pictures in color to the maps of a network's first convolution at
+    each resolution, finest first, with the activation that is part of the layer.
+
+    Raises UsageError for a network without any, and for one that takes other pictures
+    and cannot do with these.
+    """
     first: dict[int, Any] = {}
     for layer in map_layers(model):
         if isinstance(layer, CONVOLUTIONS):
             first.setdefault(layer.output.shape[1], layer.output)
     outputs = [first[size] for size in sorted(first, reverse=True)]
+    images = model.inputs[0]
+    _, height, width, channels = images.shape
+    if height != width or channels != 3:
+        side = min(height, width)
+        images = keras.Input((side, side, 3), name="images")
+        gray = keras.ops.matmul(images, LUMINANCE[:, None])
+        part = keras.Model(model.inputs[0], outputs)
+        try:
+            outputs = inline(part, images if channels == 3 else gray)
+        except ValueError as error:
+            raise UsageError(
+                f"{model.name}: it takes pictures of {height} by {width} pixels only, "
+                "and square ones are needed"
+            ) from error
     # Keras gives a list of one output without the list, but takes it off only once.
-    return keras.Model(model.inputs[0], outputs if outputs[1:] else [outputs])
+    return keras.Model(images, outputs if outputs[1:] else [outputs])

@@ -85,7 +85,7 @@ def load(
     shape = height or USUAL_SIZE, width or USUAL_SIZE, channels
     images = keras.Input(shape, name="images")
     try:
-        outputs = inline(source, prepare(images))
+        (outputs,) = inline(source, prepare(images))
     except Exception as error:  # a foreign layer's `get_config`, for example
         raise UsageError(
             f"--model {name}: it cannot be opened up layer by layer: "

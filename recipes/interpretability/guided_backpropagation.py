@@ -109,6 +109,12 @@ def relu_with(rule, activation=tf.nn.relu):
     return bent
 
 
+def is_relu(layer) -> bool:
+    """Whether a layer is or ends in a ReLU."""
+    activation = getattr(layer, "activation", None)
+    return isinstance(layer, layers.ReLU) or activation is keras.activations.relu
+
+
 def with_rule(model: keras.Model, rule) -> keras.Model:
     """A copy of the network whose ReLUs run back by `rule`."""
 
@@ -116,7 +122,7 @@ def with_rule(model: keras.Model, rule) -> keras.Model:
         if isinstance(layer, layers.ReLU):
             return layers.Activation(relu_with(rule, layer.call), name=layer.name)
         twin = type(layer).from_config(layer.get_config())
-        if getattr(layer, "activation", None) is keras.activations.relu:
+        if is_relu(layer):
             twin.activation = relu_with(rule)
         return twin
 
@@ -185,11 +191,7 @@ def main(config: Config, run: Run) -> None:
             name: functools.partial(explain, with_rule(own.model, rule))
             for name, rule in RULES.items()
         }
-        one = [
-            methods[name](images[:1], np.zeros(1, int))
-            for name in ("guided", "gradient")
-        ]
-        if np.array_equal(*one):
+        if not any(map(is_relu, own.model.layers)):
             raise UsageError(
                 f"--model {config.model}: there is no ReLU in it that could be guided"
             )

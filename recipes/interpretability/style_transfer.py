@@ -101,9 +101,11 @@ def gram_matrix(maps):
 
 
 def relative(values, targets):
-    """‖values − targets‖² / ‖targets‖² of each picture, (batch,)."""
+    """‖values − targets‖² / ‖targets‖² of each picture, (batch,); 0 where the targets
+    are."""
     axes = tuple(range(1, len(values.shape)))
-    return ops.sum((values - targets) ** 2, axis=axes) / ops.sum(targets**2, axis=axes)
+    apart = ops.sum((values - targets) ** 2, axis=axes)
+    return ops.divide_no_nan(apart, ops.sum(targets**2, axis=axes))
 
 
 def energies_by(network: keras.Model, contents: np.ndarray, styles: np.ndarray):

@@ -89,9 +89,12 @@ def gram_matrix(maps):
 
 
 def distances(grams, targets):
-    """‖G − Ĝ‖² / ‖Ĝ‖² of each picture and layer, (batch, layers)."""
+    """‖G − Ĝ‖² / ‖Ĝ‖² of each picture and layer, (batch, layers); 0 where a layer is
+    blind to the target."""
     by_layer = [
-        ops.sum((gram - target) ** 2, axis=(1, 2)) / ops.sum(target**2, axis=(1, 2))
+        ops.divide_no_nan(
+            ops.sum((gram - target) ** 2, axis=(1, 2)), ops.sum(target**2, axis=(1, 2))
+        )
         for gram, target in zip(grams, targets, strict=True)
     ]
     return ops.stack(by_layer, axis=1)
