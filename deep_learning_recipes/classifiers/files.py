@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,39 @@ def load_file(path: Path) -> keras.Model:
     if not path.is_file():
         raise UsageError(f"--model {path}: there is no such file")
     try:
+        check_sizes(path)
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # a foreign file can fail in every way there is
         raise UsageError(
             f"--model {path}: Keras cannot load it: {reason(error)}"
         ) from error
+
+
+# What a layer has as many weights of, at least.
+WIDTHS = ("units", "filters", "input_dim", "output_dim", "num_heads", "key_dim")
+
+
+def check_sizes(path: Path) -> None:
+    """Raises ValueError for a file that would take all memory: one that is packed a
+    hundred times smaller than it is, or whose layers are wider than it has weights."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > 100 * max(path.stat().st_size, 10**6):
+            raise ValueError(f"unpacked it would have {unpacked / 1e9:.1f} GB")
+        config = json.loads(archive.read("config.json"))
+    for name, width in widths(config):
+        if width > unpacked:
+            raise ValueError(f"it has no weights for a layer of {name} {width:,}")
+
+
+def widths(config: Any) -> Iterator[tuple[str, int]]:
+    """The sizes of layers at any depth of a model's configuration."""
+    entries = config.items() if isinstance(config, dict) else enumerate(config)
+    for name, value in entries:
+        if isinstance(value, (dict, list)):
+            yield from widths(value)
+        elif name in WIDTHS and isinstance(value, int):
+            yield name, value
 
 
 def reason(error: Exception) -> str:
