@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from deep_learning_recipes.classifiers.tokens import by_way_of_maps, mixes_tokens
+
 # What is put before and behind a user's network has names that its layers cannot have.
 RESERVED = ("images", "pixels", "log_odds", "two_classes")
 
@@ -90,6 +92,9 @@ def inline(model: keras.Model, tensor: Any) -> list[Any]:
 
     def call(operation: Any, arguments: Any, options: Any) -> Any:
         if isinstance(operation, keras.layers.Layer):
+            if mixes_tokens(operation):
+                size = tensor.shape[1:3]
+                arguments, options = by_way_of_maps(arguments, options, size)
             return copy_of(operation)(*arguments, **options)
         if type(operation).__name__ == "Relu":
             # A layer can be found: for its maps, and for a gradient of another rule.

@@ -9,6 +9,7 @@ from keras import layers
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.classifiers.graph import inline, nodes
+from deep_learning_recipes.classifiers.tokens import TokenMaps
 from deep_learning_recipes.data.pixels import LUMINANCE
 
 CONVOLUTIONS = (
@@ -17,6 +18,7 @@ CONVOLUTIONS = (
     layers.DepthwiseConv2D,
     layers.SeparableConv2D,
 )
+NO_MAPS = "it has no convolution whose maps could be looked at"
 # They make no maps of their own.
 PASSING = (layers.MaxPooling2D, layers.AveragePooling2D, layers.Dropout)
 
@@ -24,11 +26,18 @@ PASSING = (layers.MaxPooling2D, layers.AveragePooling2D, layers.Dropout)
 def map_layers(model: keras.Model) -> list[Any]:
     """The layers, from the first convolution on, that make maps (batch, height, width,
     channels) of more than one place. Raises UsageError for a network without any."""
+    found = [each for each in _with_maps(model) if not isinstance(each, TokenMaps)]
+    if not any(isinstance(layer, CONVOLUTIONS) for layer in found):
+        raise UsageError(f"{model.name}: {NO_MAPS}")
+    return found
+
+
+def _with_maps(model: keras.Model) -> list[Any]:
     seen: set[int] = set()
     found = []
     for node in nodes(model):
         layer = node.operation
-        is_first = isinstance(layer, CONVOLUTIONS)
+        is_first = isinstance(layer, (*CONVOLUTIONS, TokenMaps))
         if not is_first and not any(id(each) in seen for each in node.input_tensors):
             continue
         seen.update(id(each) for each in node.outputs)
@@ -40,24 +49,20 @@ def map_layers(model: keras.Model) -> list[Any]:
             and 1 not in shape[1:3]
         ):
             found.append(layer)
-    if not any(isinstance(layer, CONVOLUTIONS) for layer in found):
-        raise UsageError(
-            f"{model.name}: it has no convolution whose maps could be looked at"
-        )
     return found
 
 
 def last_convolution(model: keras.Model) -> str:
     """The name of the layer whose maps are the last ones: the last convolution, with
-    what normalizes, adds or bends it, before any pooling.
+    what normalizes, adds or bends it, before any pooling; in a transformer the tokens
+    that its last attention takes.
 
     Raises UsageError for a network without maps.
     """
-    return next(
-        str(layer.name)
-        for layer in reversed(map_layers(model))
-        if not isinstance(layer, PASSING)
-    )
+    for layer in reversed(_with_maps(model)):
+        if not isinstance(layer, PASSING):
+            return str(layer.name)
+    raise UsageError(f"{model.name}: {NO_MAPS}")
 
 
 def first_convolution(model: keras.Model) -> Any:
