@@ -27,6 +27,15 @@ def load_file(path: Path) -> keras.Model:
         ) from error
 
 
+def is_of_independent_classes(path: Path) -> bool:
+    """Whether the loss that the network was compiled with takes each output for itself:
+    what an end in bare logits leaves open."""
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+    loss = (config.get("compile_config") or {}).get("loss")
+    return "binary" in json.dumps(loss).lower()
+
+
 # What a layer has as many weights of, at least.
 WIDTHS = ("units", "filters", "input_dim", "output_dim", "num_heads", "key_dim")
 

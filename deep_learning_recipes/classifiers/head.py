@@ -50,11 +50,14 @@ class Head:
         return np.concatenate(both, axis=-1)
 
 
-def find_head(outputs: Any, answers: np.ndarray) -> Head:
+def find_head(
+    outputs: Any, answers: np.ndarray, *, are_independent: bool = False
+) -> Head:
     """The head of a network that gives one vector.
 
     outputs: (batch, numbers), the graph's. answers: what the network said of some
-    pictures, (n, numbers).
+    pictures, (n, numbers). are_independent: whether logits are of classes that do not
+    exclude each other.
 
     A single number stands for two classes, of logits -z and z, as sigmoid(-z) is
     1 - sigmoid(z). Where nothing makes probabilities of the outputs they are taken for
@@ -65,7 +68,7 @@ def find_head(outputs: Any, answers: np.ndarray) -> Head:
     if not squash and not single and is_distribution(answers):
         logits, squash = LogOdds("softmax")(outputs), "softmax"
     ends_in_logits = not squash
-    squash = squash or ("sigmoid" if single else "softmax")
+    squash = squash or ("sigmoid" if single or are_independent else "softmax")
     is_binary = single and squash != "softmax"
     if is_binary:
         logits = TwoClasses()(logits)

@@ -92,9 +92,15 @@ def load(
             f"{files.reason(error)}"
         ) from error
     some = np.random.default_rng(0).random((2, *shape), "float32")
-    head = find_head(outputs, answers(source, prepare(some)))
+    are_independent = is_file and files.is_of_independent_classes(Path(name))
+    answered = answers(source, prepare(some))
+    head = find_head(outputs, answered, are_independent=are_independent)
     if head.ends_in_logits:
-        classes = "two classes" if head.is_binary else "classes that exclude each other"
+        classes = "classes that exclude each other"
+        if are_independent:
+            classes = "independent classes, as its loss says"
+        if head.is_binary:
+            classes = "two classes"
         notes.append(f"{source.name}: its outputs are taken for logits of {classes}")
 
     def ask(images: np.ndarray) -> np.ndarray:

@@ -137,6 +137,31 @@ def test_bare_outputs_are_taken_for_logits_and_that_is_said(count, tmp_path):
     assert any("taken for logits" in note for note in own.notes)
 
 
+LOSSES = {
+    "binary_crossentropy": True,
+    "categorical_crossentropy": False,
+    keras.losses.BinaryCrossentropy(from_logits=True): True,
+    keras.losses.BinaryFocalCrossentropy(from_logits=True): True,
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True): False,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_the_loss_says_whether_logits_exclude_each_other(loss, tmp_path):
+    images, x = features()
+    model = keras.Model(images, layers.Dense(4)(x))
+    model.compile("sgd", loss)
+    model.save(tmp_path / "net.keras")
+    own = classifiers.load(str(tmp_path / "net.keras"))
+    logits = model.predict(pictures(), verbose=0)
+    expected = ops.sigmoid(logits) if LOSSES[loss] else ops.softmax(logits)
+    np.testing.assert_allclose(own.probabilities(pictures()), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        own.opened_probabilities(pictures()), expected, atol=1e-5
+    )
+    assert ("independent" in own.notes[-1]) == LOSSES[loss]
+
+
 def test_the_head_of_a_nested_model_is_found(tmp_path):
     images, x = features()
     inner = keras.Model(images, layers.Dense(1, "sigmoid")(x))
