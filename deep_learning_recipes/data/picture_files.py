@@ -56,9 +56,11 @@ def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            tags = dict(getattr(image, "tag_v2", {}))
+        with Image.open(file) as opened:
+            tags = dict(getattr(opened, "tag_v2", {}))
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            upright: Image.Image = opened
     except Image.UnidentifiedImageError:
         if not is_tiff(file):
             raise
@@ -75,9 +77,9 @@ def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
         return fit(read_deep_colors(file), size, channels)
 
     if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
         white = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(white, upright)
+        white.alpha_composite(upright.convert("RGBA"))
+        upright = white
     upright = upright.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
     return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)

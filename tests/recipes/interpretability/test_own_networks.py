@@ -10,7 +10,13 @@ from keras import layers, ops
 from PIL import Image
 
 from deep_learning_recipes import classifiers
-from recipes import filter_visualization, grad_cam
+from recipes import (
+    fast_style_transfer,
+    filter_visualization,
+    grad_cam,
+    style_transfer,
+    texture_synthesis,
+)
 
 HEIGHT, WIDTH = 32, 28
 EXPLAINING = (
@@ -191,6 +197,16 @@ def test_maps_explain_the_class_that_one_sigmoid_says(tmp_path):
     assert own.probabilities(np.asarray(image))[0] == pytest.approx(
         [expected, 1 - expected], abs=1e-4
     )
+
+
+def test_a_layer_that_is_blind_to_the_target_counts_for_nothing():
+    zero, one = np.zeros((2, 2, 3, 3), "float32"), np.ones((2, 2, 3, 3), "float32")
+    target = np.concatenate([zero[:1], one[:1]])
+    for recipe in (style_transfer, fast_style_transfer):
+        found = np.asarray(recipe.relative(3 * one, target))
+        np.testing.assert_allclose(found, [0, 4])
+    grams = texture_synthesis.distances([3 * one[:, 0]], [target[:, 0]])
+    np.testing.assert_allclose(np.asarray(grams), [[0], [4]])
 
 
 def test_filters_of_every_kind_of_convolution():
