@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ def load_file(path: Path) -> keras.Model:
         raise UsageError(f"--model {path}: there is no such file")
     try:
         check_sizes(path)
-        return keras.models.load_model(path, compile=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what fails in the next line
+            return keras.models.load_model(path, compile=False)
     except Exception as error:  # a foreign file can fail in every way there is
         raise UsageError(
             f"--model {path}: Keras cannot load it: {reason(error)}"
