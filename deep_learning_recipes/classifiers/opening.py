@@ -13,7 +13,7 @@ import numpy as np
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.classifiers import files
 from deep_learning_recipes.classifiers.graph import inline
-from deep_learning_recipes.classifiers.head import find_head
+from deep_learning_recipes.classifiers.head import Head, find_head
 from deep_learning_recipes.classifiers.network import Classifier
 from deep_learning_recipes.classifiers.pixel_range import find_range
 
@@ -84,24 +84,13 @@ def load(
     height, width, channels = source.inputs[0].shape[1:]
     shape = height or USUAL_SIZE, width or USUAL_SIZE, channels
     images = keras.Input(shape, name="images")
-    try:
-        (outputs,) = inline(source, prepare(images))
-    except Exception as error:  # a foreign layer's `get_config`, for example
-        raise UsageError(
-            f"--model {name}: it cannot be opened up layer by layer: "
-            f"{files.reason(error)}"
-        ) from error
+    outputs = inline_or_refuse(source, prepare(images), name)
     some = np.random.default_rng(0).random((2, *shape), "float32")
     are_independent = is_file and files.is_of_independent_classes(Path(name))
     answered = answers(source, prepare(some))
     head = find_head(outputs, answered, are_independent=are_independent)
     if head.ends_in_logits:
-        classes = "classes that exclude each other"
-        if are_independent:
-            classes = "independent classes, as its loss says"
-        if head.is_binary:
-            classes = "two classes"
-        notes.append(f"{source.name}: its outputs are taken for logits of {classes}")
+        notes.append(logits_note(source.name, head, are_independent))
 
     def ask(images: np.ndarray) -> np.ndarray:
         return head.probabilities(answers(source, prepare(images)))
@@ -123,6 +112,26 @@ def check_range(pixel_range: Sequence[float], name: str, is_file: bool) -> None:
         raise UsageError(
             f"{flag}: the least value comes first, then the largest, such as 0 255"
         )
+
+
+def inline_or_refuse(source: keras.Model, tensor: Any, name: str) -> Any:
+    try:
+        (outputs,) = inline(source, tensor)
+    except Exception as error:  # a foreign layer's `get_config`, for example
+        raise UsageError(
+            f"--model {name}: it cannot be opened up layer by layer: "
+            f"{files.reason(error)}"
+        ) from error
+    return outputs
+
+
+def logits_note(name: str, head: Head, are_independent: bool) -> str:
+    classes = "classes that exclude each other"
+    if head.is_binary:
+        classes = "two classes"
+    elif are_independent:
+        classes = "independent classes, as its loss says"
+    return f"{name}: its outputs are taken for logits of {classes}"
 
 
 def range_note(name: str, low: float, high: float, *, is_sure: bool) -> str:

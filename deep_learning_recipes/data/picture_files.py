@@ -45,11 +45,10 @@ def read_picture(
             f"{file}: more than {limit} megapixels; make it smaller first"
         ) from error
     except Exception as error:  # a foreign file can fail in every way there is
-        is_other = isinstance(error, Image.UnidentifiedImageError)
-        reason = "" if is_other else f": {str(error).partition(chr(10))[0]}"
-        raise UsageError(
-            f"{file}: Pillow cannot read it as a picture{reason}"
-        ) from error
+        message = f"{file}: Pillow cannot read it as a picture"
+        if not isinstance(error, Image.UnidentifiedImageError):
+            message = f"{message}: {error}".partition("\n")[0]
+        raise UsageError(message) from error
 
 
 def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -73,8 +72,13 @@ def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
         if values.dtype == np.int32 and not is_signed:
             values = values.view(np.uint32)  # Pillow knows signed ones only
         return fit(to_unit_range(values, file, bits, is_signed), size, channels)
-    if is_tiff(file) and bits > 8:  # Pillow takes the highest 8
-        return fit(read_deep_colors(file), size, channels)
+    if is_tiff(file) and bits > 8:
+        try:
+            return fit(read_deep_colors(file), size, channels)
+        except UsageError:
+            raise
+        except ValueError:  # packed in a way that only Pillow knows
+            pass  # which takes the highest 8 bits
 
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, "white")

@@ -93,6 +93,19 @@ def test_deep_colors_are_those_colors(depth, planes, tmp_path):
     np.testing.assert_allclose(read(tmp_path / "ramp.tif"), colors, atol=2e-3)
 
 
+def test_deep_colors_that_only_pillow_can_unpack(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = (65535 * np.stack([RAMP] * 3, axis=-1)).astype("uint16")
+    tifffile.imwrite(tmp_path / "ramp.tif", pixels, photometric="rgb")
+
+    def unable(*_):
+        raise ValueError("requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", unable)
+    found = read(tmp_path / "ramp.tif")
+    np.testing.assert_allclose(found[..., 0], RAMP, atol=1 / 255)
+
+
 def packed_12_bits(pixels):
     """A TIFF of 12 bits a pixel, three bytes for two of them, by hand."""
     even, odd = pixels.reshape(-1, 2).T.astype(int)
