@@ -84,10 +84,16 @@ def load(
     height, width, channels = source.inputs[0].shape[1:]
     shape = height or USUAL_SIZE, width or USUAL_SIZE, channels
     images = keras.Input(shape, name="images")
-    outputs = inline_or_refuse(source, prepare(images), name)
     some = np.random.default_rng(0).random((2, *shape), "float32")
+    try:
+        (outputs,) = inline(source, prepare(images))
+        answered = answers(source, prepare(some))
+    except Exception as error:  # a foreign layer's `get_config` or `call`, for example
+        raise UsageError(
+            f"--model {name}: it cannot be opened up layer by layer: "
+            f"{files.reason(error)}"
+        ) from error
     are_independent = is_file and files.is_of_independent_classes(Path(name))
-    answered = answers(source, prepare(some))
     head = find_head(outputs, answered, are_independent=are_independent)
     if head.ends_in_logits:
         notes.append(logits_note(source.name, head, are_independent))
@@ -112,17 +118,6 @@ def check_range(pixel_range: Sequence[float], name: str, is_file: bool) -> None:
         raise UsageError(
             f"{flag}: the least value comes first, then the largest, such as 0 255"
         )
-
-
-def inline_or_refuse(source: keras.Model, tensor: Any, name: str) -> Any:
-    try:
-        (outputs,) = inline(source, tensor)
-    except Exception as error:  # a foreign layer's `get_config`, for example
-        raise UsageError(
-            f"--model {name}: it cannot be opened up layer by layer: "
-            f"{files.reason(error)}"
-        ) from error
-    return outputs
 
 
 def logits_note(name: str, head: Head, are_independent: bool) -> str:

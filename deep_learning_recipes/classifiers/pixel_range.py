@@ -73,4 +73,6 @@ def _before_weights(
             spread = np.sqrt(np.asarray(first.moving_variance) + first.epsilon)
             values = (values - np.asarray(first.moving_mean)) / spread
         return values
+    except Exception:  # one picture alone, or one of a single color, is not for it
+        return None
     return None

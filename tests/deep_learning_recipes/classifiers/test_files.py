@@ -155,6 +155,8 @@ class Forgetful(layers.Layer):
         return cls(name=config["name"])
 
     def call(self, x):
+        if Forgetful.broken and not isinstance(x, keras.KerasTensor):
+            raise RuntimeError("no such width\nat all")
         return x
 
     broken = False
