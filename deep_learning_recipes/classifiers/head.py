@@ -25,6 +25,7 @@ SQUASHES = {
 SQUASHING = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid"}
 KEEPING = ("Identity", "Dropout", "Cast", "ActivityRegularization", "StopGradient")
 MOVING = ("Flatten", "Reshape", "Squeeze", "ExpandDims", "Permute", "Transpose")
+SMALLEST = 1e-30  # probability whose logarithm still has a slope in float32
 AVERAGING = ("Average", "Mean", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 
 
@@ -122,7 +123,9 @@ def call_twin(operation: Any, inputs: Any, **changes: Any) -> Any:
 
 
 class LogOdds(keras.layers.Layer):
-    """Logits of which softmax or sigmoid makes these probabilities."""
+    """Logits of which softmax or sigmoid makes these probabilities: logarithms of their
+    ratio to what the other classes have, as those of a probability near 1 have no slope
+    by themselves."""
 
     def __init__(self, squash: str, **options: Any):
         super().__init__(**{"dtype": "float32", **options})
@@ -132,11 +135,10 @@ class LogOdds(keras.layers.Layer):
         return {**super().get_config(), "squash": self.squash}
 
     def call(self, probabilities: Any) -> Any:
-        epsilon = keras.config.epsilon()
-        logits = keras.ops.log(keras.ops.maximum(probabilities, epsilon))
+        logits = keras.ops.log(keras.ops.maximum(probabilities, SMALLEST))
         if self.squash == "softmax":
-            return logits
-        return logits - keras.ops.log(keras.ops.maximum(1 - probabilities, epsilon))
+            return logits - keras.ops.mean(logits, axis=-1, keepdims=True)
+        return logits - keras.ops.log(keras.ops.maximum(1 - probabilities, SMALLEST))
 
 
 class TwoClasses(keras.layers.Layer):

@@ -173,18 +173,43 @@ def test_the_head_of_a_nested_model_is_found(tmp_path):
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), p, atol=1e-5)
 
 
-def test_a_logit_keeps_its_slope_where_the_probability_has_none(tmp_path):
+def by_hand(x):
+    """A softmax of a sum, a difference, and a division."""
+    exponentials = ops.exp(x - ops.max(x, axis=-1, keepdims=True))
+    return exponentials / ops.sum(exponentials, axis=-1, keepdims=True)
+
+
+FIRST = np.array([0, 30.0, 0, 0], "float32")
+SURE = {
+    "sigmoid": lambda x: ops.sigmoid(30 + layers.Dense(1)(x)),
+    "softmax": lambda x: ops.softmax(layers.Dense(4)(x) + FIRST),
+    "softmax, flattened": lambda x: layers.Flatten()(
+        layers.Reshape((1, 4))(ops.softmax(layers.Dense(4)(x) + FIRST))
+    ),
+    "mean of two": lambda x: layers.Average()(
+        [ops.softmax(layers.Dense(4)(x) + FIRST) for _ in range(2)]
+    ),
+    "by hand": lambda x: by_hand(layers.Dense(4)(x) + FIRST),
+}
+
+
+@pytest.mark.parametrize("head", SURE)
+def test_a_logit_keeps_its_slope_where_the_probability_has_none(head, tmp_path):
     """At P = 1 - 1e-9 a float32 probability no longer moves."""
     import tensorflow as tf
 
     images, x = features()
-    _, own = saved(images, ops.sigmoid(20 + layers.Dense(1)(x)), tmp_path)
+    model, own = saved(images, SURE[head](x), tmp_path)
     shown = tf.constant(pictures(1))
     with tf.GradientTape() as tape:
         tape.watch(shown)
         logit = own.model(shown, training=False)[:, 1]
-    assert np.abs(tape.gradient(logit, shown)).max() > 1e-3
     assert own.probabilities(pictures(1))[0, 1] > 0.9999
+    assert np.abs(tape.gradient(logit, shown)).max() > 1e-3
+    with tf.GradientTape() as tape:
+        tape.watch(shown)
+        probability = model(shown)[:, -1 if head == "sigmoid" else 1]
+    assert np.abs(tape.gradient(probability, shown)).max() < 1e-4
 
 
 def test_the_answer_of_a_model_and_of_its_copy_are_printed_where_they_differ():

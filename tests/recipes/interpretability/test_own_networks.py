@@ -1,13 +1,15 @@
 """Every recipe that takes --model takes networks of all kinds, and records what the
 network itself says of the picture."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import run_in_process
 from keras import layers, ops
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from deep_learning_recipes import classifiers
 from recipes import (
@@ -139,6 +141,24 @@ def test_the_range_of_pixels_can_be_said(recipe, tmp_path, capsys):
     flags = "--model", "own.keras", "--pixel-range", "2", "-1"
     assert run_in_process(recipe, tmp_path / "run", *flags).code == 2
     assert "--pixel-range 2 -1: the least value" in capsys.readouterr().err
+
+
+def test_bad_files_end_the_run_with_one_line(tmp_path, capsys):
+    save_network("one sigmoid")
+    Path("cut.keras").write_bytes(Path("own.keras").read_bytes()[:3000])
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * 2**21, zip=True)
+    Image.new("RGB", (8, 8)).save("text.png", pnginfo=text)
+    for flags, said in {
+        ("--model", "cut.keras"): "error: --model cut.keras: Keras cannot load it",
+        ("--image", "text.png"): "error: --image text.png: Pillow cannot read it",
+    }.items():
+        for recipe in ("grad_cam", "saliency"):
+            code = run_in_process(recipe, tmp_path / f"{recipe}{flags[0]}", *flags).code
+            assert code == 2
+            lines = capsys.readouterr().err.strip().splitlines()
+            assert len(lines) == 1
+            assert lines[0].startswith(said)
 
 
 def test_a_range_that_was_said_is_taken(tmp_path):
