@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from deep_learning_recipes.classifiers.private_keras import calls_in, copy_of_bare
 from deep_learning_recipes.classifiers.tokens import by_way_of_maps, mixes_tokens
 
 # What is put before and behind a user's network has names that its layers cannot have.
@@ -23,19 +23,6 @@ def is_graph(operation: Any) -> bool:
     )
 
 
-def nodes(model: keras.Model) -> Iterator[Any]:
-    """Keras's records of the calls in a graph, from the inputs to the outputs."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
-
-
-def origin(tensor: Any) -> tuple[Any, list[Any]]:
-    """The operation that a graph's tensor comes from, and the tensors that it took."""
-    history = tensor._keras_history
-    node = history.operation._inbound_nodes[history.node_index]
-    return history.operation, node.input_tensors
-
-
 def walk(model: keras.Model, inputs: list[Any], call: Callable[..., Any]) -> list[Any]:
     """Goes through a model's graph, and through those of nested models, and returns its
     outputs.
@@ -45,7 +32,7 @@ def walk(model: keras.Model, inputs: list[Any], call: Callable[..., Any]) -> lis
     """
     graph = keras.Model(model.inputs, model.outputs)
     tensors = dict(zip(map(id, graph.inputs), inputs, strict=True))
-    for node in nodes(graph):
+    for node in calls_in(graph):
         arguments, options = node.arguments.fill_in(tensors)
         if is_graph(node.operation):
             given = arguments[0] if arguments else options["inputs"]
@@ -100,9 +87,7 @@ def inline(model: keras.Model, tensor: Any) -> list[Any]:
             # A layer can be found: for its maps, and for a gradient of another rule.
             relu = keras.layers.ReLU(name=unique(operation.name), dtype="float32")
             return relu(*arguments, **options)
-        bare = copy.copy(operation)
-        bare.name = unique(operation.name)
-        bare._inbound_nodes, bare._outbound_nodes = [], []
+        bare = copy_of_bare(operation, unique(operation.name))
         return bare(*arguments, **options)
 
     outputs = walk(model, [tensor], call)

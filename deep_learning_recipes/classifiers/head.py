@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from deep_learning_recipes.classifiers.graph import origin
+from deep_learning_recipes.classifiers.private_keras import origin
 
 SQUASHES = {
     "softmax": keras.activations.softmax,

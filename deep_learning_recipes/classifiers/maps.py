@@ -8,7 +8,8 @@ import keras
 from keras import layers
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.classifiers.graph import inline, nodes
+from deep_learning_recipes.classifiers.graph import inline
+from deep_learning_recipes.classifiers.private_keras import calls_in, calls_of
 from deep_learning_recipes.classifiers.tokens import TokenMaps
 from deep_learning_recipes.data.pixels import LUMINANCE
 
@@ -35,7 +36,7 @@ def map_layers(model: keras.Model) -> list[Any]:
 def _with_maps(model: keras.Model) -> list[Any]:
     seen: set[int] = set()
     found = []
-    for node in nodes(model):
+    for node in calls_in(model):
         layer = node.operation
         is_first = isinstance(layer, (*CONVOLUTIONS, TokenMaps))
         if not is_first and not any(id(each) in seen for each in node.input_tensors):
@@ -44,7 +45,7 @@ def _with_maps(model: keras.Model) -> list[Any]:
         shape = node.outputs[0].shape
         if (
             isinstance(layer, layers.Layer)
-            and len(layer._inbound_nodes) == len(node.outputs) == 1
+            and len(calls_of(layer)) == len(node.outputs) == 1
             and len(shape) == 4
             and 1 not in shape[1:3]
         ):

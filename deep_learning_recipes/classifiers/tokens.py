@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from deep_learning_recipes.classifiers.private_keras import calls_of
+
 # Tokens that are no place, and come first: none, one for the class, another one for
 # distillation, or four registers.
 OTHERS = (0, 1, 2, 5)
@@ -51,7 +53,7 @@ def mixes_tokens(layer: Any) -> bool:
     turns tokens into as many, as a block with attention in it does."""
     if type(layer).__module__.startswith("keras"):
         return "Attention" in type(layer).__name__
-    node = layer._inbound_nodes[0]
+    node = calls_of(layer)[0]
     return bool(node.outputs[0].shape == node.input_tensors[0].shape)
 
 
