@@ -11,6 +11,7 @@ from deep_learning_recipes.classifiers.graph import walk
 
 Range = tuple[float, float]
 BYTES, UNIT, SIGNED = (0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)
+SIXTEEN_BITS = (0.0, 65535.0)
 
 
 class FirstWeights(Exception):
@@ -32,14 +33,22 @@ def find_range(model: keras.Model) -> Range | None:
     if keras.backend.is_int_dtype(model.inputs[0].dtype):
         return BYTES
     size = [side or 32 for side in model.inputs[0].shape[1:]]
-    zero, half, full = (_before_weights(model, size, value) for value in (0, 128, 255))
-    if zero is None or half is None or full is None:
+    zero, one, half, full = (
+        _before_weights(model, size, value) for value in (0, 1, 128, 255)
+    )
+    if zero is None or one is None or half is None or full is None:
         return None
     slope = (full - zero) / 255
-    if not np.allclose((half - zero) / 128, slope, rtol=0.05) or not slope.all():
-        return None  # no mere arithmetic, or one that no range matters to
+    matters = slope != 0
+    if not matters.any():
+        return None  # such as what subtracts each picture's own mean
+    if not np.allclose((half - zero) / 128, slope, rtol=0.05):
+        return _range_of_curve(np.abs(one - zero).mean(), np.abs(full - zero).mean())
+    zero, slope = zero[matters], slope[matters]
     middle = float(np.median(-zero / slope))  # what becomes 0
     steepness = float(np.median(np.abs(slope)))
+    if steepness < 1e-4:
+        return SIXTEEN_BITS
     if steepness < 0.02 or middle > 2:
         return BYTES
     if middle < -0.25:
@@ -47,6 +56,14 @@ def find_range(model: keras.Model) -> Range | None:
     if steepness > 50 or middle > 0.02:
         return UNIT
     return None
+
+
+def _range_of_curve(first: float, whole: float) -> Range | None:
+    """Where what happens is bent: how far the values go from 0 to 1, and from 0 to
+    255."""
+    if first > 0.9 * whole:  # cut off beyond 1
+        return UNIT
+    return BYTES if first < 0.3 * whole and whole < 10 else None
 
 
 def _before_weights(

@@ -81,6 +81,11 @@ FIRST = {
         UNIT,
         lambda x: keras.applications.resnet50.preprocess_input(255 * x),
     ),
+    "root": (BYTES, lambda x: ops.sqrt(x / 255)),
+    "hue": (BYTES, lambda x: ops.image.rgb_to_hsv(x / 255)),
+    "gray": (BYTES, lambda x: ops.image.rgb_to_grayscale(x) / 255),
+    "clipped": (UNIT, lambda x: ops.clip(x, 0, 1)),
+    "16 bits": ((0, 65535), lambda x: x / 65535),
     "signed to unit": (SIGNED, lambda x: (x + 1) / 2),
     "signed to bytes": (SIGNED, layers.Rescaling(127.5, 127.5)),
 }
@@ -149,7 +154,7 @@ def test_half_precision_tells_as_well(first, policy, tmp_path):
 OPEN = {
     "convolution": lambda x: x,
     "untrained batch norm": lambda x: layers.BatchNormalization()(x),
-    "clipped": lambda x: ops.clip(x, 0, 1),
+    "tanh": lambda x: ops.tanh(x),
     "layer norm": lambda x: layers.LayerNormalization()(x),
 }
 
