@@ -7,19 +7,18 @@ from deep_learning_recipes.classifiers.measures import (
     rank_correlation,
     share_on_object,
 )
-from deep_learning_recipes.classifiers.network import (
-    Classifier,
-    load,
-    read_image,
-)
-from deep_learning_recipes.classifiers.report import explain_own, record
+from deep_learning_recipes.classifiers.network import Classifier, read_image
+from deep_learning_recipes.classifiers.opening import from_flags, load
+from deep_learning_recipes.classifiers.report import explain_own, predict, record
 
 __all__ = [
     "Classifier",
     "explain_own",
+    "from_flags",
     "load",
     "overlap",
     "pointing_game",
+    "predict",
     "rank_correlation",
     "read_image",
     "record",

@@ -30,6 +30,26 @@ def record(run: Run, probabilities: np.ndarray, names: Sequence[str]) -> list[st
     return captions
 
 
+def predict(
+    run: Run, own: Classifier, images: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """The class (n,) that the network sees in each picture, recorded with its
+    probability, and captions as of `record`. Prints where the opened network, which is
+    what is explained, says something else."""
+    said, opened = own.probabilities(images), own.opened_probabilities(images)
+    captions = record(run, said, own.class_names)
+    classes = said.argmax(axis=1)
+    for i, number in enumerate(classes):
+        # What float16 rounds is not worth a word.
+        if abs(said[i, number] - opened[i, number]) > 0.02:
+            other = int(opened[i].argmax())
+            run.print(
+                f"picture {i}: {own.model.name} says {captions[i]}, opened up for the "
+                f"maps {own.class_names[other]} {opened[i, other]:.2f}"
+            )
+    return classes, captions
+
+
 def explain_own(
     run: Run,
     own: Classifier,
@@ -45,13 +65,8 @@ def explain_own(
     methods: by name a function of the images and the predicted classes (n,) int64 that
         returns maps (n, height, width). overlay: whether the maps lie over the pictures.
     """
-    import keras
-
     run.print(f"explaining {len(images)} picture(s) by {own.model.name} ...")
-    logits = own.model(images, training=False)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-    captions = record(run, probabilities, own.class_names)
-    classes = probabilities.argmax(axis=1)
+    classes, captions = predict(run, own, images)
     maps = {
         name: np.asarray(method(images, classes)) for name, method in methods.items()
     }

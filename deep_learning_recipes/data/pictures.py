@@ -8,6 +8,7 @@ import numpy as np
 from deep_learning_recipes import UsageError, did_you_mean
 from deep_learning_recipes.data.crops import load_photos
 from deep_learning_recipes.data.labels import class_names
+from deep_learning_recipes.data.picture_files import read_picture
 from deep_learning_recipes.data.pixels import resize
 
 MATERIALS = ("brick", "grass", "gravel")
@@ -53,30 +54,6 @@ def load_picture(name: str, size: int = 256) -> np.ndarray:
     raise UsageError(
         f"{name}: neither a picture file nor one of {', '.join(known)}{did_you_mean(name, known)}"
     )
-
-
-def read_picture(
-    file: str | Path, size: tuple[int, int], channels: int = 3
-) -> np.ndarray:
-    """A PNG, JPEG or other picture file as (height, width, channels) float32 in [0, 1]:
-    turned upright, its middle cut out in the proportions of `size` (height, width), and
-    resized.
-
-    Raises UsageError for a file that is missing or no picture.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image).convert(
-                "L" if channels == 1 else "RGB"
-            )
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: there is no such file") from error
-    except OSError as error:
-        raise UsageError(f"{file}: Pillow cannot read it as a picture") from error
-    fitted = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
-    return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)
 
 
 def painting(size: int, seed: int = 0) -> np.ndarray:

@@ -46,6 +46,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to draw the first ten classes
     of, in place of the networks trained here"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     size: int = 24
     """side of the digits in pixels"""
     epochs: int = 12
@@ -216,17 +218,16 @@ def main(config: Config, run: Run) -> None:
 
     random = np.random.default_rng(run.seed)
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         names = own.class_names[:10]
         shape = len(names), *own.model.inputs[0].shape[1:]
         start = 0.5 + 0.2 * random.standard_normal(shape, "float32")
-        unit = np.std(own.model.predict(start, verbose=0))
+        # A network that says the same of every picture has no spread to divide by.
+        unit = np.std(own.model(start, training=False)) or 1.0
         images = climb("climbing", own.model, range(len(names)), start, ["all"], unit)[
             "all"
         ]
-        for name, each in zip(
-            names, np.diag(ops.softmax(own.model(images))), strict=True
-        ):
+        for name, each in zip(names, np.diag(own.probabilities(images)), strict=True):
             run.metric(f"confidence_{name}", each)
         options = {
             "title": f"What {own.model.name} wants to see",

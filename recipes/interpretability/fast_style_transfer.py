@@ -71,6 +71,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 
 
 QUICK = Config(
@@ -160,9 +162,11 @@ def gram_matrix(maps):
 
 
 def relative(values, targets):
-    """‖values − targets‖² / ‖targets‖² of each picture, (batch,)."""
+    """‖values − targets‖² / ‖targets‖² of each picture, (batch,); 0 where the targets
+    are."""
     axes = tuple(range(1, len(values.shape)))
-    return ops.sum((values - targets) ** 2, axis=axes) / ops.sum(targets**2, axis=axes)
+    apart = ops.sum((values - targets) ** 2, axis=axes)
+    return ops.divide_no_nan(apart, ops.sum(targets**2, axis=axes))
 
 
 class Energy:
@@ -223,12 +227,14 @@ def main(config: Config, run: Run) -> None:
     run.plan(1 if config.model else 2)  # the painter, and optimization
     size, test_size, style_size = config.size, config.test_size, config.style_size
     if config.model:
-        network = classifiers.load(config.model).convolutions
+        network = classifiers.from_flags(config, run).convolutions
         size = test_size = style_size = network.input.shape[1]
     else:
         network = build_network(config.filters)
     if size % 4 or test_size % 4 or not 40 <= size <= test_size or style_size < 40:
         sizes = f"--size {size} --test-size {test_size} --style-size {style_size}"
+        if config.model:
+            sizes = f"--model {config.model}, pictures of {size} pixels"
         raise UsageError(
             f"{sizes}: 40 <= size <= test-size, multiples of 4; 40 <= style-size"
         )

@@ -34,6 +34,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to invert in place of the one
     trained here"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
     size: int = 128
@@ -123,10 +125,8 @@ def compare(images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return np.mean(psnr), np.mean(ssim)
 
 
-def choose_layers(model: keras.Model, count: int = 5) -> list[str]:
-    """The names of at most `count` layers with maps, evenly spaced from the first to
-    the last."""
-    names = [layer.name for layer in model.layers[1:] if len(layer.output.shape) == 4]
+def choose(names: list[str], count: int = 5) -> list[str]:
+    """At most `count` of the names, evenly spaced from the first to the last."""
     places = np.linspace(0, len(names) - 1, min(count, len(names)))
     return [names[round(place)] for place in places]
 
@@ -192,7 +192,7 @@ def main(config: Config, run: Run) -> None:
         return inversions
 
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         height, width, channels = own.model.inputs[0].shape[1:]
         pictures = np.asarray(
             ops.image.resize(data.load_photos(256)[: config.photos], (height, width))
@@ -201,7 +201,7 @@ def main(config: Config, run: Run) -> None:
             pictures = own.read([config.image])
         elif channels == 1:
             pictures = pictures.mean(axis=-1, keepdims=True)
-        layer_names = choose_layers(own.model)
+        layer_names = choose(own.map_names)
         run.plan(len(layer_names))
         weights = np.full(len(pictures), config.total_variation, "float32")
         inversions = invert(own.model, layer_names, pictures, weights)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 from matplotlib import pyplot as plt
 
 from deep_learning_recipes import classifiers, data, serving, training
@@ -41,6 +41,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to look into in place of the
     one trained"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own (PNG, JPEG), whose activation maps are drawn"""
 
@@ -153,6 +155,24 @@ def roughness(kernel: np.ndarray) -> float:
     return float(steps / 2 / np.square(kernel - kernel.mean((0, 1))).mean())
 
 
+def filters_of(layer) -> np.ndarray:
+    """What a convolution lays over its input, (height, width, 1 or 3, filters): of more
+    channels than a picture has the mean."""
+    if isinstance(layer, layers.SeparableConv2D):
+        each = np.asarray(layer.depthwise_kernel)
+        weights = np.asarray(layer.pointwise_kernel).reshape(*each.shape[2:], -1)
+        kernel = np.einsum("hwcm,cmf->hwcf", each, weights)
+    else:
+        kernel = np.asarray(layer.kernel)
+    if isinstance(layer, layers.DepthwiseConv2D):  # each filter sees one channel
+        kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    if isinstance(layer, layers.Conv2DTranspose):
+        kernel = kernel.swapaxes(2, 3)
+    if kernel.shape[2] not in (1, 3):
+        kernel = kernel.mean(axis=2, keepdims=True)
+    return kernel
+
+
 def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, title: str):
     """The filters of the convolution `first`, what each finds in an image (height,
     width, 1 or 3), and the maps of the layer `last` that answer most."""
@@ -160,8 +180,8 @@ def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, titl
     early, late = (
         np.asarray(maps[0]) for maps in keras.Model(model.input, outputs)(image[None])
     )
-    kernel = np.asarray(model.get_layer(first).kernel)
-    reach = np.abs(kernel).max((0, 1, 2))
+    kernel = filters_of(model.get_layer(first))
+    reach = np.abs(kernel).max((0, 1, 2)) + 1e-12
     late = late[..., np.argsort(-late.max((0, 1)))]
     figure, grid = plt.subplots(3, 9, figsize=(11, 4.2))
     for axes in grid.flat:
@@ -210,17 +230,14 @@ def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[
 
 def main(config: Config, run: Run) -> None:
     def look_into(own: classifiers.Classifier, pictures: np.ndarray) -> None:
-        first = next(
-            each.name for each in own.model.layers if isinstance(each, layers.Conv2D)
-        )
-        probabilities = ops.softmax(own.model(pictures, training=False))
-        captions = classifiers.record(run, probabilities, own.class_names)
+        first, last = own.first_convolution, own.last_convolution
+        _, captions = classifiers.predict(run, own, pictures)
         for i, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
-            drawn = plot_maps(own.model, first, own.last_convolution, image, caption)
+            drawn = plot_maps(own.model, first, last, image, caption)
             run.figure(f"own-{i}", drawn)
 
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         look_into(own, own.pictures(config.image))
         return
     size = (config.size, config.size)

@@ -55,6 +55,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to explain instead of the one
     trained"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
@@ -175,16 +177,24 @@ def maps_and_gradients(parts: keras.Model, images, classes):
 METHODS = ("Grad-CAM", "Grad-CAM++", "Score-CAM")
 
 
-def explain(method: str, parts: keras.Model, images, classes, channels: int):
+def explain(
+    method: str,
+    parts: keras.Model,
+    images,
+    classes,
+    channels: int,
+    squash: Callable = tf.nn.softmax,
+):
     """A method's maps (n, height, width) at the resolution of the layer at which the
     network is split.
 
-    images: a tensor (n, height, width, 1 or 3). classes: (n,) integers.
+    images: a tensor (n, height, width, 1 or 3). classes: (n,) integers. squash: makes
+    probabilities of the logits.
     """
 
     def probability(shown):
         _, logits = parts(shown, training=False)
-        return tf.gather(tf.nn.softmax(logits), classes, batch_dims=1)
+        return tf.gather(squash(logits), classes, batch_dims=1)
 
     if method == "Score-CAM":
         maps, _ = parts(images, training=False)
@@ -194,7 +204,10 @@ def explain(method: str, parts: keras.Model, images, classes, channels: int):
 
 
 def explainers(
-    model: keras.Model, layer: str, channels: int = 64
+    model: keras.Model,
+    layer: str,
+    channels: int = 64,
+    squash: Callable = tf.nn.softmax,
 ) -> dict[str, Callable]:
     """By name of the method a function of images (n, height, width, 1 or 3) and classes
     (n,): maps (n, height, width), brought to the pictures' size."""
@@ -202,7 +215,7 @@ def explainers(
 
     def explain_at_full_size(method, images, classes):
         images = tf.convert_to_tensor(images)
-        maps = explain(method, parts, images, classes, channels)
+        maps = explain(method, parts, images, classes, channels, squash)
         return tf.image.resize(maps[..., tf.newaxis], images.shape[1:3])[..., 0]
 
     return {name: partial(explain_at_full_size, name) for name in METHODS}
@@ -463,8 +476,9 @@ def first_of(scenes: data.Scenes, n: int) -> data.Scenes:
 
 def explain_own(config: Config, run: Run) -> None:
     """The user's network, and the user's picture or the nine photographs."""
-    own = classifiers.load(config.model)
-    methods = explainers(own.model, own.last_convolution, config.channels)
+    own = classifiers.from_flags(config, run)
+    layer = own.last_convolution
+    methods = explainers(own.model, layer, config.channels, own.squash)
     classifiers.explain_own(run, own, own.pictures(config.image), methods)
 
 

@@ -72,6 +72,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to explain in place of one
     trained here"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
@@ -107,6 +109,12 @@ def relu_with(rule, activation=tf.nn.relu):
     return bent
 
 
+def is_relu(layer) -> bool:
+    """Whether a layer is or ends in a ReLU."""
+    activation = getattr(layer, "activation", None)
+    return isinstance(layer, layers.ReLU) or activation is keras.activations.relu
+
+
 def with_rule(model: keras.Model, rule) -> keras.Model:
     """A copy of the network whose ReLUs run back by `rule`."""
 
@@ -114,7 +122,7 @@ def with_rule(model: keras.Model, rule) -> keras.Model:
         if isinstance(layer, layers.ReLU):
             return layers.Activation(relu_with(rule, layer.call), name=layer.name)
         twin = type(layer).from_config(layer.get_config())
-        if getattr(layer, "activation", None) is keras.activations.relu:
+        if is_relu(layer):
             twin.activation = relu_with(rule)
         return twin
 
@@ -183,18 +191,14 @@ def main(config: Config, run: Run) -> None:
             name: functools.partial(explain, with_rule(own.model, rule))
             for name, rule in RULES.items()
         }
-        one = [
-            methods[name](images[:1], np.zeros(1, int))
-            for name in ("guided", "gradient")
-        ]
-        if np.array_equal(*one):
+        if not any(map(is_relu, own.model.layers)):
             raise UsageError(
                 f"--model {config.model}: there is no ReLU in it that could be guided"
             )
         classifiers.explain_own(run, own, images, methods, overlay=False)
 
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         explain_own(own, own.pictures(config.image))
         return
     size = config.size

@@ -56,6 +56,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications, to explain in place of one
     trained here"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own, PNG or JPEG"""
 
@@ -186,7 +188,7 @@ def main(config: Config, run: Run) -> None:
         classifiers.explain_own(run, own, images, methods)
 
     if config.model:
-        own = classifiers.load(config.model)
+        own = classifiers.from_flags(config, run)
         explain_own(own, own.pictures(config.image))
         return
     size = config.size

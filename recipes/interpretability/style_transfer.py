@@ -56,6 +56,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 
 
 QUICK = Config(styles="painting, brick", size=160, filters=16, steps=20, last_steps=10)
@@ -99,9 +101,11 @@ def gram_matrix(maps):
 
 
 def relative(values, targets):
-    """‖values − targets‖² / ‖targets‖² of each picture, (batch,)."""
+    """‖values − targets‖² / ‖targets‖² of each picture, (batch,); 0 where the targets
+    are."""
     axes = tuple(range(1, len(values.shape)))
-    return ops.sum((values - targets) ** 2, axis=axes) / ops.sum(targets**2, axis=axes)
+    apart = ops.sum((values - targets) ** 2, axis=axes)
+    return ops.divide_no_nan(apart, ops.sum(targets**2, axis=axes))
 
 
 def energies_by(network: keras.Model, contents: np.ndarray, styles: np.ndarray):
@@ -198,7 +202,7 @@ def main(config: Config, run: Run) -> None:
         return painted, *(np.asarray(each) for each in energies(painted))
 
     if config.model:
-        network = classifiers.load(config.model).convolutions
+        network = classifiers.from_flags(config, run).convolutions
         contents, styles = load(network.input.shape[1], rows[:n])
         steps = 2 * config.steps
         painted, content, style = transfer(

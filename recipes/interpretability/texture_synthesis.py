@@ -46,6 +46,8 @@ class Config:
     model: str = ""
     """a .keras file or a network of keras.applications (VGG19) in place of random
     filters"""
+    pixel_range: tuple[float, float] | None = None
+    """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 
 
 QUICK = Config(size=128, filters=32, steps=60, last_steps=20)
@@ -87,9 +89,12 @@ def gram_matrix(maps):
 
 
 def distances(grams, targets):
-    """‖G − Ĝ‖² / ‖Ĝ‖² of each picture and layer, (batch, layers)."""
+    """‖G − Ĝ‖² / ‖Ĝ‖² of each picture and layer, (batch, layers); 0 where a layer is
+    blind to the target."""
     by_layer = [
-        ops.sum((gram - target) ** 2, axis=(1, 2)) / ops.sum(target**2, axis=(1, 2))
+        ops.divide_no_nan(
+            ops.sum((gram - target) ** 2, axis=(1, 2)), ops.sum(target**2, axis=(1, 2))
+        )
         for gram, target in zip(grams, targets, strict=True)
     ]
     return ops.stack(by_layer, axis=1)
@@ -170,7 +175,7 @@ def main(config: Config, run: Run) -> None:
         return pictures[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
     if config.model:
-        network = classifiers.load(config.model).convolutions
+        network = classifiers.from_flags(config, run).convolutions
         targets = textures(network.input.shape[1])
         weights = np.ones((len(names), len(network.outputs)), "float32")
         painted = synthesize(

@@ -5,7 +5,7 @@ from keras import layers
 from PIL import Image
 
 from deep_learning_recipes import UsageError, classifiers
-from deep_learning_recipes.classifiers import network
+from deep_learning_recipes.classifiers import maps
 
 
 def nested(size=24, head="softmax", scale=None):
@@ -124,7 +124,7 @@ def test_bad_names_files_and_networks_get_one_line(tmp_path):
     with pytest.raises(UsageError, match="no convolution"):
         pictures = keras.Input((8, 8, 3), name="x")
         flat = keras.Model(pictures, layers.Dense(2)(layers.Flatten()(pictures)))
-        network.last_convolution(flat)
+        maps.last_convolution(flat)
 
 
 def test_a_picture_is_turned_upright_cut_and_resized(tmp_path):
@@ -170,7 +170,7 @@ def test_first_convolutions_of_a_network_without_any():
     picture = keras.Input((8, 8, 3))
     model = keras.Model(picture, layers.Dense(2)(layers.Flatten()(picture)))
     with pytest.raises(UsageError, match="no convolution"):
-        network.convolutions(model)
+        maps.convolutions(model)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -123,15 +123,9 @@ def test_the_measures_equal_those_of_tensorflow():
         assert fi.compare(truth, truth) == (np.inf, 1.0)
 
 
-def test_layers_are_chosen_from_the_first_to_the_last_that_have_maps():
-    model = fi.build_model()
-    names = fi.choose_layers(model, 4)
-    with_maps = [
-        layer.name for layer in model.layers[1:] if len(layer.output.shape) == 4
-    ]
-    assert names[0] == with_maps[0] and names[-1] == with_maps[-1] == "layer_4"
-    places = [with_maps.index(name) for name in names]
-    assert places == sorted(set(places))
+def test_layers_are_chosen_from_the_first_to_the_last():
+    assert fi.choose(list("abcdefg"), 4) == ["a", "c", "e", "g"]
+    assert fi.choose(["maps"], 4) == ["maps"]
 
 
 def test_a_network_and_a_picture_of_ones_own(tmp_path):
