@@ -183,7 +183,7 @@ def from_json(like: Any, values: dict[str, Any]) -> Any:
     found = type(like)(**values)
     for field in dataclasses.fields(like):
         value, usual = getattr(found, field.name), getattr(like, field.name)
-        if isinstance(usual, tuple) and isinstance(value, list):
+        if isinstance(value, list):
             value = tuple(value)
             setattr(found, field.name, value)
         kinds = (int, float) if isinstance(usual, float) else type(usual)

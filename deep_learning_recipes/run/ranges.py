@@ -13,6 +13,7 @@ values a tuple has at least.
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -53,7 +54,7 @@ def faults(name: str, value: Any, hint: Any, usual: list[Any]) -> Iterator[str]:
         elif len(value) < least:
             yield f"it must be at least {least} values"
         (part, *_) = typing.get_args(plain(hint)) or (Any,)
-        known = [each for preset in usual for each in preset]
+        known = [each for preset in usual for each in preset or ()]
         for each in value:
             yield from faults(name, each, part, known)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -73,9 +74,9 @@ def bounds(name: str, hint: Any, usual: list[Any]) -> Bounds:
             lower.append(each)
         elif isinstance(each, (at.Le, at.Lt)):
             upper.append(each)
-    if None in usual or min(usual, default=0) < 0:
+    if not usual or None in usual or min(usual) < 0:  # then nothing follows from it
         return lower + upper
-    least = min(usual, default=0)
+    least = min(usual)
     if not lower and "learning_rate" in name:
         lower = [at.Gt(0)]
     elif not lower and plain(hint) is int:
@@ -97,7 +98,9 @@ def expand(hint: Any) -> Iterator[Any]:
 
 
 def plain(hint: Any) -> Any:
-    """The type without what Annotated says of it."""
+    """The type without what Annotated says of it, and without `| None`."""
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 

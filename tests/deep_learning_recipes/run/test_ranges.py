@@ -75,11 +75,10 @@ def test_each_field_is_sensible_or_refused_in_one_line(recipe, data):
         return
     for number in numbers(value):
         assert math.isfinite(number)
-        assert number >= 0 or any(
-            each is None or min(numbers(each), default=0) < 0
-            for each in (getattr(preset, field.name) for preset in presets.values())
-        )
-        assert not isinstance(number, int) or number <= 10**9
+        usual = [getattr(preset, field.name) for preset in presets.values()]
+        known = [number for each in usual for number in numbers(each) if each]
+        assert number >= 0 or None in usual or min(known, default=-1) < 0
+        assert not isinstance(number, int) or not known or number <= 10**9
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -103,6 +102,8 @@ class Config:
     sizes: tuple[int, ...] = (4, 8)
     pair: Annotated[tuple[int, ...], MinLen(2)] = (4, 8)
     rivals: tuple[str, ...] = ()
+    limits: tuple[float, ...] = ()
+    span: tuple[float, float] | None = None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,10 @@ class Config:
         ("shares", (1.0,), None),
         ("sizes", (1, 2, 3), None),
         ("rivals", (), None),
+        ("limits", (-1.0, 1.0), None),
+        ("limits", (math.nan,), "must be a finite number"),
+        ("span", (-1.0, 1.0), None),
+        ("span", (0.0, math.inf), "must be a finite number"),
     ],
 )
 def test_ranges_stated_and_those_that_follow_from_the_default(field, value, fault):
