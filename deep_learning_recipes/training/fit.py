@@ -78,13 +78,15 @@ def fit(
             where a callback says by `shows_progress = True` that it shows it.
         jit_compile: Compile with XLA. None: yes if the model was compiled with
             `jit_compile=True`, or on a CPU for long training without convolutions and
-            loops, which XLA makes slower.
+            loops, which XLA makes slower, and without strings, which it lacks.
 
     Returns:
         The History that `keras.Model.fit` returns.
 
     Raises:
         ValueError: The model is not compiled, or the arrays or numbers make no sense.
+        tf.errors.InvalidArgumentError: An index or a label is out of bounds, with and
+            without XLA.
     """
     check_arguments(model, x, y, sample_weight, batch_size, epochs, initial_epoch)
     training = Training(

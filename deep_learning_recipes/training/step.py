@@ -21,6 +21,7 @@ from deep_learning_recipes.distribute.replicas import (
     is_wrapper,
     optimizers_of,
 )
+from deep_learning_recipes.training import bounds
 
 
 def spec_of_batches(data: Any) -> Any:
@@ -38,7 +39,8 @@ def trace_step(
     may_not_count: bool,
 ) -> Any:
     """The model's `train_step` or `test_step` as a concrete function of what
-    `replicas.divide` makes of a batch.
+    `replicas.divide` makes of a batch. It returns the logs, and what `bounds.check`
+    wants to know.
 
     may_not_count: whether metrics must leave out what `divide` says does not count.
     """
@@ -69,11 +71,14 @@ def _trace(
     if may_not_count:
         step = counting(step, model)
 
-    def step_of_replicas(batches: Any, shares: Any, counts: Any) -> Logs:
+    def step_of_replicas(
+        batches: Any, shares: Any, counts: Any
+    ) -> tuple[Logs, tf.Tensor]:
         if may_not_count:
             batches = list(zip(batches, counts, strict=True))
         with _variables_created_outside(replicas):
-            return replicas.run(step, model, batches, shares)
+            logs = replicas.run(step, model, batches, shares)
+        return logs, bounds.out_of_bounds(tf.compat.v1.get_default_graph())
 
     slices = len(replicas.local)
     signature = [
