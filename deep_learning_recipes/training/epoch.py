@@ -71,9 +71,8 @@ class Epoch:
         self.batch_size = batch_size
 
     def step_on(self, data: Any, indices: tf.Tensor) -> tuple[Logs, tf.Tensor]:
-        slices, shares, counts = self.replicas.divide(indices)
-        batches = [take(data, each) for each in slices]
-        return self.step(batches, shares, counts)
+        slices, shares = self.replicas.divide(indices)
+        return self.step([take(data, each) for each in slices], shares)
 
     def steps_on(self, data: Any, order: tf.Tensor) -> Logs:
         """The logs of the last step. The last slice simply ends where the order does."""

@@ -12,6 +12,7 @@ from deep_learning_recipes.training.callbacks import first_epoch, warn_of_batch_
 from deep_learning_recipes.training.epoch import compile_epoch
 from deep_learning_recipes.training.prepare import Training, count
 from deep_learning_recipes.training.state import state_variables
+from deep_learning_recipes.training.trial import try_replicas
 
 
 def train_epochs(
@@ -26,6 +27,7 @@ def train_epochs(
     # All variables exist now, so callbacks can restore them.
     start = first_epoch(training, callbacks)
     start = replicas.agree(model, state_variables(model), start)
+    try_replicas(training, replicas)
     model.stop_training = False
     callbacks.on_train_begin()
     start = private_keras.epoch_of_backup(model) or start

@@ -31,6 +31,15 @@ def is_of_keras(function: Any) -> bool:
     return function.__module__.startswith("keras.")
 
 
+def is_own_metric(metric: keras.metrics.Metric) -> bool:
+    """Whether what a metric gathers was written by a user, not by Keras.
+
+    `metric._fn`: what Keras makes a metric of that is given as a function. By another
+    name, such a metric would be taken for one of Keras, and not be tried on replicas.
+    """
+    return not is_of_keras(getattr(metric, "_fn", type(metric)))
+
+
 def forget_functions(model: keras.Model) -> None:
     """Lets Keras make its functions anew, for another number of steps per execution.
 

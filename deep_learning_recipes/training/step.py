@@ -2,7 +2,6 @@
 small run costs."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ from deep_learning_recipes.distribute.parameter_server import (
 from deep_learning_recipes.distribute.replicas import (
     Logs,
     Replicas,
+    Step,
     counting,
     is_wrapper,
     optimizers_of,
@@ -42,50 +42,44 @@ def trace_step(
     `replicas.divide` makes of a batch. It returns the logs, and what `bounds.check`
     wants to know.
 
-    may_not_count: whether metrics must leave out what `divide` says does not count.
+    may_not_count: whether metrics must leave out what a replica sees without a share of it.
     """
     counts_apart = isinstance(replicas, ParameterServers)
     # Until it is built, a LossScaleOptimizer scales by a constant.
     scales_by_constant = any(
         is_wrapper(each) and not each.built for each in optimizers_of(model)
     )
-    trace = functools.partial(_trace, model, replicas, step_name, batch_spec)
-    step = trace()
+    step = getattr(model, step_name)
+    traced = trace(step, model, replicas, batch_spec)
     if may_not_count or counts_apart or scales_by_constant:
         # Now that all metrics and optimizers have variables.
-        step = trace(may_not_count=may_not_count, counts_apart=counts_apart)
-    return step
+        traced = trace(step, model, replicas, batch_spec, may_not_count, counts_apart)
+    return traced
 
 
-def _trace(
+def trace(
+    step: Step,
     model: keras.Model,
     replicas: Replicas,
-    step_name: str,
     batch_spec: Any,
     may_not_count: bool = False,
     counts_apart: bool = False,
 ) -> Any:
-    step = getattr(model, step_name)
+    """The same for any step of the model."""
     if counts_apart:
         step = counting_apart(step, model)
     if may_not_count:
         step = counting(step, model)
 
-    def step_of_replicas(
-        batches: Any, shares: Any, counts: Any
-    ) -> tuple[Logs, tf.Tensor]:
+    def step_of_replicas(batches: Any, shares: Any) -> tuple[Logs, tf.Tensor]:
         if may_not_count:
-            batches = list(zip(batches, counts, strict=True))
+            batches = list(zip(batches, shares, strict=True))
         with _variables_created_outside(replicas):
             logs = replicas.run(step, model, batches, shares)
         return logs, bounds.out_of_bounds(tf.compat.v1.get_default_graph())
 
     slices = len(replicas.local)
-    signature = [
-        [batch_spec] * slices,
-        [tf.TensorSpec((), tf.float32)] * slices,
-        [tf.TensorSpec((), tf.bool)] * slices,
-    ]
+    signature = [[batch_spec] * slices, [tf.TensorSpec((), tf.float32)] * slices]
     with replicas.context():
         function = tf.function(step_of_replicas, signature, autograph=False)
         return function.get_concrete_function()
