@@ -19,7 +19,7 @@ from deep_learning_recipes.training.step import spec_of_batches, trace_step
 
 def compile_epoch(
     training: Training, replicas: Replicas, step_name: str, data: Any
-) -> Callable[[Any, tf.Tensor], Logs]:
+) -> Callable[[Any, Any], Logs]:
     """An epoch of `train_step` or `test_step`: a function of (data, order) that returns
     logs.
 
@@ -28,13 +28,15 @@ def compile_epoch(
     model = training.model
     batch_size = training.batch_size
     batch_spec = spec_of_batches(data)
-    steps = math.ceil(count(data) / batch_size) * training.epochs
-    smallest_batch = count(data) % batch_size or batch_size
+    is_dataset = isinstance(data, tf.data.Dataset)
+    steps = 0 if is_dataset else math.ceil(count(data) / batch_size) * training.epochs
+    smallest_batch = 1 if is_dataset else count(data) % batch_size or batch_size
     # A batch with fewer examples than replicas counts once.
     may_not_count = smallest_batch < replicas.count
     key = repr(
         (
             step_name,
+            is_dataset,
             batch_spec,
             batch_size,
             may_not_count,
@@ -47,9 +49,11 @@ def compile_epoch(
         return known[key]
 
     step = trace_step(model, replicas, step_name, batch_spec, may_not_count)
-    epoch: Callable[[Any, tf.Tensor], Logs]
+    epoch: Callable[[Any, Any], Logs]
     if isinstance(replicas, ParameterServers):
         epoch = EpochInParts(model, replicas, step, batch_size, batch_spec)
+    elif is_dataset:
+        epoch = EpochOfDataset(model, replicas, step, batch_size, batch_spec)
     else:
         use_xla = xla.choose(training, replicas, step, steps)
         epoch = EpochInOneCall(model, replicas, step, batch_size, use_xla)
@@ -190,6 +194,37 @@ class EpochInOneCall(Epoch):
             warnings.warn(xla.GOING_ON, stacklevel=4)
             self.compiled = self.compile(use_xla=False)
             return self.compiled(data, order)
+
+
+class EpochOfDataset(Epoch):
+    """An epoch whose batches a tf.data.Dataset brings: a call for each."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        replicas: Replicas,
+        step: Any,
+        batch_size: int,
+        batch_spec: Any,
+    ):
+        super().__init__(model, replicas, step, batch_size)
+        self.step_on_batch = tf.function(
+            self.whole_batch, input_signature=[batch_spec], autograph=False
+        )
+        self.end = tf.function(self.logs_of_epoch, autograph=False)
+
+    def whole_batch(self, batch: Any) -> Logs:
+        examples = tf.shape(keras.tree.flatten(batch)[0])[0]
+        logs, _ = self.step_on(batch, tf.range(examples))
+        return logs
+
+    def __call__(self, data: tf.data.Dataset, order: None) -> Logs:
+        with self.replicas.context():
+            self.model.reset_metrics()
+            logs: Logs = {}
+            for batch in data:
+                logs = self.step_on_batch(batch)
+            return self.end(logs)
 
 
 class EpochInParts(Epoch):

@@ -38,9 +38,11 @@ def fit(
 
     Several replicas (a `MirroredStrategy`, or the workers of `--strategy multi_worker`)
     divide each batch among them and end with the weights of a single device, whatever
-    the size of the last batch and whatever `train_step` does, as long as its losses are
-    means over the examples. What a replica works out from its slice alone differs:
-    random numbers, and the statistics of BatchNormalization (not with
+    the size of the last batch, masks and the reductions of Keras's losses included. A
+    loss, metric or `train_step` of your own must give means over the examples: a trial
+    on one batch refuses others before training, save for a `train_step` whose model
+    draws random numbers or has moving averages. What a replica works out from its slice
+    alone differs: random numbers, and the statistics of BatchNormalization (not with
     `synchronized=True` under a MirroredStrategy).
 
     With parameter servers the workers train asynchronously, so the weights are not
@@ -49,7 +51,9 @@ def fit(
 
     On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to
     `model.fit` and sets `model.steps_per_execution` to 16, or less so that it divides
-    an epoch's steps. Several replicas then leave out an epoch's last, smaller batch.
+    an epoch's steps. The cores of a TPU leave out the last, smaller batch of arrays.
+    Under a MirroredStrategy a Dataset is trained here, all its batches as on a single
+    device, one call for each; `run_eagerly=True` is refused.
 
     Args:
         model: A compiled `keras.Model`.
@@ -85,6 +89,8 @@ def fit(
 
     Raises:
         ValueError: The model is not compiled, or the arrays or numbers make no sense.
+        UsageError: Several replicas or parameter servers cannot train the model as one
+            device would.
         tf.errors.InvalidArgumentError: An index or a label is out of bounds, with and
             without XLA.
     """

@@ -25,10 +25,18 @@ from deep_learning_recipes.training import bounds
 
 
 def spec_of_batches(data: Any) -> Any:
-    """What batches of nested tensors have in common: all but the number of examples."""
-    return keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
-    )
+    """What batches of nested tensors, or of a tf.data.Dataset, have in common: all but
+    the number of examples."""
+    if isinstance(data, tf.data.Dataset):
+        data = data.element_spec
+
+    def spec_of(array: Any) -> tf.TensorSpec:
+        is_known = array.shape.rank is not None
+        return tf.TensorSpec(
+            (None, *array.shape[1:]) if is_known else None, array.dtype
+        )
+
+    return keras.tree.map_structure(spec_of, data)
 
 
 def trace_step(

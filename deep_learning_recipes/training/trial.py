@@ -37,28 +37,37 @@ def try_replicas(training: Training, replicas: Replicas) -> None:
     A `train_step` that draws random numbers or has moving averages cannot be compared,
     and is not tried. Nothing that training starts from is changed.
     """
-    model, size = training.model, min(training.batch_size, count(training.data))
+    model = training.model
     has_own_step = type(model).train_step is not keras.Model.train_step
     kept = {id(each) for each in model.non_trainable_variables}
     has_state = not kept <= {id(each) for each in model.metrics_variables}
-    if replicas.count == 1 or size < replicas.count or (has_own_step and has_state):
+    if replicas.count == 1 or (has_own_step and has_state):
         return
     spec = spec_of_batches(training.data)
-    known, key = private_keras.compiled_epochs(model), repr(("trial", spec, size))
+    known, key = private_keras.compiled_epochs(model), repr(("trial", spec))
     if key in known:
+        return
+    batch = _first_batch(training)
+    if count(batch) < replicas.count:
         return
 
     before = [np.array(variable) for variable in model.trainable_variables]
     tried = Trial(model, replicas, has_own_step, spec)
-    batch = take(training.data, training.order_of(0)[:size])
     whole, again, divided = tried.whole(batch), tried.whole(batch), tried.divided(batch)
     for variable, value in zip(model.trainable_variables, before, strict=True):
         variable.assign(value)
     private_keras.keep_epoch(model, key, tried.run)
-    if _first_difference(whole, again) is None:
-        name = _first_difference(whole, divided)
-        if name is not None:
-            raise UsageError(_message(model, has_own_step, replicas, name))
+    tolerance = _tolerance(model)
+    draws_numbers = _first_difference(whole, again, tolerance) is not None
+    name = _first_difference(whole, divided, tolerance)
+    if name is not None and not draws_numbers:
+        raise UsageError(_message(model, has_own_step, replicas, name))
+
+
+def _first_batch(training: Training) -> Any:
+    if isinstance(training.data, tf.data.Dataset):
+        return next(iter(training.data))
+    return take(training.data, training.order_of(0)[: training.batch_size])
 
 
 class Trial:
@@ -148,7 +157,7 @@ def _named(gradients: list[Any]) -> Logs:
     }
 
 
-def _first_difference(expected: Logs, found: Logs) -> str | None:
+def _first_difference(expected: Logs, found: Logs, tolerance: float) -> str | None:
     """The name of what differs by more than rounding does; all gradients are compared
     together, and first."""
     gradients = [name for name in expected if name.startswith(GRADIENT)]
@@ -161,18 +170,17 @@ def _first_difference(expected: Logs, found: Logs) -> str | None:
                 for values in (expected, found)
             )
         )
-        allowed = _tolerance() * np.linalg.norm(whole) + SMALLEST_DIFFERENCE
+        allowed = tolerance * np.linalg.norm(whole) + SMALLEST_DIFFERENCE
         if np.linalg.norm(whole - divided) > allowed:
             return together[0]
     return None
 
 
-def _tolerance() -> float:
-    precision = keras.config.dtype_policy().compute_dtype
-    is_exact = precision in ("float32", "float64")
-    if is_exact and not tf.config.list_physical_devices("GPU"):
-        return TOLERANCE
-    return TOLERANCE_OF_HALF_PRECISION
+def _tolerance(model: keras.Model) -> float:
+    precisions = {layer.compute_dtype for layer in private_keras.all_layers(model)}
+    if precisions & {"float16", "bfloat16"} or tf.config.list_physical_devices("GPU"):
+        return TOLERANCE_OF_HALF_PRECISION
+    return TOLERANCE
 
 
 def _message(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_small_models
 from conftest import command
 
 EXAMPLES = {"even": 64, "odd": 69, "fewer examples than replicas": 65}
@@ -52,14 +53,7 @@ def results(folder, worker, model, examples):
     return [weights[key] for key in weights.files], history
 
 
-@pytest.mark.parametrize(
-    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
-)
-@pytest.mark.parametrize("last_batch", EXAMPLES)
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
-def test_replicas_end_with_the_weights_and_metrics_of_one_device(
-    trained, strategy, last_batch, model
-):
+def assert_same_as_one_device(trained, strategy, last_batch, model):
     expected, expected_history = results(trained("cpu"), 0, model, EXAMPLES[last_batch])
     for worker in range(2 if strategy == "multi_worker" else 1):
         weights, history = results(
@@ -71,6 +65,32 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
         assert list(history) == list(expected_history)
         for name, values in expected_history.items():
             np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
+)
+@pytest.mark.parametrize("last_batch", EXAMPLES)
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_replicas_end_with_the_weights_and_metrics_of_one_device(
+    trained, strategy, last_batch, model
+):
+    assert_same_as_one_device(trained, strategy, last_batch, model)
+
+
+@pytest.mark.parametrize("model", train_small_models.MEANS_OVER_OTHER_THINGS)
+@pytest.mark.parametrize("last_batch", ["odd", "fewer examples than replicas"])
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_so_do_they_where_a_loss_is_no_mean_over_the_examples(
+    trained, strategy, last_batch, model
+):
+    assert_same_as_one_device(trained, strategy, last_batch, model)
+
+
+@pytest.mark.parametrize("model", ["dataset", "masked dataset"])
+@pytest.mark.parametrize("last_batch", EXAMPLES)
+def test_so_do_mirrored_ones_on_a_dataset(trained, last_batch, model):
+    assert_same_as_one_device(trained, "mirrored:2", last_batch, model)
 
 
 @pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
