@@ -273,10 +273,11 @@ def main(strategy_name, folder):
     for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
         train(name, (64, 69, 65), strategy, folder)
     for name in MEANS_OVER_OTHER_THINGS:
-        train(name, (69, 65), strategy, folder)
+        train(name, (65,), strategy, folder)
+    train("heads", (69,), strategy, folder)
     if strategy_name != "multi_worker":
-        for name in ("dataset", "masked dataset"):
-            train(name, (64, 69, 65), strategy, folder)
+        train("dataset", (69,), strategy, folder)
+        train("masked dataset", (65,), strategy, folder)
     names = ["normalized", "noisy"]
     if strategy_name != "multi_worker":
         names.append("synchronized")
