@@ -40,10 +40,10 @@ def fit(
     divide each batch among them and end with the weights of a single device, whatever
     the size of the last batch, masks and the reductions of Keras's losses included. A
     loss, metric or `train_step` of your own must give means over the examples: a trial
-    on one batch refuses others before training, save for a `train_step` whose model
-    draws random numbers or has moving averages. What a replica works out from its slice
-    alone differs: random numbers, and the statistics of BatchNormalization (not with
-    `synchronized=True` under a MirroredStrategy).
+    on one batch refuses others before training, save for a `train_step` that draws
+    random numbers (other than dropout's) or has moving averages. What a replica works
+    out from its slice alone differs: random numbers, and the statistics of
+    BatchNormalization (not with `synchronized=True` under a MirroredStrategy).
 
     With parameter servers the workers train asynchronously, so the weights are not
     those of a single device nor the same twice: `distribute.parameter_server` says

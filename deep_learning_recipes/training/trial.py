@@ -6,7 +6,9 @@ a loss or a metric of the user's own may do anything with a batch, and only a tr
 shows it.
 """
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -29,18 +31,26 @@ TOLERANCE_OF_HALF_PRECISION = 3e-2
 """of 16 bits, and of a GPU, whose products have 10 bits after the point"""
 SMALLEST_DIFFERENCE = 1e-6
 GRADIENT = "gradient "
+DROPOUT = {
+    keras.layers.Dropout: "rate",
+    keras.layers.AlphaDropout: "rate",
+    keras.layers.GaussianDropout: "rate",
+    keras.layers.GaussianNoise: "stddev",
+}
 
 
 def try_replicas(training: Training, replicas: Replicas) -> None:
     """Raises UsageError where several replicas would not train as one device does.
 
-    A `train_step` that draws random numbers or has moving averages cannot be compared,
-    and is not tried. Nothing that training starts from is changed.
+    A `train_step` that draws random numbers, other than for dropout, or has moving
+    averages cannot be compared, and is not tried. Nothing that training starts from is
+    changed.
     """
     model = training.model
     has_own_step = type(model).train_step is not keras.Model.train_step
+    harmless = [*model.metrics_variables, *seeds_of_dropout(model)]
     kept = {id(each) for each in model.non_trainable_variables}
-    has_state = not kept <= {id(each) for each in model.metrics_variables}
+    has_state = not kept <= {id(each) for each in harmless}
     if replicas.count == 1 or (has_own_step and has_state):
         return
     spec = spec_of_batches(training.data)
@@ -77,8 +87,9 @@ class Trial:
         self, model: keras.Model, replicas: Replicas, has_own_step: bool, spec: Any
     ):
         self.replicas = replicas
-        step = recording(model) if has_own_step else without_chance(model)
-        traced = trace(step, model, replicas, spec, may_not_count=True)
+        step = recording(model) if has_own_step else without_statistics(model)
+        with without_dropout(model):
+            traced = trace(step, model, replicas, spec, may_not_count=True)
         metrics = [
             metric
             for each in model.metrics
@@ -113,9 +124,34 @@ class Trial:
             return self.run(batches, shares)
 
 
-def without_chance(model: keras.Model) -> Step:
-    """Keras's `train_step` up to the gradients, without Dropout and statistics of the
-    batch."""
+def dropout_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, str]]:
+    """Layers that draw numbers in training, and the name of how much they do."""
+    for layer in private_keras.all_layers(model):
+        for kind, name in DROPOUT.items():
+            if isinstance(layer, kind):
+                yield layer, name
+
+
+def seeds_of_dropout(model: keras.Model) -> list[keras.Variable]:
+    return [
+        layer.seed_generator.state
+        for layer, name in dropout_layers(model)
+        if getattr(layer, name) > 0
+    ]
+
+
+@contextlib.contextmanager
+def without_dropout(model: keras.Model) -> Iterator[None]:
+    """Within it dropout does nothing, also in training."""
+    with contextlib.ExitStack() as undo:
+        for layer, name in dropout_layers(model):
+            undo.callback(setattr, layer, name, getattr(layer, name))
+            setattr(layer, name, 0.0)
+        yield
+
+
+def without_statistics(model: keras.Model) -> Step:
+    """Keras's `train_step` up to the gradients, without statistics of the batch."""
 
     def step(batch: Any) -> Logs:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)

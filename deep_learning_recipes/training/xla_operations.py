@@ -13,9 +13,9 @@ from deep_learning_recipes.training import bounds
 
 NO_NUMBERS = {tf.string.as_datatype_enum, tf.variant.as_datatype_enum}
 RESOURCE = tf.resource.as_datatype_enum
+DIVISIONS = ("Div", "FloorDiv", "TruncateDiv", "Mod", "FloorMod", "TruncateMod", "Pow")
 CHECKED_INPUTS = {
-    **dict.fromkeys(("Div", "FloorDiv", "TruncateDiv"), (1,)),
-    **dict.fromkeys(("Mod", "FloorMod", "TruncateMod", "Pow"), (1,)),
+    **dict.fromkeys(DIVISIONS, (1,)),
     **dict.fromkeys(("Bincount", "DenseBincount", "InvertPermutation"), (0,)),
     **dict.fromkeys(("DynamicPartition", "ReverseSequence"), (1,)),
     "DynamicStitch": (0,),
@@ -42,6 +42,8 @@ def _are_numbers(node: Any) -> bool:
     definition = op_def_registry.get(node.op)
     if definition is None:  # calls a function, whose body is looked at as well
         return True
+    if node.op in ("Const", "Assert"):  # XLA leaves out assertions and their texts
+        return True
     takes = {each.type for each in definition.input_arg}
     makes = {each.type for each in definition.output_arg}
     types = takes | makes
@@ -55,10 +57,14 @@ def _are_numbers(node: Any) -> bool:
 def keeps_its_checks(step: Any) -> bool:
     """Whether a traced step makes all checks of integers itself that XLA drops: those
     of `bounds`, and no others of numbers that come from data."""
-    bodies = step.graph.as_graph_def().library.function
-    called = {node.op for body in bodies for node in body.node_def}
-    if called & {*bounds.CHECKED, *CHECKED_INPUTS}:
-        return False
+    for body in step.graph.as_graph_def().library.function:
+        for node in body.node_def:
+            is_of_floats = (
+                node.op in DIVISIONS and tf.as_dtype(node.attr["T"].type).is_floating
+            )
+            is_checked = node.op in bounds.CHECKED or node.op in CHECKED_INPUTS
+            if is_checked and not is_of_floats:
+                return False
     return not any(
         operation.inputs[number].dtype.is_integer
         and _comes_from_data(operation.inputs[number])

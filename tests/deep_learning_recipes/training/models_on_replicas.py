@@ -49,9 +49,9 @@ def mean_square(y_true, y_pred):
 
 
 class OwnStep(keras.Model):
-    def __init__(self, loss=ops.mean, clip_norm=None, log=None):
+    def __init__(self, loss=ops.mean, clip_norm=None, log=None, first=()):
         super().__init__()
-        self.network = network()
+        self.network = network(*first)
         self.own_loss, self.clip_norm, self.log = loss, clip_norm, log
 
     def train_step(self, data):
@@ -116,6 +116,9 @@ REFUSED = {
     ),
     "own sum": lambda: own_step(loss=ops.sum),
     "own mask": lambda: own_step(loss=mean_of_large),
+    "own sum with dropout": lambda: own_step(
+        loss=ops.sum, first=[layers.Dropout(0.5), layers.GaussianNoise(0.1)]
+    ),
     "own clipping": lambda: own_step(clip_norm=0.1),
     "own log": lambda: own_step(log=ops.max),
     "eager": lambda: compiled(network(), CROSS_ENTROPY, run_eagerly=True),
@@ -149,6 +152,12 @@ TRAINED = {
         network(layers.Dense(32, "relu", dtype="mixed_bfloat16")), CROSS_ENTROPY
     ),
     "own step": own_step,
+    "own step with dropout": lambda: own_step(
+        first=[layers.Dropout(0.5), layers.GaussianDropout(0.5)]
+    ),
+    "own step with moving averages": lambda: own_step(
+        first=[layers.BatchNormalization()]
+    ),
     "own step that draws": lambda: own_step(
         loss=lambda losses: ops.mean(losses * tf.random.uniform(tf.shape(losses)))
     ),

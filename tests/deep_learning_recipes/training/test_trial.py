@@ -23,6 +23,7 @@ SAID = {
     "function as metric": "what it logs as 'largest' is no mean",
     "own sum": OWN_LOSS,
     "own mask": OWN_LOSS,
+    "own sum with dropout": OWN_LOSS,
     "own clipping": OWN_LOSS,
     "own log": "what it logs as 'own' is no mean",
     "eager": "several devices train compiled, not with run_eagerly=True; leave it out",

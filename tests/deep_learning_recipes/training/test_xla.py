@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from small_models import CROSS_ENTROPY, LABELS, X, assert_same_training
+from small_models import CROSS_ENTROPY, LABELS, X, assert_same_training, dense
 
 from deep_learning_recipes import UsageError, training
 from deep_learning_recipes.training import xla
@@ -120,6 +120,18 @@ def test_xla_for_strings_is_refused_or_done_without():
     model.compile("sgd", CROSS_ENTROPY, jit_compile=True)
     with pytest.warns(UserWarning, match="XLA cannot"):
         training.fit(model, X, LABELS, verbose=0)
+
+
+def test_conditions_and_texts_of_assertions_do_not_keep_xla_away(chosen, monkeypatch):
+    monkeypatch.setattr(xla, "STEPS_THAT_REPAY_XLA", 1)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+    training.fit(dense(optimizer), X, LABELS, verbose=0)
+    tags = keras.Sequential(
+        [keras.Input((6,)), layers.Reshape((6, 1)), layers.Dense(3)]
+    )
+    tags.compile("sgd", CROSS_ENTROPY)
+    training.fit(tags, X, np.zeros((45, 6)), verbose=0, jit_compile=True)
+    assert chosen == [True, True]
 
 
 class OwnLoss(keras.Model):
