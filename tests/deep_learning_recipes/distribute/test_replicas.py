@@ -37,12 +37,10 @@ def trained(tmp_path_factory):
                     "2",
                 ]
                 arguments = [*launch, *arguments]
-            process = command(*arguments)
-            assert process.returncode == 0, (
-                process.stdout[-3000:] + process.stderr[-3000:]
-            )
-            finished[strategy] = folder
-        return finished[strategy]
+            finished[strategy] = folder, command(*arguments)
+        folder, process = finished[strategy]
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+        return folder
 
     return train
 
