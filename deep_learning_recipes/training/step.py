@@ -26,11 +26,13 @@ from deep_learning_recipes.training import bounds
 
 def spec_of_batches(data: Any) -> Any:
     """What batches of nested tensors, or of a tf.data.Dataset, have in common: all but
-    the number of examples."""
+    the number of examples. Raises ValueError for a Dataset without batches."""
     if isinstance(data, tf.data.Dataset):
         data = data.element_spec
 
     def spec_of(array: Any) -> tf.TensorSpec:
+        if array.shape.rank == 0:
+            raise ValueError("the tf.data.Dataset brings single examples: batch() it")
         is_known = array.shape.rank is not None
         return tf.TensorSpec(
             (None, *array.shape[1:]) if is_known else None, array.dtype

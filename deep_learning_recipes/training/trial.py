@@ -57,7 +57,7 @@ def try_replicas(training: Training, replicas: Replicas) -> None:
     known, key = private_keras.compiled_epochs(model), repr(("trial", spec))
     if key in known:
         return
-    batch = _first_batch(training)
+    batch = first_batch(training)
     if count(batch) < replicas.count:
         return
 
@@ -66,17 +66,19 @@ def try_replicas(training: Training, replicas: Replicas) -> None:
     whole, again, divided = tried.whole(batch), tried.whole(batch), tried.divided(batch)
     for variable, value in zip(model.trainable_variables, before, strict=True):
         variable.assign(value)
-    private_keras.keep_epoch(model, key, tried.run)
     tolerance = _tolerance(model)
     draws_numbers = _first_difference(whole, again, tolerance) is not None
     name = _first_difference(whole, divided, tolerance)
     if name is not None and not draws_numbers:
         raise UsageError(_message(model, has_own_step, replicas, name))
+    private_keras.keep_epoch(model, key, tried.run)
 
 
-def _first_batch(training: Training) -> Any:
+def first_batch(training: Training) -> Any:
     if isinstance(training.data, tf.data.Dataset):
-        return next(iter(training.data))
+        for batch in training.data:
+            return batch
+        raise ValueError("there is nothing to train on: the tf.data.Dataset is empty")
     return take(training.data, training.order_of(0)[: training.batch_size])
 
 

@@ -164,17 +164,19 @@ TRAINED = {
 }
 
 
-def train(make, strategy):
-    """What was said, and whether the weights are as before."""
+def train(make, strategy, fits=1):
+    """What was said in the last of so many fits, and whether the weights are as
+    before."""
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = make()
         before = model.get_weights()
-        try:
-            training.fit(model, X, LABELS, batch_size=16, verbose=0)
-            said = ""
-        except ValueError as error:
-            said = str(error)
+        for _ in range(fits):
+            try:
+                training.fit(model, X, LABELS, batch_size=16, verbose=0)
+                said = ""
+            except ValueError as error:
+                said = str(error)
         after = model.get_weights()
     return said, all(np.array_equal(a, b) for a, b in zip(before, after, strict=False))
 
@@ -183,6 +185,7 @@ def main():
     mirrored, _ = strategies.strategy("mirrored:2")
     answers = {
         "refused": {name: train(make, mirrored) for name, make in REFUSED.items()},
+        "refused again": train(REFUSED["loss"], mirrored, fits=2),
         "trained": {name: train(make, mirrored) for name, make in TRAINED.items()},
     }
     print(json.dumps(answers))

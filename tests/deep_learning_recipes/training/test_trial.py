@@ -6,10 +6,15 @@ Two devices are laid out in a process of their own, which trains all models.
 
 import json
 import re
+from types import SimpleNamespace
 
 import models_on_replicas
 import pytest
+import tensorflow as tf
 from conftest import command
+
+from deep_learning_recipes.training import trial
+from deep_learning_recipes.training.step import spec_of_batches
 
 LOSS = r"its loss {} is no mean over the examples; .* --strategy cpu or gpu$"
 OWN_LOSS = "the loss of its train_step is no mean"
@@ -33,6 +38,14 @@ SAID = {
 }
 
 
+def test_datasets_without_examples_or_batches():
+    numbers = tf.data.Dataset.range(3)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        trial.first_batch(SimpleNamespace(data=numbers.take(0)))
+    with pytest.raises(ValueError, match="single examples: batch"):
+        spec_of_batches(numbers)
+
+
 @pytest.fixture(scope="module")
 def answers():
     """What training said for each model: nothing, or one line."""
@@ -47,6 +60,12 @@ def test_refused_before_training(answers, name):
     assert said.startswith("--strategy")
     assert "\n" not in said
     assert re.search(SAID[name], said), said
+    assert is_unchanged
+
+
+def test_refused_again(answers):
+    said, is_unchanged = answers["refused again"]
+    assert "is no mean over the examples" in said
     assert is_unchanged
 
 
