@@ -3,7 +3,8 @@
 Tried on Keras 3.15.1 alone. Each function says what would break where another version
 of Keras differs; the tests of this package would notice. (What the division among
 replicas relies on stands in `distribute.replicas`: the name of a random state's
-variable, and that Keras divides losses by `num_replicas_in_sync`.)
+variable, and that Keras divides losses by `num_replicas_in_sync`; and in
+`distribute.losses`.)
 """
 
 from collections.abc import Callable
