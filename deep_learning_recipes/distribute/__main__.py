@@ -3,14 +3,22 @@ machine."""
 
 import argparse
 import sys
+from typing import NoReturn
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.distribute.launch import launch
+from deep_learning_recipes.distribute.launch import launch, most_processes
 
 USAGE = (
     "python -m deep_learning_recipes.distribute launch --workers N [--parameter-servers N] "
     "[-m MODULE | FILE] ..."
 )
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"launch: {message}; {USAGE}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     is_own = [each != "-m" and not each.endswith(".py") for each in arguments]
     own = arguments[: [*is_own, False].index(False)]
     program = arguments[len(own) :]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         usage=USAGE,
         description="Start a program once for each worker, on this machine, with TF_CONFIG set so "
         "that they train together; with --parameter-servers also these, and a chief that writes. "
@@ -37,16 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--parameter-servers", type=int, default=0, metavar="N", help="default: 0"
     )
-    options = parser.parse_args(own)
     try:
+        options = parser.parse_args(own)
         if not program:
             raise UsageError(f"launch: name the program to start; {USAGE}")
-        if options.workers < 1:
-            raise UsageError(f"--workers {options.workers}: it must be at least 1")
-        if options.parameter_servers < 0:
-            raise UsageError(
-                f"--parameter-servers {options.parameter_servers}: it must be at least 0"
-            )
+        most = most_processes()
+        for flag, count, least in (
+            ("--workers", options.workers, 1),
+            ("--parameter-servers", options.parameter_servers, 0),
+        ):
+            if count < least:
+                raise UsageError(f"{flag} {count}: it must be at least {least}")
+            if count > most:
+                raise UsageError(f"{flag} {count}: this machine takes at most {most}")
         return launch(program, options.workers, options.parameter_servers)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,6 +18,15 @@ SECONDS_TO_STOP = 10.0
 INTERRUPTED = 130
 
 
+LEAST_MOST_PROCESSES = 16
+
+
+def most_processes() -> int:
+    """How many processes of a cluster, or logical CPUs, this machine may be asked for:
+    one for each core, but 16 to try things out on a small one."""
+    return max(LEAST_MOST_PROCESSES, os.cpu_count() or 1)
+
+
 class Task:
     """One process of the cluster, its output passed on line by line."""
 
@@ -76,6 +85,7 @@ def launch(program: list[str], workers: int, parameter_servers: int = 0) -> int:
         kind: [f"127.0.0.1:{next(ports)}" for _ in range(count)]
         for kind, count in counts.items()
     }
+    warn_of_open_ports(cluster)
     started: list[Task] = []
     ended: queue.Queue[Task] = queue.Queue()
     # SIGTERM, as from a batch system, stops all just as Ctrl-C does.
@@ -149,6 +159,24 @@ def report(task: Task, of: int) -> int:
 def how(code: int) -> str:
     """In words, how a process ended that did not end well."""
     return f"with code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
+
+
+def warn_of_open_ports(cluster: dict[str, list[str]]) -> None:
+    """TensorFlow binds its servers to all interfaces, whatever address TF_CONFIG says,
+    and lets everybody in. Without an interface but loopback nobody gets there."""
+    if len(socket.if_nameindex()) > 1:
+        ports = [
+            int(address.rpartition(":")[2])
+            for addresses in cluster.values()
+            for address in addresses
+        ]
+        print(
+            "warning: TensorFlow's servers let in whoever reaches this machine, to read "
+            "and write files; where others do, close the ports by iptables and ip6tables "
+            f"-I INPUT ! -i lo -p tcp --syn --dport {min(ports)}:{max(ports)} -j DROP, "
+            "or start all under unshare --user --map-root-user --net (see README)",
+            file=sys.stderr,
+        )
 
 
 def free_ports(count: int) -> list[int]:

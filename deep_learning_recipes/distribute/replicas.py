@@ -2,7 +2,8 @@
 
 The gradient of a batch is the mean over its examples, so it is the sum of the replicas'
 gradients, each weighed by the share of the examples that it saw. That holds for slices
-of unequal size too, hence any batch is trained as a single device trains it. What a
+of unequal size too, hence any batch is trained as a single device trains it. (`losses`
+sees to those that are another mean, or a sum.) What a
 replica works out from its slice alone differs: the statistics of an ordinary
 BatchNormalization, and random numbers.
 """
@@ -17,6 +18,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from deep_learning_recipes.distribute import losses
 
 Logs = dict[str, tf.Tensor]
 Step = Callable[[Any], Logs]
@@ -38,28 +41,25 @@ class Replicas:
         """What training runs in."""
         return contextlib.nullcontext()
 
-    def divide(
-        self, indices: tf.Tensor
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
-        """For each local replica: its slice of a batch, its share of the batch's
-        examples, and whether they count in its metrics.
+    def divide(self, indices: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """For each local replica: its slice of a batch, and its share of the batch's
+        examples.
 
-        Of a batch with fewer examples than replicas each takes the whole, and one
-        counts it.
+        Of a batch with fewer examples than replicas each takes the whole, and the first
+        has the only share.
         """
         if self.count == 1:
-            return [indices], [tf.constant(1.0)], [tf.constant(True)]
+            return [indices], [tf.constant(1.0)]
         examples = tf.shape(indices)[0]
         enough = examples >= self.count
-        slices, shares, counts = [], [], []
+        slices, shares = [], []
         for number in self.local:
             first = tf.where(enough, examples * number // self.count, 0)
             last = tf.where(enough, examples * (number + 1) // self.count, examples)
             slices.append(indices[first:last])
-            seen = tf.where(enough, examples, examples * self.count)
-            shares.append(tf.cast(last - first, tf.float32) / tf.cast(seen, tf.float32))
-            counts.append(tf.logical_or(enough, number == 0))
-        return slices, shares, counts
+            share = tf.cast(last - first, tf.float32) / tf.cast(examples, tf.float32)
+            shares.append(tf.where(enough, share, float(number == 0)))
+        return slices, shares
 
     def run(
         self, step: Step, model: keras.Model, batches: list[Any], shares: list[Any]
@@ -119,7 +119,15 @@ class Mirrored(Replicas):
             number = replica_number()
             return scale_logs(step(batches[number]), shares[number])
 
-        with unscaled_losses(), intercepted(model, weigh, clip_by=1 / self.count):
+        def add_up(tensor: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+        with (
+            unscaled_losses(),
+            losses.of_whole_batches(model, lambda: shares[replica_number()], add_up),
+            intercepted(model, weigh, clip_by=1 / self.count),
+        ):
             logs = self.strategy.run(step_on_replica)
         return {
             name: self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
@@ -196,7 +204,13 @@ class Workers(Replicas):
             total = iter(self.add_up(scaled(known, shares[0])))
             return [None if gradient is None else next(total) for gradient in gradients]
 
-        with intercepted(model, weigh, clip_by=1.0):
+        def add_up(tensor: tf.Tensor) -> tf.Tensor:
+            return self.add_up([tensor])[0]
+
+        with (
+            losses.of_whole_batches(model, lambda: shares[0], add_up),
+            intercepted(model, weigh, clip_by=1.0),
+        ):
             return scale_logs(step(batches[0]), shares[0])
 
     def add_up(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -242,16 +256,16 @@ class Workers(Replicas):
 
 
 def counting(step: Step, model: keras.Model) -> Callable[[tuple[Any, tf.Tensor]], Logs]:
-    """`step` of (batch, counts): the metrics forget a batch that does not count."""
+    """`step` of (batch, share): the metrics forget a batch of which it has none."""
 
-    def step_that_counts(batch_and_counts: tuple[Any, tf.Tensor]) -> Logs:
-        batch, counts = batch_and_counts
+    def step_that_counts(batch_and_share: tuple[Any, tf.Tensor]) -> Logs:
+        batch, share = batch_and_share
         variables = list(model.metrics_variables)
         before = [tf.convert_to_tensor(variable.value) for variable in variables]
         logs = step(batch)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(
-                tf.where(counts, tf.convert_to_tensor(variable.value), value)
+                tf.where(share > 0, tf.convert_to_tensor(variable.value), value)
             )
         return logs
 

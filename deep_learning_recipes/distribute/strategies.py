@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deep_learning_recipes import UsageError, did_you_mean
 from deep_learning_recipes.distribute import parameter_server
+from deep_learning_recipes.distribute.launch import most_processes
 from deep_learning_recipes.distribute.replicas import Mirrored, Replicas, Workers
 
 NAMES = ("auto", "cpu", "gpu", "mirrored", "multi_worker", "parameter_server", "tpu")
@@ -49,7 +50,7 @@ def strategy(
         return _parameter_server()
     gpus = tf.config.list_physical_devices("GPU")
     if kind == "mirrored":
-        return _mirrored(name, count, len(gpus))
+        return _mirrored(name, colon, count, len(gpus))
     if kind == "gpu" and not gpus:
         raise UsageError(
             "--strategy gpu: TensorFlow sees no GPU here; use --strategy cpu"
@@ -62,19 +63,21 @@ def strategy(
     return tf.distribute.get_strategy(), "one GPU"
 
 
-def _mirrored(name: str, count: str, gpus: int) -> tuple[tf.distribute.Strategy, str]:
-    if count and (not count.isdecimal() or int(count) < 1):
+def _mirrored(
+    name: str, colon: str, count: str, gpus: int
+) -> tuple[tf.distribute.Strategy, str]:
+    most = gpus or most_processes()
+    # Python reads no number of thousands of digits.
+    is_number = count.isdecimal() and len(count) <= len(str(most))
+    if colon and not (is_number and 1 <= int(count) <= most):
         raise UsageError(
-            f"--strategy {name}: N must be a whole number from 1, as in mirrored:2"
+            f"--strategy {name}: N must be a whole number from 1 to {most} here, "
+            f"as in mirrored:{min(2, most)}"
         )
     replicas = int(count) if count else gpus
     if replicas == 0:
         raise UsageError(
             "--strategy mirrored: TensorFlow sees no GPU here; mirrored:2 tries two logical CPUs"
-        )
-    if 0 < gpus < replicas:
-        raise UsageError(
-            f"--strategy {name}: only {gpus} GPU(s) here; ask for at most as many"
         )
     if gpus:
         devices = [f"GPU:{index}" for index in range(replicas)]
@@ -118,9 +121,11 @@ def _tf_config() -> tuple[dict[str, list[str]], dict[str, Any]]:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         cluster[task["type"]][task["index"]]
+        if task["index"] < 0:
+            raise IndexError
         for addresses in cluster.values():
             for address in addresses:
-                int(address.rpartition(":")[2])
+                port_of(address)
         return cluster, task
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise UsageError(
@@ -173,11 +178,28 @@ def _parameter_server() -> tuple[
     return parameter_server.connect(cluster), f"chief of {size}"
 
 
+def port_of(address: str) -> int:
+    """Of HOST:PORT. Raises ValueError where it is none."""
+    port = int(address.rpartition(":")[2])
+    if not 0 < port < 2**16:
+        raise ValueError(f"{port}: no port")
+    return port
+
+
 def _tpu_address(name: str) -> tuple[str, int]:
     """Where to ask for a TPU: itself if it is named by its address, else Google
     Cloud."""
-    host, _, port = name.partition("grpc://")[2].partition(":")
-    return (host, int(port or 8470)) if host else ("metadata.google.internal", 80)
+    address = name.partition("grpc://")[2]
+    if not address:
+        return "metadata.google.internal", 80
+    host, colon, _ = address.rpartition(":")
+    try:
+        return (host, port_of(address)) if colon else (address, 8470)
+    except ValueError as error:
+        raise UsageError(
+            f"--strategy tpu: TPU_NAME is {name}, but the address of a TPU is "
+            "grpc://HOST:PORT, with a port from 1 to 65535"
+        ) from error
 
 
 def _tpu() -> tuple[tf.distribute.Strategy, str]:

@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from deep_learning_recipes.distribute.parameter_server import ParameterServers
 from deep_learning_recipes.distribute.replicas import Logs, Replicas
-from deep_learning_recipes.training import private_keras, xla
+from deep_learning_recipes.training import bounds, private_keras, xla
 from deep_learning_recipes.training.prepare import Training, count, take
 from deep_learning_recipes.training.step import spec_of_batches, trace_step
 
 
 def compile_epoch(
     training: Training, replicas: Replicas, step_name: str, data: Any
-) -> Callable[[Any, tf.Tensor], Logs]:
+) -> Callable[[Any, Any], Logs]:
     """An epoch of `train_step` or `test_step`: a function of (data, order) that returns
     logs.
 
@@ -28,13 +28,15 @@ def compile_epoch(
     model = training.model
     batch_size = training.batch_size
     batch_spec = spec_of_batches(data)
-    steps = math.ceil(count(data) / batch_size) * training.epochs
-    smallest_batch = count(data) % batch_size or batch_size
+    is_dataset = isinstance(data, tf.data.Dataset)
+    steps = 0 if is_dataset else math.ceil(count(data) / batch_size) * training.epochs
+    smallest_batch = 1 if is_dataset else count(data) % batch_size or batch_size
     # A batch with fewer examples than replicas counts once.
     may_not_count = smallest_batch < replicas.count
     key = repr(
         (
             step_name,
+            is_dataset,
             batch_spec,
             batch_size,
             may_not_count,
@@ -47,9 +49,11 @@ def compile_epoch(
         return known[key]
 
     step = trace_step(model, replicas, step_name, batch_spec, may_not_count)
-    epoch: Callable[[Any, tf.Tensor], Logs]
+    epoch: Callable[[Any, Any], Logs]
     if isinstance(replicas, ParameterServers):
         epoch = EpochInParts(model, replicas, step, batch_size, batch_spec)
+    elif is_dataset:
+        epoch = EpochOfDataset(model, replicas, step, batch_size, batch_spec)
     else:
         use_xla = xla.choose(training, replicas, step, steps)
         epoch = EpochInOneCall(model, replicas, step, batch_size, use_xla)
@@ -70,45 +74,56 @@ class Epoch:
         """as `trace_step` returns it"""
         self.batch_size = batch_size
 
-    def step_on(self, data: Any, indices: tf.Tensor) -> Logs:
-        slices, shares, counts = self.replicas.divide(indices)
-        batches = [take(data, each) for each in slices]
-        return self.step(batches, shares, counts)
+    def step_on(self, data: Any, indices: tf.Tensor) -> tuple[Logs, tf.Tensor]:
+        slices, shares = self.replicas.divide(indices)
+        return self.step([take(data, each) for each in slices], shares)
 
     def steps_on(self, data: Any, order: tf.Tensor) -> Logs:
         """The logs of the last step. The last slice simply ends where the order does."""
 
         def step_at(start: tf.Tensor) -> Logs:
-            return self.step_on(data, order[start : start + self.batch_size])
+            logs, _ = self.step_on(data, order[start : start + self.batch_size])
+            return logs
 
-        return self.loop(step_at, until=tf.size(order))
+        def is_left(start: tf.Tensor, _: Logs) -> tf.Tensor:
+            return start < tf.size(order)
 
-    def steps_of_one_size_on(self, data: Any, order: tf.Tensor) -> Logs:
+        nothing, _ = self.nothing()
+        return self.loop(is_left, step_at, nothing)
+
+    def checked_steps_on(self, data: Any, order: tf.Tensor) -> tuple[Logs, tf.Tensor]:
         """The same for XLA, which wants batches of one size: a smaller one goes by
-        itself."""
+        itself. It ends after a step with an index out of bounds, and returns that."""
         examples = order.shape[0]
         looped = examples - examples % self.batch_size
 
-        def step_at(start: tf.Tensor) -> Logs:
+        def step_at(start: tf.Tensor) -> tuple[Logs, tf.Tensor]:
             return self.step_on(data, tf.slice(order, [start], [self.batch_size]))
 
-        logs = self.loop(step_at, until=looped)
+        def is_left(start: tf.Tensor, last: tuple[Logs, tf.Tensor]) -> tf.Tensor:
+            _, found = last
+            return tf.logical_and(start < looped, tf.reduce_all(found[:, 1] <= 0))
+
+        logs, found = self.loop(is_left, step_at, self.nothing())
         if looped < examples:
-            logs = self.step_on(data, order[looped:])
-        return logs
+            logs, found_last = self.step_on(data, order[looped:])
+            found = tf.where(found[:, 1:] > 0, found, found_last)
+        return logs, found
 
-    def loop(self, step_at: Callable[[tf.Tensor], Logs], until: Any) -> Logs:
-        def is_left(start: tf.Tensor, _: Logs) -> tf.Tensor:
-            return start < until
+    def loop(self, is_left: Callable, step_at: Callable, nothing: Any) -> Any:
+        """What the last step returned."""
 
-        def next_step(start: tf.Tensor, _: Logs) -> tuple[tf.Tensor, Logs]:
+        def next_step(start: tf.Tensor, _: Any) -> tuple[tf.Tensor, Any]:
             return start + self.batch_size, step_at(start)
 
-        nothing = keras.tree.map_structure(
+        _, last = tf.while_loop(is_left, next_step, (0, nothing), parallel_iterations=1)
+        return last
+
+    def nothing(self) -> tuple[Logs, tf.Tensor]:
+        """What a step might return, before the first."""
+        return keras.tree.map_structure(
             lambda spec: tf.zeros(spec.shape, spec.dtype), self.step.structured_outputs
         )
-        _, logs = tf.while_loop(is_left, next_step, (0, nothing), parallel_iterations=1)
-        return logs
 
     def logs_of_epoch(self, logs: Logs) -> Logs:
         """The last step's logs, or in their place, as in model.fit, metrics of the whole
@@ -148,14 +163,25 @@ class EpochInOneCall(Epoch):
         self.compiled = self.compile(use_xla)
 
     def compile(self, use_xla: bool) -> Callable[[Any, tf.Tensor], Logs]:
-        steps_on = self.steps_of_one_size_on if use_xla else self.steps_on
-
         def whole_epoch(data: Any, order: tf.Tensor) -> Logs:
             self.model.reset_metrics()
-            logs = steps_on(data, order)
-            return self.logs_of_epoch(logs)
+            return self.logs_of_epoch(self.steps_on(data, order))
 
-        return tf.function(whole_epoch, autograph=False, jit_compile=use_xla)
+        def whole_epoch_of_xla(data: Any, order: tf.Tensor) -> tuple[Logs, tf.Tensor]:
+            self.model.reset_metrics()
+            logs, found = self.checked_steps_on(data, order)
+            return self.logs_of_epoch(logs), found
+
+        if not use_xla:
+            return tf.function(whole_epoch, autograph=False)
+        by_xla = tf.function(whole_epoch_of_xla, autograph=False, jit_compile=True)
+
+        def checked_epoch(data: Any, order: tf.Tensor) -> Logs:
+            logs, found = by_xla(data, order)
+            bounds.check(self.step.graph, found)
+            return logs
+
+        return checked_epoch
 
     def __call__(self, data: Any, order: tf.Tensor) -> Logs:
         try:
@@ -165,11 +191,40 @@ class EpochInOneCall(Epoch):
             # XLA says so before any step has run.
             if self.must_use_xla or "tf2xla" not in str(error):
                 raise
-            warnings.warn(
-                "XLA cannot compile this model: going on without", stacklevel=4
-            )
+            warnings.warn(xla.GOING_ON, stacklevel=4)
             self.compiled = self.compile(use_xla=False)
             return self.compiled(data, order)
+
+
+class EpochOfDataset(Epoch):
+    """An epoch whose batches a tf.data.Dataset brings: a call for each."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        replicas: Replicas,
+        step: Any,
+        batch_size: int,
+        batch_spec: Any,
+    ):
+        super().__init__(model, replicas, step, batch_size)
+        self.step_on_batch = tf.function(
+            self.whole_batch, input_signature=[batch_spec], autograph=False
+        )
+        self.end = tf.function(self.logs_of_epoch, autograph=False)
+
+    def whole_batch(self, batch: Any) -> Logs:
+        examples = tf.shape(keras.tree.flatten(batch)[0])[0]
+        logs, _ = self.step_on(batch, tf.range(examples))
+        return logs
+
+    def __call__(self, data: tf.data.Dataset, order: None) -> Logs:
+        with self.replicas.context():
+            self.model.reset_metrics()
+            logs: Logs = {}
+            for batch in data:
+                logs = self.step_on_batch(batch)
+            return self.end(logs)
 
 
 class EpochInParts(Epoch):
@@ -188,7 +243,7 @@ class EpochInParts(Epoch):
         with servers.context():
             self.last_logs = {
                 name: tf.Variable(tf.zeros(spec.shape, spec.dtype), trainable=False)
-                for name, spec in step.structured_outputs.items()
+                for name, spec in step.structured_outputs[0].items()
             }
         self.part_of_epoch = tf.function(
             self.train_part, input_signature=[batch_spec], autograph=False

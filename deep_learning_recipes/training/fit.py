@@ -38,10 +38,12 @@ def fit(
 
     Several replicas (a `MirroredStrategy`, or the workers of `--strategy multi_worker`)
     divide each batch among them and end with the weights of a single device, whatever
-    the size of the last batch and whatever `train_step` does, as long as its losses are
-    means over the examples. What a replica works out from its slice alone differs:
-    random numbers, and the statistics of BatchNormalization (not with
-    `synchronized=True` under a MirroredStrategy).
+    the size of the last batch, masks and the reductions of Keras's losses included. A
+    loss, metric or `train_step` of your own must give means over the examples: a trial
+    on one batch refuses others before training, save for a `train_step` that draws
+    random numbers (other than dropout's) or has moving averages. What a replica works
+    out from its slice alone differs: random numbers, and the statistics of
+    BatchNormalization (not with `synchronized=True` under a MirroredStrategy).
 
     With parameter servers the workers train asynchronously, so the weights are not
     those of a single device nor the same twice: `distribute.parameter_server` says
@@ -49,7 +51,9 @@ def fit(
 
     On a TPU, with `run_eagerly=True`, or given a `tf.data.Dataset` this hands over to
     `model.fit` and sets `model.steps_per_execution` to 16, or less so that it divides
-    an epoch's steps. Several replicas then leave out an epoch's last, smaller batch.
+    an epoch's steps. The cores of a TPU leave out the last, smaller batch of arrays.
+    Under a MirroredStrategy a Dataset is trained here, all its batches as on a single
+    device, one call for each; `run_eagerly=True` is refused.
 
     Args:
         model: A compiled `keras.Model`.
@@ -78,13 +82,17 @@ def fit(
             where a callback says by `shows_progress = True` that it shows it.
         jit_compile: Compile with XLA. None: yes if the model was compiled with
             `jit_compile=True`, or on a CPU for long training without convolutions and
-            loops, which XLA makes slower.
+            loops, which XLA makes slower, and without strings, which it lacks.
 
     Returns:
         The History that `keras.Model.fit` returns.
 
     Raises:
         ValueError: The model is not compiled, or the arrays or numbers make no sense.
+        UsageError: Several replicas or parameter servers cannot train the model as one
+            device would.
+        tf.errors.InvalidArgumentError: An index or a label is out of bounds, with and
+            without XLA.
     """
     check_arguments(model, x, y, sample_weight, batch_size, epochs, initial_epoch)
     training = Training(

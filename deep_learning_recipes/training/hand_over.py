@@ -1,4 +1,4 @@
-"""Training by `model.fit`: on a TPU, eagerly, or on a tf.data.Dataset."""
+"""Training by `model.fit`: on a TPU, eagerly, or one device on a tf.data.Dataset."""
 
 import keras
 import tensorflow as tf

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from deep_learning_recipes.distribute.replicas import Logs, Replicas
+from deep_learning_recipes.distribute.replicas import Logs, Mirrored, Replicas
 from deep_learning_recipes.training import private_keras
 from deep_learning_recipes.training.callbacks import first_epoch, warn_of_batch_hooks
 from deep_learning_recipes.training.epoch import compile_epoch
 from deep_learning_recipes.training.prepare import Training, count
 from deep_learning_recipes.training.state import state_variables
+from deep_learning_recipes.training.trial import try_replicas
 
 
 def train_epochs(
@@ -26,6 +27,7 @@ def train_epochs(
     # All variables exist now, so callbacks can restore them.
     start = first_epoch(training, callbacks)
     start = replicas.agree(model, state_variables(model), start)
+    try_replicas(training, replicas)
     model.stop_training = False
     callbacks.on_train_begin()
     start = private_keras.epoch_of_backup(model) or start
@@ -35,7 +37,7 @@ def train_epochs(
         callbacks.on_epoch_begin(epoch)
         callbacks.on_train_batch_begin(0)
         logs = dict(train(training.data, training.order_of(epoch)))
-        callbacks.on_train_batch_end(callbacks.params["steps"] - 1, logs)
+        callbacks.on_train_batch_end((training.steps or 1) - 1, logs)
         logs.update({f"val_{name}": value for name, value in validate().items()})
         callbacks.on_epoch_end(epoch, logs)
         if model.stop_training:
@@ -54,12 +56,13 @@ def validation(
     data = training.validation_data
     if data is None:
         return dict
-    if isinstance(data, tf.data.Dataset):
+    is_dataset = isinstance(data, tf.data.Dataset)
+    if is_dataset and not isinstance(replicas, Mirrored):
         return functools.partial(
             model.evaluate, data, callbacks=callbacks, return_dict=True
         )
     test = compile_epoch(training, replicas, "test_step", data)
-    order = tf.range(count(data))
+    order = None if is_dataset else tf.range(count(data))
 
     def evaluate() -> Logs:
         callbacks.on_test_begin()

@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.distribute.parameter_server import ParameterServers
-from deep_learning_recipes.distribute.replicas import Replicas, Workers
+from deep_learning_recipes.distribute.replicas import (
+    Mirrored,
+    Replicas,
+    Workers,
+    is_wrapper,
+    optimizers_of,
+)
 from deep_learning_recipes.distribute.strategies import replicas_of
 
 
@@ -54,8 +60,11 @@ class Training:
             return count(self.data) // self.batch_size
         return math.ceil(count(self.data) / self.batch_size)
 
-    def order_of(self, epoch: int | tf.Tensor) -> tf.Tensor:
-        """The numbers of the examples in the order in which an epoch sees them."""
+    def order_of(self, epoch: int | tf.Tensor) -> Any:
+        """The numbers of the examples in the order in which an epoch sees them; None
+        for a tf.data.Dataset, which brings its own."""
+        if isinstance(self.data, tf.data.Dataset):
+            return None
         order = tf.range(count(self.data))
         if not self.shuffle:
             return order
@@ -93,13 +102,14 @@ def who_trains(model: keras.Model, x: Any) -> Replicas | None:
     """The replicas that train the model, or None where `model.fit` does.
 
     Raises ValueError where several workers would have to train by `model.fit`, and
-    UsageError for a model whose state several replicas cannot share.
+    UsageError for a model whose state several replicas cannot share, and for optimizers
+    that take some steps otherwise, which Keras cannot under a strategy.
     """
     replicas = replicas_of(model)
     is_cluster = isinstance(replicas, (Workers, ParameterServers))
     has_several = is_cluster or model.distribute_strategy.num_replicas_in_sync > 1
-    goes_to_keras = isinstance(x, tf.data.Dataset) or model.run_eagerly
-    if goes_to_keras and is_cluster:
+    is_dataset = isinstance(x, tf.data.Dataset)
+    if is_cluster and (is_dataset or model.run_eagerly):
         raise ValueError(
             "several workers train on arrays, compiled: not on a tf.data.Dataset, and not with "
             "run_eagerly=True"
@@ -110,7 +120,36 @@ def who_trains(model: keras.Model, x: Any) -> Replicas | None:
             f"--strategy: {model.name!r} takes batches of one size only, to carry a state from one "
             "to the next; train it on a single device, with --strategy cpu or gpu"
         )
+    if isinstance(replicas, Mirrored) and model.run_eagerly:
+        raise UsageError(
+            "--strategy mirrored: several devices train compiled, not with "
+            "run_eagerly=True; leave it out, or train with --strategy cpu or gpu"
+        )
+    strategies = (tf.distribute.MirroredStrategy, tf.distribute.ParameterServerStrategy)
+    if isinstance(model.distribute_strategy, strategies):
+        check_optimizers(model)
+    # Keras divides a batch as if every slice had as many examples, and words.
+    goes_to_keras = model.run_eagerly or (
+        is_dataset and not isinstance(replicas, Mirrored)
+    )
     return None if goes_to_keras else replicas
+
+
+def check_optimizers(model: keras.Model) -> None:
+    """Raises UsageError for what Keras does in some steps only: its condition cannot
+    hold what replicas do together."""
+    for optimizer in optimizers_of(model):
+        inner = optimizer.inner_optimizer if is_wrapper(optimizer) else optimizer
+        options = ["gradient_accumulation_steps"]
+        if inner.use_ema:
+            options.append("ema_overwrite_frequency")
+        for option in options:
+            if (steps := getattr(inner, option)) is not None:
+                raise UsageError(
+                    f"--strategy: Keras lacks {type(inner).__name__}({option}={steps}) "
+                    "for mirrored devices and parameter servers; leave it out, or train "
+                    "with --strategy cpu, gpu or multi_worker"
+                )
 
 
 def on_device(x: Any, y: Any = None, sample_weight: Any = None) -> Any:

@@ -3,7 +3,8 @@
 Tried on Keras 3.15.1 alone. Each function says what would break where another version
 of Keras differs; the tests of this package would notice. (What the division among
 replicas relies on stands in `distribute.replicas`: the name of a random state's
-variable, and that Keras divides losses by `num_replicas_in_sync`.)
+variable, and that Keras divides losses by `num_replicas_in_sync`; and in
+`distribute.losses`.)
 """
 
 from collections.abc import Callable
@@ -29,6 +30,24 @@ def is_of_keras(function: Any) -> bool:
     would draw the warning that it has a hook for batches.
     """
     return function.__module__.startswith("keras.")
+
+
+def is_own_metric(metric: keras.metrics.Metric) -> bool:
+    """Whether what a metric gathers was written by a user, not by Keras.
+
+    `metric._fn`: what Keras makes a metric of that is given as a function. By another
+    name, such a metric would be taken for one of Keras, and not be tried on replicas.
+    """
+    return not is_of_keras(getattr(metric, "_fn", type(metric)))
+
+
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """The model and the layers in it, at any depth.
+
+    `model._flatten_layers`: `model.layers` ends at the first depth. By another name,
+    there would be an AttributeError.
+    """
+    return list(model._flatten_layers())
 
 
 def forget_functions(model: keras.Model) -> None:

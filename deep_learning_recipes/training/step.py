@@ -2,7 +2,6 @@
 small run costs."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,17 +16,29 @@ from deep_learning_recipes.distribute.parameter_server import (
 from deep_learning_recipes.distribute.replicas import (
     Logs,
     Replicas,
+    Step,
     counting,
     is_wrapper,
     optimizers_of,
 )
+from deep_learning_recipes.training import bounds
 
 
 def spec_of_batches(data: Any) -> Any:
-    """What batches of nested tensors have in common: all but the number of examples."""
-    return keras.tree.map_structure(
-        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), data
-    )
+    """What batches of nested tensors, or of a tf.data.Dataset, have in common: all but
+    the number of examples. Raises ValueError for a Dataset without batches."""
+    if isinstance(data, tf.data.Dataset):
+        data = data.element_spec
+
+    def spec_of(array: Any) -> tf.TensorSpec:
+        if array.shape.rank == 0:
+            raise ValueError("the tf.data.Dataset brings single examples: batch() it")
+        is_known = array.shape.rank is not None
+        return tf.TensorSpec(
+            (None, *array.shape[1:]) if is_known else None, array.dtype
+        )
+
+    return keras.tree.map_structure(spec_of, data)
 
 
 def trace_step(
@@ -38,49 +49,47 @@ def trace_step(
     may_not_count: bool,
 ) -> Any:
     """The model's `train_step` or `test_step` as a concrete function of what
-    `replicas.divide` makes of a batch.
+    `replicas.divide` makes of a batch. It returns the logs, and what `bounds.check`
+    wants to know.
 
-    may_not_count: whether metrics must leave out what `divide` says does not count.
+    may_not_count: whether metrics must leave out what a replica sees without a share of it.
     """
     counts_apart = isinstance(replicas, ParameterServers)
     # Until it is built, a LossScaleOptimizer scales by a constant.
     scales_by_constant = any(
         is_wrapper(each) and not each.built for each in optimizers_of(model)
     )
-    trace = functools.partial(_trace, model, replicas, step_name, batch_spec)
-    step = trace()
+    step = getattr(model, step_name)
+    traced = trace(step, model, replicas, batch_spec)
     if may_not_count or counts_apart or scales_by_constant:
         # Now that all metrics and optimizers have variables.
-        step = trace(may_not_count=may_not_count, counts_apart=counts_apart)
-    return step
+        traced = trace(step, model, replicas, batch_spec, may_not_count, counts_apart)
+    return traced
 
 
-def _trace(
+def trace(
+    step: Step,
     model: keras.Model,
     replicas: Replicas,
-    step_name: str,
     batch_spec: Any,
     may_not_count: bool = False,
     counts_apart: bool = False,
 ) -> Any:
-    step = getattr(model, step_name)
+    """The same for any step of the model."""
     if counts_apart:
         step = counting_apart(step, model)
     if may_not_count:
         step = counting(step, model)
 
-    def step_of_replicas(batches: Any, shares: Any, counts: Any) -> Logs:
+    def step_of_replicas(batches: Any, shares: Any) -> tuple[Logs, tf.Tensor]:
         if may_not_count:
-            batches = list(zip(batches, counts, strict=True))
+            batches = list(zip(batches, shares, strict=True))
         with _variables_created_outside(replicas):
-            return replicas.run(step, model, batches, shares)
+            logs = replicas.run(step, model, batches, shares)
+        return logs, bounds.out_of_bounds(tf.compat.v1.get_default_graph())
 
     slices = len(replicas.local)
-    signature = [
-        [batch_spec] * slices,
-        [tf.TensorSpec((), tf.float32)] * slices,
-        [tf.TensorSpec((), tf.bool)] * slices,
-    ]
+    signature = [[batch_spec] * slices, [tf.TensorSpec((), tf.float32)] * slices]
     with replicas.context():
         function = tf.function(step_of_replicas, signature, autograph=False)
         return function.get_concrete_function()

@@ -38,6 +38,14 @@ def test_the_schemas_are_strict():
         kubernetes_validate.validate(job, VERSIONS[0], strict=True)
 
 
+def test_the_network_lets_in_the_job_alone():
+    policy, job = find("NetworkPolicy")["spec"], find("Job")
+    pods = {"matchLabels": {"job-name": job["metadata"]["name"]}}
+    assert policy["podSelector"] == pods
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": pods}]}]
+
+
 def test_names_agree():
     job, template = find("Job"), find("Job")["spec"]["template"]["spec"]
     services = {

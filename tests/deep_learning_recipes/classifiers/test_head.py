@@ -146,7 +146,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "name", loss))
 def test_the_loss_says_whether_logits_exclude_each_other(loss, tmp_path):
     images, x = features()
     model = keras.Model(images, layers.Dense(4)(x))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import command
+
+from deep_learning_recipes.distribute.launch import warn_of_open_ports
 
 LAUNCH = ["-m", "deep_learning_recipes.distribute", "launch"]
 
@@ -162,6 +165,14 @@ def test_ctrl_c_and_termination_stop_all(number):
     [
         ([], "launch: name the program to start"),
         (["--workers", "0", "program.py"], "--workers 0: it must be at least 1"),
+        (["--workers", "100000", "program.py"], "--workers 100000: this machine takes"),
+        (
+            ["--parameter-servers", "9" * 30, "program.py"],
+            f"--parameter-servers {'9' * 30}: this machine takes",
+        ),
+        (["--workers", "x", "program.py"], "launch: argument --workers: invalid int"),
+        (["--workers"], "launch: argument --workers: expected one argument"),
+        (["--hosts", "a", "program.py"], "launch: unrecognized arguments: --hosts a"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message):
@@ -169,6 +180,24 @@ def test_bad_input_gets_one_line(arguments, message):
     assert finished.returncode == 2
     assert finished.stderr.startswith(f"error: {message}")
     assert finished.stderr.count("\n") == 1
+
+
+CLUSTER = {"worker": ["127.0.0.1:40000", "127.0.0.1:30000"], "ps": ["127.0.0.1:35000"]}
+
+
+def test_open_ports_are_told_with_the_rule_that_closes_them(monkeypatch, capsys):
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    warn_of_open_ports(CLUSTER)
+    told = capsys.readouterr().err
+    assert told.startswith("warning: ")
+    assert told.count("\n") == 1
+    assert "! -i lo -p tcp --syn --dport 30000:40000 -j DROP" in told
+
+
+def test_where_nobody_gets_there_nothing_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo")])
+    warn_of_open_ports(CLUSTER)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.long

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import train_small_models
 from conftest import command
 
-EXAMPLES = {"even": 64, "odd": 69, "fewer examples than replicas": 65}
+ONE = "fewer examples than replicas"
+EXAMPLES = {"even": 64, "odd": 69, ONE: 65}
 """with batches of 16, by the size of the last batch: 16, 5, 1"""
 
 PROGRAM = Path(__file__).with_name("train_small_models.py")
@@ -35,12 +37,10 @@ def trained(tmp_path_factory):
                     "2",
                 ]
                 arguments = [*launch, *arguments]
-            process = command(*arguments)
-            assert process.returncode == 0, (
-                process.stdout[-3000:] + process.stderr[-3000:]
-            )
-            finished[strategy] = folder
-        return finished[strategy]
+            finished[strategy] = folder, command(*arguments)
+        folder, process = finished[strategy]
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+        return folder
 
     return train
 
@@ -52,14 +52,7 @@ def results(folder, worker, model, examples):
     return [weights[key] for key in weights.files], history
 
 
-@pytest.mark.parametrize(
-    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
-)
-@pytest.mark.parametrize("last_batch", EXAMPLES)
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
-def test_replicas_end_with_the_weights_and_metrics_of_one_device(
-    trained, strategy, last_batch, model
-):
+def assert_same_as_one_device(trained, strategy, last_batch, model):
     expected, expected_history = results(trained("cpu"), 0, model, EXAMPLES[last_batch])
     for worker in range(2 if strategy == "multi_worker" else 1):
         weights, history = results(
@@ -71,6 +64,38 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
         assert list(history) == list(expected_history)
         for name, values in expected_history.items():
             np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
+)
+@pytest.mark.parametrize("last_batch", EXAMPLES)
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_replicas_end_with_the_weights_and_metrics_of_one_device(
+    trained, strategy, last_batch, model
+):
+    assert_same_as_one_device(trained, strategy, last_batch, model)
+
+
+@pytest.mark.parametrize(
+    ("model", "last_batch"),
+    [
+        *((each, ONE) for each in train_small_models.MEANS_OVER_OTHER_THINGS),
+        ("heads", "odd"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+def test_so_do_they_where_a_loss_is_no_mean_over_the_examples(
+    trained, strategy, last_batch, model
+):
+    assert_same_as_one_device(trained, strategy, last_batch, model)
+
+
+@pytest.mark.parametrize(
+    ("model", "last_batch"), [("dataset", "odd"), ("masked dataset", ONE)]
+)
+def test_so_do_mirrored_ones_on_a_dataset(trained, last_batch, model):
+    assert_same_as_one_device(trained, "mirrored:2", last_batch, model)
 
 
 @pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])

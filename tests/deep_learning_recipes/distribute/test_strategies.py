@@ -30,6 +30,26 @@ def test_without_a_tpu_one_line_within_five_seconds(monkeypatch, name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["grpc://h:x", "grpc://h:", "grpc://h:0", "grpc://h:70000"]
+)
+def test_an_address_of_a_tpu_without_a_port(monkeypatch, name):
+    monkeypatch.setenv("TPU_NAME", name)
+    with pytest.raises(
+        UsageError, match=f"^--strategy tpu: TPU_NAME is {name}, .* grpc://HOST:PORT"
+    ):
+        strategies.strategy("tpu")
+
+
+@pytest.mark.parametrize("count", ["", "0", "-1", "x", "2.0", "99999", "9" * 5000])
+def test_a_count_of_mirrored_devices_that_this_machine_has_not(count):
+    name = f"mirrored:{count}"
+    started = time.monotonic()
+    with pytest.raises(UsageError, match=f"^--strategy {name}: N must be a whole numb"):
+        strategies.strategy(name)
+    assert time.monotonic() - started < 1
+
+
 def test_auto_goes_by_the_environment(monkeypatch):
     monkeypatch.setenv("TPU_NAME", "local")
     with pytest.raises(UsageError, match="--strategy tpu"):
@@ -46,9 +66,13 @@ def test_auto_goes_by_the_environment(monkeypatch):
         "[]",
         '{"cluster": {}}',
         json.dumps({**CLUSTER, "task": {"type": "worker", "index": 2}}),
+        json.dumps({**CLUSTER, "task": {"type": "worker", "index": -1}}),
+        json.dumps({**CLUSTER, "task": {"type": "worker", "index": -2}}),
         json.dumps({**CLUSTER, "task": {"type": "chief", "index": 0}}),
         json.dumps({**CLUSTER, "task": {"type": "worker", "index": "0"}}),
         '{"cluster": {"worker": ["127.0.0.1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:70000"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:-1"]}, "task": {"type": "worker", "index": 0}}',
     ],
 )
 def test_a_tf_config_that_makes_no_sense(monkeypatch, text):

@@ -18,6 +18,10 @@ GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(70, 6)).astype("float32")
 WORDS = GENERATOR.integers(0, 9, (70, 5))
 LABELS = (X.sum(axis=1) > 0).astype("int32")
+TEXTS = WORDS * (np.arange(5) < GENERATOR.integers(1, 6, (70, 1)))
+TEXTS[:8, 1:] = 0  # half of the first batch has one word in each text
+TAGS = TEXTS % 3
+WEIGHTS = GENERATOR.uniform(0, 2, 70)
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -83,13 +87,85 @@ class Noise(keras.Model):
         return {"drawn": keras.ops.sum(drawn)}
 
 
-def compiled(model, optimizer=None):
+def compiled(model, optimizer=None, loss=CROSS_ENTROPY):
     model.compile(
         optimizer or keras.optimizers.SGD(0.1, momentum=0.9),
-        CROSS_ENTROPY,
+        loss,
         metrics=["accuracy"],
     )
     return model
+
+
+def cross_entropy(**arguments):
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
+
+
+def tagger(loss, **embedding):
+    """A class for each word."""
+    inputs = [keras.Input((5,)), layers.Embedding(9, 4, **embedding)]
+    model = keras.Sequential([*inputs, layers.Dense(3)])
+    return compiled(model, keras.optimizers.SGD(0.01), loss)
+
+
+def two_heads():
+    inputs = keras.Input((5,))
+    words = layers.Embedding(9, 4, mask_zero=True)(inputs)
+    text = layers.GlobalAveragePooling1D()(words)
+    outputs = {"tags": layers.Dense(3)(words), "label": layers.Dense(2)(text)}
+    model = keras.Model(inputs, outputs)
+    losses = {"tags": CROSS_ENTROPY, "label": cross_entropy(reduction="sum")}
+    model.compile(
+        keras.optimizers.SGD(0.01), losses, metrics={"tags": ["accuracy"], "label": []}
+    )
+    return model
+
+
+class Masked(keras.Model):
+    """A step of its own, with a loss of Keras that leaves out a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = dense()
+        self.compile(keras.optimizers.SGD(0.1))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = cross_entropy(ignore_class=0)(y, self.network(x))
+        weights = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"own": loss}
+
+    def test_step(self, data):
+        x, y = data
+        return {"own": cross_entropy(ignore_class=0)(y, self.network(x))}
+
+
+MEANS_OVER_OTHER_THINGS = {
+    "masked": lambda: (tagger(CROSS_ENTROPY, mask_zero=True), TEXTS, TAGS),
+    "ignoring": lambda: (
+        tagger(cross_entropy(ignore_class=-1)),
+        TEXTS,
+        np.where(TEXTS == 0, -1, TAGS),
+    ),
+    "summed": lambda: (
+        compiled(dense(), keras.optimizers.SGD(0.01), cross_entropy(reduction="sum")),
+        X,
+    ),
+    "summed and masked": lambda: (
+        tagger(cross_entropy(reduction="sum"), mask_zero=True),
+        TEXTS,
+        TAGS,
+    ),
+    "weighted": lambda: (
+        compiled(dense(), loss=cross_entropy(reduction="mean_with_sample_weight")),
+        X,
+        LABELS,
+        WEIGHTS,
+    ),
+    "heads": lambda: (two_heads(), TEXTS, {"tags": TAGS, "label": LABELS}),
+    "own and masked": lambda: (Masked(), X),
+}
 
 
 def dense(*first):
@@ -99,8 +175,13 @@ def dense(*first):
 
 
 def make(name):
-    """The model of that name, and its inputs."""
-    if name == "classifier":
+    """The model of that name, and its data: inputs, or these with targets, or these
+    with weights of the examples."""
+    if name in MEANS_OVER_OTHER_THINGS:
+        return MEANS_OVER_OTHER_THINGS[name]()
+    if name == "masked dataset":
+        return MEANS_OVER_OTHER_THINGS["masked"]()
+    if name in ("classifier", "dataset"):
         return compiled(dense(), keras.optimizers.Adam(0.01)), X
     if name == "clipped":
         return compiled(dense(), keras.optimizers.SGD(0.5, global_clipnorm=0.1)), X
@@ -141,24 +222,40 @@ class Restart(keras.callbacks.Callback):
         return 0
 
 
+def batches(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(16)
+
+
+def first(examples, arrays):
+    return keras.tree.map_structure(lambda array: array[:examples], arrays)
+
+
 def train(name, sizes, strategy, folder):
     """Trains one model on so many examples each time, and saves what it became."""
     worker = strategies.worker_number() or 0
     keras.utils.set_random_seed(0)
     restart = Restart()
     with strategy.scope():
-        model, x = make(name)
+        model, *arrays = make(name)
+        names = ("x", "y", "sample_weight")
+        data = {"y": LABELS} | dict(zip(names, arrays, strict=False))
         for examples in sizes:
+            of_fit, validation = (
+                first(examples, data),
+                first(33, (data["x"], data["y"])),
+            )
+            if "dataset" in name:
+                of_fit = {"x": batches(of_fit["x"], of_fit["y"])}
+                validation = batches(*validation)
             history = training.fit(
                 model,
-                x[:examples],
-                LABELS[:examples],
+                **of_fit,
                 batch_size=16,
                 epochs=3,
                 seed=1,
                 shuffle=name != "noisy",
                 verbose=0,
-                validation_data=None if name == "noisy" else (x[:33], LABELS[:33]),
+                validation_data=None if name == "noisy" else validation,
                 callbacks=[restart],
             ).history
             path = Path(folder, f"{worker}-{name}-{examples}")
@@ -175,6 +272,12 @@ def main(strategy_name, folder):
     strategy, _ = strategies.strategy(strategy_name)
     for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
         train(name, (64, 69, 65), strategy, folder)
+    for name in MEANS_OVER_OTHER_THINGS:
+        train(name, (65,), strategy, folder)
+    train("heads", (69,), strategy, folder)
+    if strategy_name != "multi_worker":
+        train("dataset", (69,), strategy, folder)
+        train("masked dataset", (65,), strategy, folder)
     names = ["normalized", "noisy"]
     if strategy_name != "multi_worker":
         names.append("synchronized")
