@@ -72,7 +72,16 @@ def serve(folder: Path, host: str, port: int, rest_port: int) -> int:
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A listening socket. Raises UsageError if the port cannot be had."""
+    """A listening socket. Raises UsageError if the host is none of this machine, or the
+    port cannot be had."""
+    try:
+        # Any free port: what fails here is the host.
+        socket.create_server((host, 0)).close()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"--host {host or repr(host)}: no IPv4 address of this machine; 127.0.0.1 for "
+            "it alone, 0.0.0.0 for all that reach it"
+        ) from error
     try:
         return socket.create_server((host, port), backlog=128)
     except (OSError, OverflowError) as error:

@@ -627,6 +627,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, server):
             "Address already in use; name",
         ),
         ([str(folder), "--rest-port", "99999"], "--rest-port 99999: "),
+        ([str(folder), "--host", "nope"], "--host nope: no IPv4 address of this"),
     ]:
         finished = command("-m", "deep_learning_recipes.serving", "serve", *arguments)
         assert finished.returncode == 2, finished.stderr
