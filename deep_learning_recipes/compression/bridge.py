@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tf_keras
 
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.compression import private_keras
 from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
 from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge, Builder, twin_of
@@ -62,8 +64,9 @@ def to_keras(tf_model: tf_keras.Model, like: keras.Model) -> keras.Model:
 
 
 def copy_of(model: keras.Model) -> keras.Model:
-    """A Keras 3 model that shares nothing with `model`: the same graph, weights, and
-    compilation with an optimizer that starts anew."""
+    """A Keras 3 model of the same graph and weights, which shares no layer with
+    `model`. It is compiled with the same losses and metrics, one's own as the objects
+    they are, and an optimizer that starts anew."""
     graph = as_functional(model)
     if isinstance(model, keras.Sequential):
         copy = keras.Sequential.from_config(model.get_config())
@@ -75,8 +78,12 @@ def copy_of(model: keras.Model) -> keras.Model:
         copied[path].trainable = layer.trainable
         if isinstance(layer, keras.layers.Normalization):
             copied[path].finalize_state()
-    if model.compiled and (config := model.get_compile_config()):
-        copy.compile_from_config(config)
+    compilation = private_keras.compile_arguments(model)
+    if compilation:
+        compilation["optimizer"] = _new_optimizer(compilation["optimizer"])
+        for name in ("metrics", "weighted_metrics"):
+            compilation[name] = keras.tree.map_structure(_new_metric, compilation[name])
+        copy.compile(**compilation)
     return copy
 
 
@@ -93,6 +100,33 @@ def bridge(
         as its quantization would do under names of its own.
     """
     return Builder(prefix, inline, split, shared={}).build(model)
+
+
+def _new_optimizer(optimizer: Any) -> Any:
+    """An optimizer with the same options, which has seen no step."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return optimizer  # a name
+    parts = [optimizer, getattr(optimizer, "inner_optimizer", optimizer)]
+    parts.append(private_keras.schedule_of(parts[-1]))
+    own = {type(part).__name__: type(part) for part in parts}
+    try:
+        with keras.saving.custom_object_scope(own):
+            return type(optimizer).from_config(optimizer.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        kinds = " or ".join(own)
+        raise UsageError(
+            f"the model's optimizer cannot be copied: {kinds} needs a get_config with "
+            f"what it is made of ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _new_metric(metric: Any) -> Any:
+    """A metric with a state of its own, where Keras knows how to make it."""
+    kind = type(metric)
+    known = kind is getattr(keras.metrics, kind.__name__, None)
+    if not known or kind is keras.metrics.MeanMetricWrapper:
+        return metric
+    return kind.from_config(metric.get_config())
 
 
 def _check_is_tf_keras(model: Any) -> None:

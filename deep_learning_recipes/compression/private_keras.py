@@ -34,3 +34,21 @@ def module_of_application(kind: type) -> str | None:
     """
     module = kind.__module__
     return f"tf_{module}" if module.startswith("keras.src.applications.") else None
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What a compiled model was compiled with: the objects themselves, where
+    `get_compile_config` gives names, by which one's own are not found.
+
+    `model._compile_config.config`: by another name, no compiled model could be copied.
+    """
+    return dict(model._compile_config.config) if model.compiled else {}
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The optimizer's learning rate or the schedule of it.
+
+    `optimizer._learning_rate`: by another name, copies of models compiled with a
+    schedule of one's own would be refused.
+    """
+    return getattr(optimizer, "_learning_rate", None)

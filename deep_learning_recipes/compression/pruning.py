@@ -78,7 +78,10 @@ def prune(
         return tfmot.sparsity.keras.prune_low_magnitude(layer, **options[id(layer)])
 
     trained = tf_keras.models.clone_model(twin.model, clone_function=wrap)
-    tuning.fit(trained, [tfmot.sparsity.keras.UpdatePruningStep()])
+    step = tfmot.sparsity.keras.UpdatePruningStep()
+    step.set_model(trained)
+    hooks = {name: getattr(step, name) for name in ("on_train_begin", "on_epoch_end")}
+    tuning.fit(trained, [keras.callbacks.LambdaCallback(**hooks)])
     stripped = tfmot.sparsity.keras.strip_pruning(trained)
     return tuning.result(stripped, twin)
 

@@ -61,7 +61,7 @@ def quantize_aware(
         annotated = tf_keras.models.clone_model(twin.model, clone_function=annotate)
         trained = tfmot.quantization.keras.quantize_apply(annotated, scheme)
     tuning.fit(trained)
-    metrics = tuning.evaluate(trained)
+    metrics = tuning.evaluate(tuning.stand_in)
     if preserve_clusters:
         trained = combine.strip_clustering_cqat(trained)
     return tuning.result(trained, twin, metrics)

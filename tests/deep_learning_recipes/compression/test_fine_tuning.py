@@ -1,0 +1,284 @@
+"""Losses, metrics and data in every form: what is trained is what Keras's own fit
+trains, to the last bits of a float."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from keras import layers, ops
+
+from deep_learning_recipes import compression
+from deep_learning_recipes.compression.bridge import copy_of
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(12, 5)).astype("float32")
+A = RANDOM.normal(size=(12, 3)).astype("float32")
+B = RANDOM.integers(0, 4, 12)
+WEIGHTS = RANDOM.uniform(size=12).astype("float32")
+WHOLE = {"epochs": 3, "batch_size": 12, "verbose": 0}
+"""one batch is all, so no order of the examples counts"""
+
+
+def cubic(y_true, y_pred):
+    return ops.mean(ops.abs(y_true - y_pred) ** 3, axis=-1)
+
+
+class Power(keras.losses.Loss):
+    """Its config does not say the power."""
+
+    def __init__(self, power):
+        super().__init__()
+        self.power = power
+
+    def call(self, y_true, y_pred):
+        return ops.mean(ops.abs(y_true - y_pred) ** self.power, axis=-1)
+
+
+class Total(keras.metrics.Metric):
+    """Its config does not say the factor."""
+
+    def __init__(self, factor):
+        super().__init__(name="total")
+        self.factor = factor
+        self.sum = self.add_variable((), initializer="zeros", name="sum")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.sum.assign_add(self.factor * ops.sum(ops.abs(y_true - y_pred)))
+
+    def result(self):
+        return self.sum.value + 0.0
+
+
+def one_output():
+    keras.utils.set_random_seed(1)
+    stack = [layers.Dense(6, "tanh", kernel_regularizer="l2"), layers.Dense(3)]
+    return keras.Sequential([keras.Input((5,)), *stack])
+
+
+def two_outputs(structure):
+    """structure: makes the outputs of the layers named a and b."""
+    keras.utils.set_random_seed(1)
+    x = keras.Input((5,), name="x")
+    h = layers.Dense(6, "tanh", name="h")(x)
+    a = layers.Dense(3, name="a")(h)
+    return keras.Model(x, structure(a, layers.Dense(4, "softmax", name="b")(h)))
+
+
+def as_list(a, b):
+    return [a, b]
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy()
+
+
+CASES = {
+    "a function, with metrics": lambda: (
+        one_output(),
+        A,
+        {"loss": cubic, "metrics": [cubic, "mae", Total(2.0)]},
+    ),
+    "a lambda, with weighted metrics": lambda: (
+        one_output(),
+        A,
+        {
+            "loss": lambda y, p: ops.mean((y - p) ** 2),
+            "metrics": [lambda y, p: ops.max(p)],
+            "weighted_metrics": ["mse"],
+            "loss_weights": 0.25,
+        },
+    ),
+    "lists by position": lambda: (
+        two_outputs(as_list),
+        [A, B],
+        {
+            "loss": ["mse", cross_entropy()],
+            "loss_weights": [1.0, 0.0],
+            "metrics": [["mae"], ["accuracy"]],
+        },
+    ),
+    "dicts over outputs in a list": lambda: (
+        two_outputs(as_list),
+        {"a": A, "b": B},
+        {
+            "loss": {"a": Power(3), "b": "sparse_categorical_crossentropy"},
+            "loss_weights": {"a": 0.3, "b": 2.0},
+            "metrics": {"a": ["mae", Total(1.0)]},
+            "weighted_metrics": {"b": "accuracy"},
+        },
+    ),
+    "a tuple of outputs": lambda: (
+        two_outputs(lambda a, b: (a, b)),
+        (A, B),
+        {"loss": [cubic, None], "metrics": ["mae", ["accuracy"]]},
+    ),
+    "outputs by the layers' names": lambda: (
+        two_outputs(lambda a, b: {"b": b, "a": a}),
+        {"a": A, "b": B},
+        {
+            "loss": {"a": "mse", "b": cross_entropy()},
+            "loss_weights": {"a": 0.0, "b": 3.0},
+            "metrics": {"a": [lambda y, p: ops.min(p)], "b": ["accuracy"]},
+        },
+    ),
+    "outputs by other names": lambda: (
+        two_outputs(lambda a, b: {"u": b, "v": a}),
+        {"v": A, "u": B},
+        {
+            "loss": {"u": cross_entropy(), "v": Power(2)},
+            "loss_weights": {"u": 0.5, "v": 0.0},
+            "metrics": {"u": ["accuracy"]},
+        },
+    ),
+    "eagerly": lambda: (
+        one_output(),
+        A,
+        {"loss": lambda y, p: float(p.numpy().size) * (y - p), "run_eagerly": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_objective_is_the_models_own(name):
+    """With nothing pruned, what is left is plain training."""
+    model, y, objective = CASES[name]()
+    model.compile(keras.optimizers.SGD(0.1), **objective)
+    before = model.evaluate(X, y, verbose=0, return_dict=True)
+    result = compression.prune(
+        model, X, y, sparsity=0.0, optimizer=tf_keras.optimizers.SGD(0.1), **WHOLE
+    )
+    # A metric of one's own is the same object in both: it begins at 0 all the same.
+    found = result.model.evaluate(X, y, verbose=0, return_dict=True)
+
+    model.fit(X, y, **WHOLE)
+    after = model.evaluate(X, y, verbose=0, return_dict=True)
+    assert found == pytest.approx(after, abs=1e-5)
+    old, new = zip(*result.report.metrics.values(), strict=True)
+    assert dict(zip(result.report.metrics, old, strict=True)) == pytest.approx(before)
+    assert dict(zip(result.report.metrics, new, strict=True)) == pytest.approx(found)
+    for one, other in zip(model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimize", "options"),
+    [
+        (compression.cluster, {"clusters": 2, "layers": ["h", "a"]}),
+        (compression.quantize_aware, {}),
+    ],
+)
+@pytest.mark.parametrize("structure", [as_list, lambda a, b: {"a": a, "b": b}])
+def test_an_output_of_weight_0_learns_nothing(optimize, options, structure):
+    model = two_outputs(structure)
+    model.compile(
+        loss={"a": Power(2), "b": cross_entropy()},
+        loss_weights={"a": 0.5, "b": 0.0},
+        metrics={"a": ["mae"]},
+    )
+    result = optimize(model, X, structure(A, B), **options, **WHOLE)
+    for name in "ab":
+        old, new = (m.get_layer(name).kernel for m in (model, result.model))
+        assert np.array_equal(old, new) == (name == "b")
+    a, _ = tf.nest.flatten(result.tf_keras_model(X))
+    metrics = result.report.metrics
+    assert metrics["a_loss"][1] == pytest.approx(np.mean((a - A) ** 2), rel=1e-5)
+    assert metrics["loss"][1] == pytest.approx(metrics["a_loss"][1] / 2, rel=1e-5)
+    assert metrics["a_mae"][1] == pytest.approx(np.mean(np.abs(a - A)), rel=1e-5)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = slice(6 * index, 6 * index + 6)
+        return X[part], A[part], WEIGHTS[part]
+
+
+def test_validation_data_in_every_form():
+    model = one_output()
+    model.compile("sgd", Power(3), weighted_metrics=[cubic])
+    rows = tf.data.Dataset.from_tensor_slices((X, A, WEIGHTS)).batch(5)
+    forms = [[X, A, WEIGHTS], rows, Batches()]
+    found = []
+    for data in forms:
+        keras.utils.set_random_seed(0)
+        result = compression.prune(
+            model, X, A, epochs=1, verbose=0, validation_data=data
+        )
+        found.append(result.report.metrics)
+    errors = np.abs(np.asarray(result.model(X)) - A) ** 3
+    by_hand = np.mean(errors, axis=1) @ WEIGHTS / WEIGHTS.sum()
+    for metrics in found:
+        assert metrics["cubic"][1] == pytest.approx(by_hand, rel=1e-5)
+        assert metrics.keys() == {"loss", "cubic"}
+        assert metrics["loss"] == pytest.approx(found[0]["loss"], rel=1e-5)
+
+
+def test_a_given_loss_takes_the_place_of_the_models_own():
+    model = two_outputs(as_list)
+    model.compile("sgd", ["mse", cross_entropy()], loss_weights=[0.0, 1.0])
+    y = [A, np.eye(4, dtype="float32")[B]]
+    report = compression.quantize_aware(model, X, y, loss="mae", **WHOLE).report
+    expected = np.abs(np.asarray(model(X)[1]) - y[1]).mean()
+    assert report.metrics["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+    plain = one_output()
+    result = compression.prune(plain, X, A, loss=cubic, epochs=1, verbose=0)
+    assert "loss" in result.report.metrics and not result.model.compiled
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, start):
+        self.start = start
+
+    def __call__(self, step):
+        return self.start * 0.5 ** ops.cast(step, "float32")
+
+
+class HalvingInConfig(Halving):
+    def get_config(self):
+        return {"start": self.start}
+
+
+def test_copies_are_compiled_with_optimizers_of_ones_own():
+    class Own(keras.optimizers.SGD):
+        pass
+
+    model = one_output()
+    model.compile(Own(HalvingInConfig(0.25)), cubic)
+    model.fit(X, A, verbose=0)
+    optimizer = copy_of(model).optimizer
+    assert type(optimizer) is Own and optimizer is not model.optimizer
+    assert int(optimizer.iterations) == 0
+    assert float(optimizer.learning_rate) == 0.25
+    model.compile(Own(Halving(0.25)), cubic)
+    with pytest.raises(ValueError, match="Own or Halving needs a get_config"):
+        copy_of(model)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {}
+
+
+def test_what_cannot_be_followed_is_said_before_the_training():
+    compiled = one_output()
+    compiled.compile("sgd", "mse")
+    without = one_output()
+    without.compile("sgd")
+    own = OwnStep(compiled.inputs, compiled.outputs)
+    own.compile("sgd", "mse")
+    rows = tf.data.Dataset.from_tensor_slices((X, A)).batch(4)
+    for words, model, x, options in [
+        ("generator can be read but once", compiled, X, (each for each in rows)),
+        ("without an end; take", compiled, X, rows.repeat()),
+        ("arrays of examples are needed, not a _Batch", compiled, rows, None),
+        ("hold no examples", compiled, X[:0], None),
+        ("compiled without one; give loss", without, X, None),
+        ("OwnStep has a train_step of its own", own, X, None),
+    ]:
+        with pytest.raises(ValueError, match=words) as error:
+            compression.prune(model, x, A, validation_data=options)
+        assert "\n" not in str(error.value)
