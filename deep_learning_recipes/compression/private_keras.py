@@ -52,3 +52,12 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
     schedule of one's own would be refused.
     """
     return getattr(optimizer, "_learning_rate", None)
+
+
+def layers_within(model: Any) -> list[Any]:
+    """All layers that a model of either Keras holds, at any depth: of nested models, of
+    wrappers like Bidirectional, and of layers of one's own.
+
+    `model._flatten_layers`: by another name, no model could be converted to LiteRT.
+    """
+    return model._flatten_layers()
