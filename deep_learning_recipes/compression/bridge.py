@@ -16,6 +16,7 @@ from deep_learning_recipes.compression import private_keras
 from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
 from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge, Builder, twin_of
+from deep_learning_recipes.compression.precision import in_float32
 from deep_learning_recipes.compression.weights import assign, weighted_layers
 
 
@@ -90,7 +91,8 @@ def copy_of(model: keras.Model) -> keras.Model:
 def bridge(
     model: keras.Model, *, prefix: str = "", inline: bool = False, split: bool = False
 ) -> Bridge:
-    """`to_tf_keras`, with the correspondence of layers.
+    """`to_tf_keras` for TF Model Optimization, in 32-bit floats, with the correspondence
+    of layers.
 
     prefix: goes before the name of each layer but the inputs. TF Model Optimization
         expands layers into others with automatic names, which may be taken otherwise.
@@ -99,7 +101,8 @@ def bridge(
     split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise,
         as its quantization would do under names of its own.
     """
-    return Builder(prefix, inline, split, shared={}).build(model)
+    with in_float32(model):
+        return Builder(prefix, inline, split, shared={}).build(model)
 
 
 def _new_optimizer(optimizer: Any) -> Any:

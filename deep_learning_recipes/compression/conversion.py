@@ -17,6 +17,7 @@ from deep_learning_recipes.compression.converter import (
     has_loops,
 )
 from deep_learning_recipes.compression.litert import Tensor, check
+from deep_learning_recipes.compression.precision import in_float32, with_float32_weights
 from deep_learning_recipes.compression.unrolling import check_stateless, unrolled
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def to_litert(
         )
     _refuse_quantized_by_keras(model)
     check_stateless(model)
+    model = with_float32_weights(model)
     inputs = _input_tensors(model)
     settings = Settings(
         mode,
@@ -160,9 +162,10 @@ def _trace(
         )
         for name, tensor in inputs.items()
     }
-    function = tf.function(call, autograph=False).get_concrete_function(
-        **specifications
-    )
+    with in_float32(model):
+        function = tf.function(call, autograph=False).get_concrete_function(
+            **specifications
+        )
     holder = tf.Module()
     holder.held = [
         v if isinstance(v, tf.Variable) else v.value for v in model.variables

@@ -17,7 +17,7 @@ from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
 from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge
 from deep_learning_recipes.compression.report import Report, compare, gzip_bytes
-from deep_learning_recipes.compression.stand_in import StandIn
+from deep_learning_recipes.compression.stand_in import StandIn, trained_variables
 from deep_learning_recipes.compression.weights import (
     assign,
     variables_of,
@@ -133,7 +133,7 @@ class FineTuning:
         network.compile(self.optimizer)
         if isinstance(network.optimizer, tf_keras.optimizers.Optimizer):
             # A step that makes variables is traced twice.
-            network.optimizer.build(network.trainable_variables)
+            network.optimizer.build(trained_variables(network))
         self.stand_in.fit(
             self.x,
             self.y,

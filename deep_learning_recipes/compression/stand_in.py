@@ -34,11 +34,18 @@ class StandIn(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        network = self.network
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight)
-        network.optimizer.minimize(loss, network.trainable_variables, tape=tape)
+        if variables := trained_variables(self.network):
+            self.network.optimizer.minimize(loss, variables, tape=tape)
         (mean,) = (each for each in self.metrics if each.name == "loss")
         mean.update_state(loss, sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+
+def trained_variables(network: tf_keras.Model) -> list[tf.Variable]:
+    """Those of layers that are not frozen: wrappers of quantization count what they
+    wrap as trainable all the same."""
+    layers = (layer for layer in network.layers if layer.trainable)
+    return [variable for layer in layers for variable in layer.trainable_variables]

@@ -282,3 +282,105 @@ def test_what_cannot_be_followed_is_said_before_the_training():
         with pytest.raises(ValueError, match=words) as error:
             compression.prune(model, x, A, validation_data=options)
         assert "\n" not in str(error.value)
+
+
+IMAGES = RANDOM.normal(size=(12, 6, 6, 2)).astype("float32")
+
+
+def convolutions(policy="float32", frozen=(), activation=None, optimizer="sgd"):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 6, 2), name="x")
+    h = layers.Conv2D(4, 3, activation=activation, dtype=policy, name="first")(x)
+    h = layers.BatchNormalization(dtype=policy, name="normalize")(h)
+    h = layers.SeparableConv2D(4, 3, dtype=policy, name="second")(ops.relu(h))
+    h = layers.Flatten(dtype=policy)(h)
+    model = keras.Model(x, layers.Dense(4, dtype="float32", name="logits")(h))
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss)
+    return model
+
+
+OPTIMIZATIONS = {
+    "prune": lambda *a, **k: compression.prune(*a, sparsity=0.5, **k),
+    "cluster": lambda *a, **k: compression.cluster(*a, clusters=3, **k),
+    "quantize_aware": compression.quantize_aware,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZATIONS)
+def test_frozen_layers_stay_as_they_are(name):
+    frozen = ("first", "second", "normalize")
+    model = convolutions(frozen=frozen)
+    result = OPTIMIZATIONS[name](model, IMAGES, B, **WHOLE)
+    for layer in model.layers:
+        for old, new in zip(
+            layer.weights, result.model.get_layer(layer.name).weights, strict=True
+        ):
+            assert np.array_equal(old, new) == (layer.name != "logits"), old.path
+    assert not result.model.get_layer("first").trainable
+
+
+def test_frozen_layers_that_are_named_or_all_there_are_get_one_line():
+    model = convolutions(frozen=["first", "second", "logits"])
+    for words, options in [
+        ("all layers to prune are frozen", {}),
+        ("'first' is frozen: set its trainable=True", {"layers": ["first"]}),
+        ("'first' is frozen", {"sparsity": {"first": 0.5}}),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            compression.prune(model, IMAGES, B, **options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZATIONS)
+def test_half_precision_is_trained_in_32_bits(name):
+    """Gradients of 1e-9 vanish in 16 bits, and count in 32."""
+    model = convolutions("mixed_float16")
+    tiny = tf_keras.optimizers.SGD(1e9)
+    logits = np.asarray(model(IMAGES))
+    result = OPTIMIZATIONS[name](
+        model,
+        IMAGES,
+        logits + 1,
+        loss=lambda y, p: 1e-9 * ops.mean((y - p) ** 2),
+        optimizer=tiny,
+        **WHOLE,
+    )
+    old, new = (m.get_layer("second").bias for m in (model, result.model))
+    assert np.abs(np.asarray(new) - np.asarray(old)).max() > 1e-3
+    assert model.get_layer("first").dtype_policy.name == "mixed_float16"
+    assert result.model.get_layer("first").dtype_policy.name == "mixed_float16"
+    policies = {layer.compute_dtype for layer in result.tf_keras_model.layers}
+    assert policies == {"float32"}
+
+
+def test_batch_normalization_behind_an_activation_is_folded_first():
+    model = convolutions(activation="relu")
+    with pytest.raises(ValueError, match=r"'normalize'.*quantize_aware\(fold\(model\)"):
+        compression.quantize_aware(model, IMAGES, B, **WHOLE)
+    folded = compression.fold(model)
+    result = compression.quantize_aware(folded, IMAGES, B, loss=model.loss, **WHOLE)
+    logits = [np.asarray(m(IMAGES)) for m in (result.model, result.tf_keras_model)]
+    assert np.abs(logits[0] - logits[1]).max() < 0.1 * np.ptp(logits[0])
+
+
+@pytest.mark.parametrize("structure", [dict, tuple])
+def test_quantization_keeps_the_structure_of_outputs(structure):
+    """One of them is used further on, so nothing may be fused past it."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 6, 2), name="x")
+    h = layers.Conv2D(4, 3, name="inner")(x)
+    y = layers.Dense(3, name="outer")(layers.Flatten()(layers.ReLU()(h)))
+    outputs = {"z": y, "a": h} if structure is dict else (y, h)
+    model = keras.Model({"x": x}, outputs)
+    targets = keras.tree.map_structure(np.asarray, model({"x": IMAGES}))
+    network = compression.quantize_aware(
+        model, {"x": IMAGES}, targets, loss="mse", **WHOLE
+    ).tf_keras_model
+    found = network({"x": IMAGES})
+    keras.tree.assert_same_structure(found, targets)
+    for one, other in zip(
+        keras.tree.flatten(found), keras.tree.flatten(targets), strict=True
+    ):
+        assert np.abs(one - other).max() < 0.1 * np.ptp(other)

@@ -486,3 +486,26 @@ def test_a_fixed_batch_takes_its_ranges_from_batches(mode):
     assert file.inputs["images"].shape == (4, 8, 8, 1)
     found = file.predict(data[-4:])
     assert np.abs(found - model(data[-4:])).max() < 0.03 * np.ptp(model(data[-4:]))
+
+
+def in_precision(policy):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1), name="images")
+    x = layers.Rescaling(2.0, dtype=policy)(images)
+    x = layers.Conv2D(6, 3, activation="relu", dtype=policy)(x)
+    x = layers.SeparableConv2D(4, 3, dtype=policy)(x)
+    x = layers.BatchNormalization(dtype=policy)(keras.ops.relu(x) + 0.5)
+    inner = keras.Sequential([keras.Input((64,)), layers.Dense(8, dtype=policy)])
+    x = inner(layers.Flatten(dtype=policy)(x))
+    return keras.Model(images, layers.Dense(4, dtype=policy)(x))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_models_of_half_precision_convert_as_they_compute_in_32_bits(policy):
+    model, exact = in_precision(policy), in_precision("float32")
+    exact.set_weights([np.asarray(weight, "float32") for weight in model.weights])
+    found = LiteRTModel(to_litert(model)).predict(IMAGES)
+    np.testing.assert_allclose(found, exact(IMAGES), atol=1e-5)
+    assert LiteRTModel(to_litert(model, "int8", IMAGES)).size < 20_000
+    assert {each.dtype_policy.name for each in model.layers[1:3]} == {policy}
+    assert model(IMAGES).dtype == policy.removeprefix("mixed_")
