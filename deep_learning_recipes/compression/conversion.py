@@ -197,7 +197,7 @@ def _examples(data: Any, inputs: dict[str, Any]) -> list[dict[str, np.ndarray]]:
             f"representative {name}", data[name], Tensor(shape, dtype, 0.0, 0)
         )
         arrays[name] = arrays[name].astype(dtype)
-    (size,) = {tensor.shape[0] or 1 for tensor in inputs.values()}
+    size = max(tensor.shape[0] or 1 for tensor in inputs.values())
     count = min(map(len, arrays.values()))
     # The last batch is filled up from the beginning, which leaves the ranges as they are.
     rows = np.resize(np.arange(count), (math.ceil(count / size), size))

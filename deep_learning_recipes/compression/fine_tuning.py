@@ -139,7 +139,8 @@ class FineTuning:
             self.y,
             batch_size=self.batch_size,
             epochs=self.epochs,
-            validation_data=self.validation_data,
+            # After each epoch it is for the eyes alone.
+            validation_data=self.validation_data if self.verbose else None,
             callbacks=list(callbacks),
             verbose=self.verbose,
         )

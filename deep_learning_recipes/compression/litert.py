@@ -112,7 +112,7 @@ class LiteRTModel:
         """
         inputs = self.prepare(x)
         count = len(next(iter(inputs.values())))
-        (fixed,) = {tensor.shape[0] for tensor in self.inputs.values()}
+        fixed = max(tensor.shape[0] or 0 for tensor in self.inputs.values())
         step = fixed or batch_size
         if count % (fixed or 1):
             raise ValueError(

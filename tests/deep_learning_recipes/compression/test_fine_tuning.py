@@ -384,3 +384,4 @@ def test_quantization_keeps_the_structure_of_outputs(structure):
         keras.tree.flatten(found), keras.tree.flatten(targets), strict=True
     ):
         assert np.abs(one - other).max() < 0.1 * np.ptp(other)
+        assert len(np.unique(one)) <= 256
