@@ -18,7 +18,7 @@ from deep_learning_recipes.compression.converter import (
 )
 from deep_learning_recipes.compression.litert import Tensor, check
 from deep_learning_recipes.compression.precision import in_float32, with_float32_weights
-from deep_learning_recipes.compression.unrolling import check_stateless, unrolled
+from deep_learning_recipes.compression.unrolling import check_recurrent, unrolled
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +66,7 @@ def to_litert(
             f"{model.name!r} has no inputs: make it functional, or start with an Input"
         )
     _refuse_quantized_by_keras(model)
-    check_stateless(model)
+    check_recurrent(model)
     model = with_float32_weights(model)
     inputs = _input_tensors(model)
     settings = Settings(

@@ -73,7 +73,8 @@ class FineTuning:
                 "optimizer: tf_keras trains here and takes none of Keras 3; give "
                 f"tf_keras.optimizers.{type(self.optimizer).__name__}(...)"
             )
-        check_arrays(self.x)
+        check_arrays("x", self.x)
+        check_arrays("y", self.y)
         check_validation_data(self.validation_data)
         self.objective = self.find_objective()
         if self.optimizer is None:
@@ -195,13 +196,13 @@ class FineTuning:
         return Optimized(self.copy, trained, report)
 
 
-def check_arrays(x: Any) -> None:
-    """Raises UsageError unless x is one or several arrays that hold examples."""
-    arrays = keras.tree.flatten(x)
+def check_arrays(name: str, values: Any) -> None:
+    """Raises UsageError unless these are one or several arrays that hold examples."""
+    arrays = keras.tree.flatten(values)
     for each in arrays:
         if not len(getattr(each, "shape", ())):
             raise UsageError(
-                f"x: arrays of examples are needed, not a {type(each).__name__}"
+                f"{name}: arrays of examples are needed, not a {type(each).__name__}"
             )
     if not arrays or not len(arrays[0]):
         raise ValueError("there is nothing to train on: the arrays hold no examples")

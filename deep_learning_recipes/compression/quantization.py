@@ -104,11 +104,14 @@ def _check_quantizable(twin: Bridge, registry: Any) -> None:
         if kind == "BatchNormalization":
             before = layer.inbound_nodes[0].inbound_layers
             if type(before).__name__ in FOLDED_INTO:
-                if before.activation is tf_keras.activations.linear:
+                linear = before.activation is tf_keras.activations.linear
+                if linear and len(before.outbound_nodes) == 1:
                     continue
+                why = "what it takes is used elsewhere, too"
+                if not linear:
+                    why = "an activation stands before it"
                 raise UsageError(
-                    f"{where}: an activation stands before it; quantize_aware(fold(model), "
-                    "..., loss=...), or move the activation behind it"
+                    f"{where}: {why}; fold it: quantize_aware(fold(model), ..., loss=...)"
                 )
             raise ValueError(
                 f"{where}: stands alone; put it after {' or '.join(FOLDED_INTO)}, or fold it"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tf_keras
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.compression import private_keras
@@ -33,8 +34,15 @@ def unrolled(model: Any) -> Iterator[None]:
             layer.unroll = False
 
 
-def check_stateless(model: Any) -> None:
-    """Raises UsageError for a recurrent layer that keeps its state: no file can."""
+def check_recurrent(model: Any) -> None:
+    """Raises UsageError for recurrent layers that a file would compute otherwise."""
+    for layer in private_keras.layers_within(model):
+        if isinstance(layer, tf_keras.layers.RNN):
+            # The converter fuses them into operations that keep their last state.
+            raise UsageError(
+                f"layer {layer.name!r} is of tf_keras: convert the Keras 3 model, which "
+                "to_keras and the results of prune and cluster hold"
+            )
     for layer in _recurrent(model):
         if layer.stateful:
             raise UsageError(

@@ -271,16 +271,17 @@ def test_what_cannot_be_followed_is_said_before_the_training():
     own = OwnStep(compiled.inputs, compiled.outputs)
     own.compile("sgd", "mse")
     rows = tf.data.Dataset.from_tensor_slices((X, A)).batch(4)
-    for words, model, x, options in [
-        ("generator can be read but once", compiled, X, (each for each in rows)),
-        ("without an end; take", compiled, X, rows.repeat()),
-        ("arrays of examples are needed, not a _Batch", compiled, rows, None),
-        ("hold no examples", compiled, X[:0], None),
-        ("compiled without one; give loss", without, X, None),
-        ("OwnStep has a train_step of its own", own, X, None),
+    for words, model, x, y, data in [
+        ("generator can be read but once", compiled, X, A, (each for each in rows)),
+        ("without an end; take", compiled, X, A, rows.repeat()),
+        ("x: arrays of examples are needed, not a _Batch", compiled, rows, A, None),
+        ("y: arrays of examples are needed, not a int", compiled, X, [0] * 12, None),
+        ("hold no examples", compiled, X[:0], A, None),
+        ("compiled without one; give loss", without, X, A, None),
+        ("OwnStep has a train_step of its own", own, X, A, None),
     ]:
         with pytest.raises(ValueError, match=words) as error:
-            compression.prune(model, x, A, validation_data=options)
+            compression.prune(model, x, y, validation_data=data)
         assert "\n" not in str(error.value)
 
 
@@ -355,9 +356,28 @@ def test_half_precision_is_trained_in_32_bits(name):
     assert policies == {"float32"}
 
 
-def test_batch_normalization_behind_an_activation_is_folded_first():
-    model = convolutions(activation="relu")
-    with pytest.raises(ValueError, match=r"'normalize'.*quantize_aware\(fold\(model\)"):
+def branched():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 6, 2), name="x")
+    h = layers.Conv2D(4, 3, name="first")(x)
+    h = layers.Add()([layers.BatchNormalization(name="normalize")(h), h])
+    model = keras.Model(x, layers.Dense(4, name="logits")(layers.Flatten()(h)))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: convolutions(activation="relu"), "an activation stands before it"),
+        (branched, "what it takes is used elsewhere, too"),
+    ],
+    ids=["activation", "branch"],
+)
+def test_batch_normalization_that_cannot_be_quantized_is_folded_first(make, why):
+    model = make()
+    words = rf"'normalize'.*{why}.*quantize_aware\(fold\(model\)"
+    with pytest.raises(ValueError, match=words):
         compression.quantize_aware(model, IMAGES, B, **WHOLE)
     folded = compression.fold(model)
     result = compression.quantize_aware(folded, IMAGES, B, loss=model.loss, **WHOLE)

@@ -19,6 +19,7 @@ from deep_learning_recipes.compression import (
     quantize_aware,
     table,
     to_litert,
+    to_tf_keras,
 )
 from deep_learning_recipes.compression import converter as converters
 
@@ -467,10 +468,13 @@ def test_loops_of_integers_convert_in_a_process_of_their_own():
             to_litert(free, "int8", SERIES)
 
 
-def test_a_recurrent_layer_that_keeps_its_state_is_refused():
+def test_recurrent_layers_that_would_keep_their_state_are_refused():
     model = recurrent(layers.LSTM(4, stateful=True, name="memory"), batch_size=1)
     with pytest.raises(ValueError, match="'memory' is stateful.*return_state"):
         to_litert(model)
+    model = recurrent(layers.Bidirectional(layers.LSTM(4), name="both"), batch_size=1)
+    with pytest.raises(ValueError, match="'forward_.*lstm.*tf_keras.*Keras 3 model"):
+        to_litert(to_tf_keras(model))
 
 
 @pytest.mark.parametrize("mode", ["int8", "int16x8"])
