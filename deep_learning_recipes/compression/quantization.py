@@ -68,7 +68,7 @@ def quantize_aware(
 
 
 def _quantized(network: tf_keras.Model, annotate: Any, scheme: Any) -> tf_keras.Model:
-    """The network with quantizers around its layers. Frozen ones stay frozen."""
+    """The network with quantizers around its layers."""
     quantization = load_tfmot().quantization.keras
     # TF Model Optimization looks for the outputs in a list.
     flat = tf_keras.Model(network.inputs, network.outputs)
@@ -82,10 +82,6 @@ def _quantized(network: tf_keras.Model, annotate: Any, scheme: Any) -> tf_keras.
             f"{network.name!r}: TF Model Optimization cannot quantize it in training "
             f"({reason}); quantize it after training (to_litert(model, 'int8'))"
         ) from error
-    frozen = {f"quant_{layer.name}" for layer in network.layers if not layer.trainable}
-    for layer in made.layers:
-        if layer.name in frozen:
-            layer.trainable = False
     return tf_keras.Model(
         tf.nest.pack_sequence_as(network.input, made.inputs),
         tf.nest.pack_sequence_as(network.output, made.outputs),
