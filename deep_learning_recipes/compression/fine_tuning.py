@@ -73,6 +73,7 @@ class FineTuning:
                 "optimizer: tf_keras trains here and takes none of Keras 3; give "
                 f"tf_keras.optimizers.{type(self.optimizer).__name__}(...)"
             )
+        check_activity_regularizers(self.source)
         check_arrays("x", self.x)
         check_arrays("y", self.y)
         check_validation_data(self.validation_data)
@@ -194,6 +195,17 @@ class FineTuning:
             metrics={name: (old, new[name]) for name, old in self.before.items()},
         )
         return Optimized(self.copy, trained, report)
+
+
+def check_activity_regularizers(model: keras.Model) -> None:
+    """Raises UsageError for what the wrappers of TF Model Optimization lose."""
+    for path, layer in weighted_layers(model).items():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise UsageError(
+                f"layer {'/'.join(path)!r}: its activity_regularizer is not followed here; "
+                "leave it out, or prune and cluster with keras.layers."
+                "ActivityRegularization behind the layer"
+            )
 
 
 def check_arrays(name: str, values: Any) -> None:

@@ -61,3 +61,15 @@ def layers_within(model: Any) -> list[Any]:
     `model._flatten_layers`: by another name, no model could be converted to LiteRT.
     """
     return model._flatten_layers()
+
+
+def masking_as_within(wrapper: Any) -> Any:
+    """A wrapper of TF Model Optimization that passes masks on if the layer within does.
+    As they are, they hand them to layers that take none, and to nobody else.
+
+    `wrapper._call_spec._expects_mask_arg`: by another name, models with Masking or
+    `mask_zero` could not be pruned or clustered.
+    """
+    wrapper._call_spec._expects_mask_arg = False
+    wrapper.supports_masking = wrapper.layer.supports_masking
+    return wrapper

@@ -16,6 +16,7 @@ from deep_learning_recipes.compression.kernels import (
     input_channels,
     kernel_of,
 )
+from deep_learning_recipes.compression.private_keras import masking_as_within
 from deep_learning_recipes.compression.tfmot import load_tfmot
 
 Sparsity = float | Mapping[str, float]
@@ -75,7 +76,8 @@ def prune(
     def wrap(layer: Any) -> Any:
         if id(layer) not in options:
             return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, **options[id(layer)])
+        prune_layer = tfmot.sparsity.keras.prune_low_magnitude
+        return masking_as_within(prune_layer(layer, **options[id(layer)]))
 
     trained = tf_keras.models.clone_model(twin.model, clone_function=wrap)
     step = tfmot.sparsity.keras.UpdatePruningStep()

@@ -116,7 +116,7 @@ def _check_quantizable(twin: Bridge, registry: Any) -> None:
             raise ValueError(
                 f"{where}: cannot be quantized; fold it into the next layer's weights"
             )
-        if not registry.supports(layer):
+        if not registry.supports(layer) or kind == "ActivityRegularization":
             raise ValueError(
                 f"{where}: TF Model Optimization cannot quantize it in training; quantize the "
                 "model after training instead (to_litert(model, 'int8'))"

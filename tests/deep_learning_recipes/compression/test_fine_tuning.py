@@ -161,6 +161,36 @@ def test_the_objective_is_the_models_own(name):
         np.testing.assert_allclose(other, one, atol=1e-5)
 
 
+def masked(return_sequences):
+    keras.utils.set_random_seed(1)
+    words = keras.Input((7,), dtype="int32")
+    h = layers.Embedding(5, 4, mask_zero=True)(words)
+    h = layers.SimpleRNN(4, return_sequences=return_sequences)(h)
+    return keras.Model(words, layers.Dense(3, "softmax", name="dense")(h))
+
+
+WORDS = np.where(np.arange(7) < 4, RANDOM.integers(1, 5, (12, 7)), 0)
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_masks_reach_the_layers_behind_and_the_loss(return_sequences):
+    labels = RANDOM.integers(0, 3, (12, 7) if return_sequences else 12)
+    model = masked(return_sequences)
+    model.compile(keras.optimizers.SGD(0.1), cross_entropy())
+    sgd = tf_keras.optimizers.SGD(0.1)
+    result = compression.prune(
+        model, WORDS, labels, sparsity=0.0, optimizer=sgd, **WHOLE
+    )
+    shared = compression.cluster(
+        model, WORDS, labels, layers=["dense"], clusters=6, **WHOLE
+    )
+    model.fit(WORDS, labels, **WHOLE)
+    for one, other in zip(model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+    found = shared.tf_keras_model(WORDS)
+    np.testing.assert_allclose(found, shared.model(WORDS), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("optimize", "options"),
     [
@@ -270,6 +300,9 @@ def test_what_cannot_be_followed_is_said_before_the_training():
     without.compile("sgd")
     own = OwnStep(compiled.inputs, compiled.outputs)
     own.compile("sgd", "mse")
+    active = keras.Sequential([keras.Input((5,)), layers.Dense(3, name="active")])
+    active.layers[0].activity_regularizer = keras.regularizers.L2(0.1)
+    active.compile("sgd", "mse")
     rows = tf.data.Dataset.from_tensor_slices((X, A)).batch(4)
     for words, model, x, y, data in [
         ("generator can be read but once", compiled, X, A, (each for each in rows)),
@@ -279,6 +312,7 @@ def test_what_cannot_be_followed_is_said_before_the_training():
         ("hold no examples", compiled, X[:0], A, None),
         ("compiled without one; give loss", without, X, A, None),
         ("OwnStep has a train_step of its own", own, X, A, None),
+        ("'active': its activity_regularizer is not followed", active, X, A, None),
     ]:
         with pytest.raises(ValueError, match=words) as error:
             compression.prune(model, x, y, validation_data=data)
