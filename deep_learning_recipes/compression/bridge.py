@@ -82,9 +82,7 @@ def copy_of(model: keras.Model) -> keras.Model:
     compilation = private_keras.compile_arguments(model)
     if compilation:
         compilation["optimizer"] = _new_optimizer(compilation["optimizer"])
-        for name in ("metrics", "weighted_metrics"):
-            compilation[name] = keras.tree.map_structure(_new_metric, compilation[name])
-        copy.compile(**compilation)
+        copy.compile(**with_new_metrics(compilation))
     return copy
 
 
@@ -123,8 +121,16 @@ def _new_optimizer(optimizer: Any) -> Any:
         ) from error
 
 
+def with_new_metrics(compilation: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `compile` with metrics that have seen nothing, where Keras knows how
+    to make them."""
+    names = {"metrics", "weighted_metrics"} & compilation.keys()
+    return compilation | {
+        name: keras.tree.map_structure(_new_metric, compilation[name]) for name in names
+    }
+
+
 def _new_metric(metric: Any) -> Any:
-    """A metric with a state of its own, where Keras knows how to make it."""
     kind = type(metric)
     known = kind is getattr(keras.metrics, kind.__name__, None)
     if not known or kind is keras.metrics.MeanMetricWrapper:

@@ -12,7 +12,7 @@ import tf_keras
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.compression import private_keras
-from deep_learning_recipes.compression.bridge import copy_of
+from deep_learning_recipes.compression.bridge import copy_of, with_new_metrics
 from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
 from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge
@@ -88,7 +88,7 @@ class FineTuning:
         for a loss that was given."""
         source = private_keras.compile_arguments(self.source)
         names = ("loss", "loss_weights", "metrics", "weighted_metrics", "run_eagerly")
-        found = {name: source[name] for name in names if name in source}
+        found = with_new_metrics({name: source[name] for name in names if source})
         if self.loss is None:
             if not self.source.compiled:
                 raise ValueError(
@@ -170,7 +170,12 @@ class FineTuning:
             verbose=0,
             return_dict=True,
         )
-        return {name: float(value) for name, value in found.items()}
+        # Some metrics are one number for each class.
+        return {
+            name + "".join(f"[{place}]" for place in index): float(value)
+            for name, values in found.items()
+            for index, value in np.ndenumerate(values)
+        }
 
     def result(
         self,
@@ -188,6 +193,7 @@ class FineTuning:
             if type(layer).__name__ not in MADE_WITH_STATE:
                 assign(layer, _weights_in(trained, layer, twin.names[path]))
         new = metrics or self.evaluate(self.judge)
+        self.judge.reset_metrics()  # which the source may share
         report = Report(
             weights=compare(self.source, self.copy),
             bytes=sum(4 * int(np.prod(each.shape)) for each in self.copy.weights),

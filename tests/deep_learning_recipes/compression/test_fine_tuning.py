@@ -144,11 +144,11 @@ def test_the_objective_is_the_models_own(name):
     """With nothing pruned, what is left is plain training."""
     model, y, objective = CASES[name]()
     model.compile(keras.optimizers.SGD(0.1), **objective)
-    before = model.evaluate(X, y, verbose=0, return_dict=True)
     result = compression.prune(
         model, X, y, sparsity=0.0, optimizer=tf_keras.optimizers.SGD(0.1), **WHOLE
     )
     # A metric of one's own is the same object in both: it begins at 0 all the same.
+    before = model.evaluate(X, y, verbose=0, return_dict=True)
     found = result.model.evaluate(X, y, verbose=0, return_dict=True)
 
     model.fit(X, y, **WHOLE)
@@ -257,6 +257,17 @@ def test_a_given_loss_takes_the_place_of_the_models_own():
     plain = one_output()
     result = compression.prune(plain, X, A, loss=cubic, epochs=1, verbose=0)
     assert "loss" in result.report.metrics and not result.model.compiled
+
+
+def test_a_metric_of_several_numbers_is_reported_by_number():
+    model = two_outputs(lambda a, b: b)
+    model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score()])
+    labels = np.eye(4, dtype="float32")[B]
+    report = compression.prune(model, X, labels, epochs=1, verbose=0).report
+    found = model.evaluate(X, labels, verbose=0, return_dict=True)["f1_score"]
+    names = [f"f1_score[{index}]" for index in range(4)]
+    assert [report.metrics[name][0] for name in names] == pytest.approx(found)
+    assert "f1_score[3]" in str(report)
 
 
 class Halving(keras.optimizers.schedules.LearningRateSchedule):
