@@ -3,9 +3,10 @@ back; LiteRT (TensorFlow Lite) files of them, run and measured."""
 
 from deep_learning_recipes.compression.bridge import to_keras, to_tf_keras
 from deep_learning_recipes.compression.clustering import cluster
+from deep_learning_recipes.compression.conversion import MODES, to_litert
 from deep_learning_recipes.compression.fine_tuning import Optimized
 from deep_learning_recipes.compression.folding import fold
-from deep_learning_recipes.compression.litert import MODES, LiteRTModel, to_litert
+from deep_learning_recipes.compression.litert import LiteRTModel
 from deep_learning_recipes.compression.measure import (
     Measurement,
     SavedModel,

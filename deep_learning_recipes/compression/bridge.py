@@ -11,9 +11,12 @@ from typing import Any
 import keras
 import tf_keras
 
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.compression import private_keras
 from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
 from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge, Builder, twin_of
+from deep_learning_recipes.compression.precision import in_float32
 from deep_learning_recipes.compression.weights import assign, weighted_layers
 
 
@@ -62,8 +65,9 @@ def to_keras(tf_model: tf_keras.Model, like: keras.Model) -> keras.Model:
 
 
 def copy_of(model: keras.Model) -> keras.Model:
-    """A Keras 3 model that shares nothing with `model`: the same graph, weights, and
-    compilation with an optimizer that starts anew."""
+    """A Keras 3 model of the same graph and weights, which shares no layer with
+    `model`. It is compiled with the same losses and metrics, one's own as the objects
+    they are, and an optimizer that starts anew."""
     graph = as_functional(model)
     if isinstance(model, keras.Sequential):
         copy = keras.Sequential.from_config(model.get_config())
@@ -75,15 +79,18 @@ def copy_of(model: keras.Model) -> keras.Model:
         copied[path].trainable = layer.trainable
         if isinstance(layer, keras.layers.Normalization):
             copied[path].finalize_state()
-    if model.compiled and (config := model.get_compile_config()):
-        copy.compile_from_config(config)
+    compilation = private_keras.compile_arguments(model)
+    if compilation:
+        compilation["optimizer"] = _new_optimizer(compilation["optimizer"])
+        copy.compile(**with_new_metrics(compilation))
     return copy
 
 
 def bridge(
     model: keras.Model, *, prefix: str = "", inline: bool = False, split: bool = False
 ) -> Bridge:
-    """`to_tf_keras`, with the correspondence of layers.
+    """`to_tf_keras` for TF Model Optimization, in 32-bit floats, with the correspondence
+    of layers.
 
     prefix: goes before the name of each layer but the inputs. TF Model Optimization
         expands layers into others with automatic names, which may be taken otherwise.
@@ -92,7 +99,43 @@ def bridge(
     split: make two layers of each SeparableConv2D, NAME_depthwise and NAME_pointwise,
         as its quantization would do under names of its own.
     """
-    return Builder(prefix, inline, split, shared={}).build(model)
+    with in_float32(model):
+        return Builder(prefix, inline, split, shared={}).build(model)
+
+
+def _new_optimizer(optimizer: Any) -> Any:
+    """An optimizer with the same options, which has seen no step."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return optimizer  # a name
+    parts = [optimizer, getattr(optimizer, "inner_optimizer", optimizer)]
+    parts.append(private_keras.schedule_of(parts[-1]))
+    own = {type(part).__name__: type(part) for part in parts}
+    try:
+        with keras.saving.custom_object_scope(own):
+            return type(optimizer).from_config(optimizer.get_config())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        kinds = " or ".join(own)
+        raise UsageError(
+            f"the model's optimizer cannot be copied: {kinds} needs a get_config with "
+            f"what it is made of ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def with_new_metrics(compilation: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `compile` with metrics that have seen nothing, where Keras knows how
+    to make them."""
+    names = {"metrics", "weighted_metrics"} & compilation.keys()
+    return compilation | {
+        name: keras.tree.map_structure(_new_metric, compilation[name]) for name in names
+    }
+
+
+def _new_metric(metric: Any) -> Any:
+    kind = type(metric)
+    known = kind is getattr(keras.metrics, kind.__name__, None)
+    if not known or kind is keras.metrics.MeanMetricWrapper:
+        return metric
+    return kind.from_config(metric.get_config())
 
 
 def _check_is_tf_keras(model: Any) -> None:

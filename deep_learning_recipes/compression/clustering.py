@@ -14,6 +14,7 @@ from deep_learning_recipes.compression.kernels import (
     choose_layers,
     kernel_of,
 )
+from deep_learning_recipes.compression.private_keras import masking_as_within
 from deep_learning_recipes.compression.tfmot import load_cluster_weights, load_tfmot
 
 
@@ -51,7 +52,7 @@ def cluster(
     def wrap(layer: Any) -> Any:
         if id(layer) not in wrapped:
             return layer
-        return cluster_weights(
+        wrapper = cluster_weights(
             layer,
             number_of_clusters=clusters,
             cluster_centroids_init=(
@@ -59,6 +60,7 @@ def cluster(
             ),
             preserve_sparsity=preserve_sparsity,
         )
+        return masking_as_within(wrapper)
 
     trained = tf_keras.models.clone_model(twin.model, clone_function=wrap)
     tuning.fit(trained)

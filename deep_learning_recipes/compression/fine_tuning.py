@@ -7,12 +7,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
-from deep_learning_recipes.compression.bridge import copy_of
+from deep_learning_recipes import UsageError
+from deep_learning_recipes.compression import private_keras
+from deep_learning_recipes.compression.bridge import copy_of, with_new_metrics
 from deep_learning_recipes.compression.counterparts import MADE_WITH_STATE
+from deep_learning_recipes.compression.functional import as_functional
 from deep_learning_recipes.compression.graph import Bridge
 from deep_learning_recipes.compression.report import Report, compare, gzip_bytes
+from deep_learning_recipes.compression.stand_in import StandIn, trained_variables
 from deep_learning_recipes.compression.weights import (
     assign,
     variables_of,
@@ -52,8 +57,10 @@ class FineTuning:
     optimizer: Any = None
     """of tf_keras, in place of Adam"""
     loss: Any = None
-    """None: the model's own"""
+    """in any form that `compile` takes; None: the model's own"""
     validation_data: Any = None
+    """(x, y), (x, y, sample weights), or what `evaluate` reads more than once: a
+    tf.data.Dataset or a keras.utils.PyDataset"""
     verbose: int | str = "auto"
 
     def __post_init__(self) -> None:
@@ -66,63 +73,109 @@ class FineTuning:
                 "optimizer: tf_keras trains here and takes none of Keras 3; give "
                 f"tf_keras.optimizers.{type(self.optimizer).__name__}(...)"
             )
+        check_activity_regularizers(self.source)
+        check_arrays("x", self.x)
+        check_arrays("y", self.y)
+        check_validation_data(self.validation_data)
+        self.objective = self.find_objective()
+        if self.optimizer is None:
+            # At a constant rate: one that falls leaves little to mend the last zeros
+            # with.
+            self.optimizer = tf_keras.optimizers.Adam(self.learning_rate)
+
+    def find_objective(self) -> dict[str, Any]:
+        """Losses, their weights and metrics as `compile` takes them: the source's, but
+        for a loss that was given."""
+        source = private_keras.compile_arguments(self.source)
+        names = ("loss", "loss_weights", "metrics", "weighted_metrics", "run_eagerly")
+        found = with_new_metrics({name: source[name] for name in names if source})
         if self.loss is None:
             if not self.source.compiled:
                 raise ValueError(
                     "loss: the model is not compiled; give loss=... or compile it"
                 )
-            self.loss = self.source.loss
-        if self.steps == 0:
-            raise ValueError(
-                "there is nothing to train on: the arrays hold no examples"
-            )
-        if self.optimizer is None:
-            # At a constant rate: one that falls leaves little to mend the last zeros
-            # with.
-            self.optimizer = tf_keras.optimizers.Adam(self.learning_rate)
+            if found["loss"] is None:
+                raise UsageError(
+                    "loss: the model was compiled without one; give loss=..."
+                )
+            for name in ("train_step", "compute_loss"):
+                if getattr(type(self.source), name) is not getattr(keras.Model, name):
+                    raise UsageError(
+                        f"loss: {type(self.source).__name__} has a {name} of its own, "
+                        "which is not followed here; give loss=..."
+                    )
+            return found
+        weights = found.get("loss_weights")
+        if keras.tree.is_nested(weights) and not keras.tree.is_nested(self.loss):
+            # Keras wants a loss for each weight.
+            self.loss = keras.tree.map_structure(lambda _: self.loss, weights)
+        return found | {"loss": self.loss}
 
     @property
     def steps(self) -> int:
         """Of an epoch."""
         return math.ceil(len(keras.tree.flatten(self.x)[0]) / self.batch_size)
 
-    @property
-    def metrics(self) -> list[str]:
-        """Those of the source that are names. Objects stay with the model they were
-        compiled into; names can be used again."""
-        config = self.source.get_compile_config() if self.source.compiled else None
-        metrics = (config or {}).get("metrics") or []
-        return [each for each in metrics if isinstance(each, str)]
-
-    def fit(self, model: tf_keras.Model, callbacks: Sequence[Any] = ()) -> None:
-        model.compile(
-            optimizer=self.optimizer,
-            loss=keras.tree.map_structure(_tf_keras_loss, self.loss),
-            metrics=self.metrics,
+    def fit(self, network: tf_keras.Model, callbacks: Sequence[Any] = ()) -> None:
+        """Trains what stands for the source. What can fail afterwards is done once
+        before: the copy that the weights come home to, and its evaluation."""
+        self.copy = copy_of(self.source)
+        self.judge = as_functional(self.copy)
+        self.judge.compile(None, **self.objective)
+        self.stand_in = StandIn(self.judge, network)
+        self.stand_in.compile(
+            None,
+            **self.objective,
             steps_per_execution=min(STEPS_PER_EXECUTION, self.steps),
+            jit_compile=False,
         )
-        # A step that makes variables is traced twice, so the optimizer and the metrics
-        # get theirs before.
-        if isinstance(model.optimizer, tf_keras.optimizers.Optimizer):
-            model.optimizer.build(model.trainable_variables)
-        first = keras.tree.map_structure(lambda array: array[:1], (self.x, self.y))
-        model.evaluate(*first, verbose=0)
-        model.fit(
+        for model in (self.copy, self.judge, self.stand_in):
+            self.build_metrics(model)
+        self.before = self.evaluate(self.judge)
+        network.compile(self.optimizer)
+        if isinstance(network.optimizer, tf_keras.optimizers.Optimizer):
+            # A step that makes variables is traced twice.
+            network.optimizer.build(trained_variables(network))
+        self.stand_in.fit(
             self.x,
             self.y,
             batch_size=self.batch_size,
             epochs=self.epochs,
-            validation_data=self.validation_data,
+            # After each epoch it is for the eyes alone.
+            validation_data=self.validation_data if self.verbose else None,
             callbacks=list(callbacks),
             verbose=self.verbose,
         )
 
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def build_metrics(self, model: keras.Model) -> None:
+        """Keras sets metrics back once they are built. Until then, one's own, which
+        several models share, would go on from what another model left in them."""
+        x, y = keras.tree.map_structure(
+            lambda array: np.asarray(array[:1]), (self.x, self.y)
+        )
+        if model.compiled:
+            model.compute_metrics(x, y, self.judge(x, training=False))
+            model.reset_metrics()
+
+    def evaluate(self, model: keras.Model) -> dict[str, float]:
         data = self.validation_data
         if data is None:
             data = (self.x, self.y)
-        found = model.evaluate(*data, batch_size=256, verbose=0, return_dict=True)
-        return {name: float(value) for name, value in found.items()}
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        found = model.evaluate(
+            x,
+            y,
+            batch_size=256,
+            sample_weight=sample_weight,
+            verbose=0,
+            return_dict=True,
+        )
+        # Some metrics are one number for each class.
+        return {
+            name + "".join(f"[{place}]" for place in index): float(value)
+            for name, values in found.items()
+            for index, value in np.ndenumerate(values)
+        }
 
     def result(
         self,
@@ -136,35 +189,60 @@ class FineTuning:
             quantization.
         metrics: of the trained model, if they differ from those of the weights alone.
         """
-        before = copy_of(self.source)
-        after = copy_of(self.source)
-        for path, layer in weighted_layers(after).items():
+        for path, layer in weighted_layers(self.copy).items():
             if type(layer).__name__ not in MADE_WITH_STATE:
                 assign(layer, _weights_in(trained, layer, twin.names[path]))
-        if not after.compiled:
-            for model in (before, after):
-                model.compile(loss=self.loss)
-        old = self.evaluate(before)
-        new = metrics or self.evaluate(after)
+        new = metrics or self.evaluate(self.judge)
+        self.judge.reset_metrics()  # which the source may share
         report = Report(
-            weights=compare(before, after),
-            bytes=sum(4 * int(np.prod(each.shape)) for each in after.weights),
-            gzip_bytes=(gzip_bytes(before), gzip_bytes(after)),
-            metrics={name: (old[name], new[name]) for name in old if name in new},
+            weights=compare(self.source, self.copy),
+            bytes=sum(4 * int(np.prod(each.shape)) for each in self.copy.weights),
+            gzip_bytes=(gzip_bytes(self.source), gzip_bytes(self.copy)),
+            metrics={name: (old, new[name]) for name, old in self.before.items()},
         )
-        return Optimized(after, trained, report)
+        return Optimized(self.copy, trained, report)
 
 
-def _tf_keras_loss(loss: Any) -> Any:
-    """A loss as tf_keras takes it. Keras 3's are functions of tensors, so they can
-    stay."""
-    if not isinstance(loss, keras.losses.Loss):
-        return loss
+def check_activity_regularizers(model: keras.Model) -> None:
+    """Raises UsageError for what the wrappers of TF Model Optimization lose."""
+    for path, layer in weighted_layers(model).items():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise UsageError(
+                f"layer {'/'.join(path)!r}: its activity_regularizer is not followed here; "
+                "leave it out, or prune and cluster with keras.layers."
+                "ActivityRegularization behind the layer"
+            )
 
-    def compute(y_true: Any, y_pred: Any) -> Any:
-        return loss(y_true, y_pred)
 
-    return compute
+def check_arrays(name: str, values: Any) -> None:
+    """Raises UsageError unless these are one or several arrays that hold examples."""
+    arrays = keras.tree.flatten(values)
+    for each in arrays:
+        if not len(getattr(each, "shape", ())):
+            raise UsageError(
+                f"{name}: arrays of examples are needed, not a {type(each).__name__}"
+            )
+    if not arrays or not len(arrays[0]):
+        raise ValueError("there is nothing to train on: the arrays hold no examples")
+
+
+def check_validation_data(data: Any) -> None:
+    """Raises UsageError for what has no end, or can be read but once: it is evaluated
+    before, while and after the weights are trained."""
+    if hasattr(data, "__next__"):
+        raise UsageError(
+            f"validation_data: a {type(data).__name__} can be read but once; give arrays, "
+            "a tf.data.Dataset or a keras.utils.PyDataset"
+        )
+    endless = (
+        int(data.cardinality()) == tf.data.INFINITE_CARDINALITY
+        if isinstance(data, tf.data.Dataset)
+        else isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+    )
+    if endless:
+        raise UsageError(
+            f"validation_data: a {type(data).__name__} without an end; take(n) of it"
+        )
 
 
 def _weights_in(trained: tf_keras.Model, layer: Any, name: str) -> list[np.ndarray]:

@@ -71,7 +71,7 @@ class _Folding:
                     f"{_named(node.operation)} is used {self.calls[node.operation]} times: give "
                     "each place a layer of its own"
                 )
-            if not str(node.input_tensors[0].dtype).startswith("float"):
+            if "float" not in str(node.input_tensors[0].dtype):
                 raise ValueError(
                     f"{_named(node.operation)} reads {node.input_tensors[0].dtype}: declare the "
                     "input as keras.Input(..., dtype='float32')"

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from deep_learning_recipes import did_you_mean
+from deep_learning_recipes import UsageError, did_you_mean
 from deep_learning_recipes.compression.weights import weighted_layers
 
 SUPPORTED = (
@@ -27,7 +27,7 @@ the pointwise kernel)."""
 def choose_layers(
     model: keras.Model, names: Sequence[str] | None, kinds: Sequence[str], verb: str
 ) -> dict[tuple[str, ...], Any]:
-    """The layers to change, by path; without names all that can be."""
+    """The layers to change, by path; without names all that can be and are not frozen."""
     holding = weighted_layers(model)
     able = {
         path: each for path, each in holding.items() if type(each).__name__ in kinds
@@ -37,7 +37,12 @@ def choose_layers(
             raise ValueError(
                 f"{model.name!r} has no layer to {verb}: none of {', '.join(kinds)}"
             )
-        return able
+        chosen = {path: each for path, each in able.items() if each.trainable}
+        if not chosen:
+            raise UsageError(
+                f"{model.name!r}: all layers to {verb} are frozen; set trainable=True in some"
+            )
+        return chosen
     chosen = {}
     for name in names:
         path = tuple(name.split("/"))
@@ -50,6 +55,10 @@ def choose_layers(
             kind = type(holding[path]).__name__
             raise ValueError(
                 f"layer {name!r} ({kind}): can {verb} only {', '.join(kinds)}"
+            )
+        if not able[path].trainable:
+            raise UsageError(
+                f"layer {name!r} is frozen: set its trainable=True, or do not name it"
             )
         chosen[path] = able[path]
     return chosen

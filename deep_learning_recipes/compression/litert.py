@@ -1,12 +1,10 @@
-"""Keras models as LiteRT (TensorFlow Lite) files, and a runner for such files.
+"""A runner for LiteRT (TensorFlow Lite) files.
 
 Integers stand for real numbers by an affine map, x ≈ s·(q − z), with a scale s and a
 zero point z for each tensor (for weights: for each output channel, with z = 0). See
 Jacob et al., Quantization and training of neural networks for efficient
 integer-arithmetic-only inference, 2018, equation 1.
 """
-
-from __future__ import annotations
 
 import contextlib
 import gzip
@@ -17,91 +15,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import keras
-
-MODES = {
-    "float32": "as it is",
-    "float16": "weights in 16 bits, computed in 32",
-    "dynamic": "weights in 8 bits, where a layer has 1,024 or more; activations on the fly",
-    "int8": "weights, activations, inputs and outputs in 8 bits (a rare operation stays in floats)",
-    "int16x8": "weights in 8 bits; activations, inputs and outputs in 16",
-}
-
-
-def to_litert(
-    model: keras.Model, mode: str = "float32", representative_data: Any = None
-) -> bytes:
-    """Converts a model to LiteRT.
-
-    Args:
-        model: A functional or Sequential Keras 3 model; or a tf_keras model, as
-            quantization-aware training leaves it: its own ranges are used then.
-        mode: One of `MODES`.
-        representative_data: For int8 and int16x8, some hundred typical inputs (an
-            array, or a dict of arrays by input name, first axis examples), from which
-            the ranges of the activations are taken. Not needed for a model that learned
-            its ranges.
-
-    Returns:
-        The file's bytes. Its signature has the model's names of inputs and outputs, and
-        a batch of any size.
-
-    Raises:
-        ValueError: unknown mode, no or unfit representative data, a layer that LiteRT
-        cannot
-            express, or a model that `keras.Model.quantize` changed.
-    """
-    import tensorflow as tf
-
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
-    model = (
-        getattr(model, "_functional", None) or model
-    )  # what a Sequential holds once built
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            f"{model.name!r} has no inputs: make it functional, or start with an Input"
-        )
-    _refuse_quantized_by_keras(model)
-    inputs = _input_tensors(model)
-    learned_ranges = any("Quantize" in type(layer).__name__ for layer in model.layers)
-    converter = _converter(model, inputs)
-    if mode != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if mode == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if mode in ("int8", "int16x8"):
-        integer = tf.int8 if mode == "int8" else tf.int16
-        sets = tf.lite.OpsSet
-        if representative_data is not None:
-            examples = _examples(representative_data, inputs)
-            converter.representative_dataset = lambda: iter(examples)
-        elif not learned_ranges:
-            raise ValueError(
-                f"mode {mode!r} needs representative_data: some hundred typical inputs, from which "
-                "the ranges of the activations are taken"
-            )
-        if mode == "int16x8":
-            converter.target_spec.supported_ops = [
-                sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-            ]
-        elif not learned_ranges:
-            converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = integer  # of inputs that are floats
-        converter.inference_output_type = integer
-    try:
-        with _quiet():
-            return bytes(converter.convert())
-    except Exception as error:  # the converter raises many kinds, over many lines
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"{model.name!r} does not convert to {mode}: {reason[0]}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +73,7 @@ class LiteRTModel:
         if self.content[4:8] != b"TFL3":
             raise ValueError(f"{source}: not a LiteRT (TensorFlow Lite) model")
         try:
-            with _quiet():
+            with quiet():
                 self._interpreter = Interpreter(
                     model_content=self.content, num_threads=num_threads
                 )
@@ -196,7 +112,7 @@ class LiteRTModel:
         """
         inputs = self.prepare(x)
         count = len(next(iter(inputs.values())))
-        (fixed,) = {tensor.shape[0] for tensor in self.inputs.values()}
+        fixed = max(tensor.shape[0] or 0 for tensor in self.inputs.values())
         step = fixed or batch_size
         if count % (fixed or 1):
             raise ValueError(
@@ -225,7 +141,7 @@ class LiteRTModel:
                 f"inputs {', '.join(map(repr, x))}: the model takes {self._wanted()}"
             )
         values = {
-            name: _check(name, x[name], tensor) for name, tensor in self.inputs.items()
+            name: check(name, x[name], tensor) for name, tensor in self.inputs.items()
         }
         if len({len(value) for value in values.values()}) > 1:
             counts = ", ".join(
@@ -257,7 +173,7 @@ def _tensor(details: dict[str, Any]) -> Tensor:
     )
 
 
-def _check(name: str, value: Any, tensor: Tensor) -> np.ndarray:
+def check(name: str, value: Any, tensor: Tensor) -> np.ndarray:
     """The value as an array that fits the tensor. Raises ValueError with what is
     wrong."""
     array = np.asarray(value)
@@ -286,94 +202,8 @@ def _check(name: str, value: Any, tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _refuse_quantized_by_keras(model: Any) -> None:
-    """LiteRT refuses Keras's int8, and takes its int4 but computes something else."""
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            _refuse_quantized_by_keras(layer)
-        mode = getattr(layer, "quantization_mode", None)
-        if mode:
-            raise ValueError(
-                f"layer {layer.name!r} was quantized to {mode} by keras.Model.quantize, which "
-                "LiteRT does not run: convert the model as it was before, or export a SavedModel"
-            )
-
-
-def _input_tensors(model: Any) -> dict[str, Any]:
-    """The model's symbolic inputs by name."""
-    from deep_learning_recipes.serving.saved_model import input_tensors
-
-    names = getattr(model, "input_names", None)
-    if names is not None and not isinstance(model.input, dict):  # tf_keras
-        return dict(zip(names, model.inputs, strict=True))
-    return input_tensors(model)
-
-
-def _converter(model: Any, inputs: dict[str, Any]) -> Any:
-    """A TFLiteConverter for a model of either Keras, whose signature has the model's
-    names."""
-    import tensorflow as tf
-
-    def call(**tensors: Any) -> dict[str, Any]:
-        if isinstance(model.input, dict):
-            outputs = model(tensors, training=False)
-        else:
-            ordered = [tensors[name] for name in inputs]
-            outputs = model(ordered if len(ordered) > 1 else ordered[0], training=False)
-        if isinstance(outputs, dict):
-            return outputs
-        flat = tf.nest.flatten(outputs)
-        names = list(getattr(model, "output_names", ()))
-        if len(set(names)) != len(flat):
-            names = [f"output_{index}" for index in range(len(flat))]
-        return dict(zip(names, flat, strict=True))
-
-    specifications = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in inputs.items()
-    }
-    function = tf.function(call, autograph=False).get_concrete_function(
-        **specifications
-    )
-    holder = tf.Module()
-    holder.held = [
-        v if isinstance(v, tf.Variable) else v.value for v in model.variables
-    ]
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], holder)
-
-
-def _examples(data: Any, inputs: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """Representative data as batches of one example. Raises ValueError if it does not
-    fit."""
-    import tensorflow as tf
-
-    if not isinstance(data, Mapping):
-        if len(inputs) > 1:
-            raise ValueError(
-                f"give representative_data as a dict of {', '.join(inputs)}"
-            )
-        data = {next(iter(inputs)): data}
-    if set(data) != set(inputs):
-        raise ValueError(
-            f"representative_data for {', '.join(map(repr, data))}: the model takes "
-            f"{', '.join(map(repr, inputs))}"
-        )
-    arrays = {}
-    for name, tensor in inputs.items():
-        dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
-        shape = tuple(tensor.shape)
-        arrays[name] = _check(
-            f"representative {name}", data[name], Tensor(shape, dtype, 0.0, 0)
-        )
-        arrays[name] = arrays[name].astype(dtype)
-    return [
-        dict(zip(arrays, (value[None] for value in values), strict=True))
-        for values in zip(*arrays.values(), strict=True)
-    ]
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps off the screen what the converter and the interpreter write to standard
     error from C++; their errors come as exceptions."""
     sys.stderr.flush()

@@ -16,6 +16,7 @@ from deep_learning_recipes.compression.kernels import (
     input_channels,
     kernel_of,
 )
+from deep_learning_recipes.compression.private_keras import masking_as_within
 from deep_learning_recipes.compression.tfmot import load_tfmot
 
 Sparsity = float | Mapping[str, float]
@@ -75,10 +76,14 @@ def prune(
     def wrap(layer: Any) -> Any:
         if id(layer) not in options:
             return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, **options[id(layer)])
+        prune_layer = tfmot.sparsity.keras.prune_low_magnitude
+        return masking_as_within(prune_layer(layer, **options[id(layer)]))
 
     trained = tf_keras.models.clone_model(twin.model, clone_function=wrap)
-    tuning.fit(trained, [tfmot.sparsity.keras.UpdatePruningStep()])
+    step = tfmot.sparsity.keras.UpdatePruningStep()
+    step.set_model(trained)
+    hooks = {name: getattr(step, name) for name in ("on_train_begin", "on_epoch_end")}
+    tuning.fit(trained, [keras.callbacks.LambdaCallback(**hooks)])
     stripped = tfmot.sparsity.keras.strip_pruning(trained)
     return tuning.result(stripped, twin)
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 import tf_keras
 
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.compression.bridge import bridge
 from deep_learning_recipes.compression.fine_tuning import PREFIX, FineTuning, Optimized
 from deep_learning_recipes.compression.graph import Bridge
@@ -57,14 +59,34 @@ def quantize_aware(
         scheme = combine.Default8BitPrunePreserveQuantizeScheme()
     else:
         scheme = default_scheme()
-    with tfmot.quantization.keras.quantize_scope():
-        annotated = tf_keras.models.clone_model(twin.model, clone_function=annotate)
-        trained = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    trained = _quantized(twin.model, annotate, scheme)
     tuning.fit(trained)
-    metrics = tuning.evaluate(trained)
+    metrics = tuning.evaluate(tuning.stand_in)
     if preserve_clusters:
         trained = combine.strip_clustering_cqat(trained)
     return tuning.result(trained, twin, metrics)
+
+
+def _quantized(network: tf_keras.Model, annotate: Any, scheme: Any) -> tf_keras.Model:
+    """The network with quantizers around its layers."""
+    quantization = load_tfmot().quantization.keras
+    # TF Model Optimization looks for the outputs in a list.
+    flat = tf_keras.Model(network.inputs, network.outputs)
+    try:
+        with quantization.quantize_scope():
+            annotated = tf_keras.models.clone_model(flat, clone_function=annotate)
+            made = quantization.quantize_apply(annotated, scheme)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).replace(PREFIX, "").splitlines()[0]
+        raise UsageError(
+            f"{network.name!r}: TF Model Optimization cannot quantize it in training "
+            f"({reason}); quantize it after training (to_litert(model, 'int8'))"
+        ) from error
+    return tf_keras.Model(
+        tf.nest.pack_sequence_as(network.input, made.inputs),
+        tf.nest.pack_sequence_as(network.output, made.outputs),
+        name=network.name,
+    )
 
 
 def _check_quantizable(twin: Bridge, registry: Any) -> None:
@@ -76,9 +98,17 @@ def _check_quantizable(twin: Bridge, registry: Any) -> None:
             continue
         where = f"layer {names.get(layer.name, layer.name)!r} ({kind})"
         if kind == "BatchNormalization":
-            before = type(layer.inbound_nodes[0].inbound_layers).__name__
-            if before in FOLDED_INTO:
-                continue
+            before = layer.inbound_nodes[0].inbound_layers
+            if type(before).__name__ in FOLDED_INTO:
+                linear = before.activation is tf_keras.activations.linear
+                if linear and len(before.outbound_nodes) == 1:
+                    continue
+                why = "what it takes is used elsewhere, too"
+                if not linear:
+                    why = "an activation stands before it"
+                raise UsageError(
+                    f"{where}: {why}; fold it: quantize_aware(fold(model), ..., loss=...)"
+                )
             raise ValueError(
                 f"{where}: stands alone; put it after {' or '.join(FOLDED_INTO)}, or fold it"
             )
@@ -86,7 +116,7 @@ def _check_quantizable(twin: Bridge, registry: Any) -> None:
             raise ValueError(
                 f"{where}: cannot be quantized; fold it into the next layer's weights"
             )
-        if not registry.supports(layer):
+        if not registry.supports(layer) or kind == "ActivityRegularization":
             raise ValueError(
                 f"{where}: TF Model Optimization cannot quantize it in training; quantize the "
                 "model after training instead (to_litert(model, 'int8'))"

@@ -1,6 +1,7 @@
 """The bridge: what tf_keras computes is what Keras 3 computes, to the last bit."""
 
 import os
+import sys
 
 import keras
 import numpy as np
@@ -455,6 +456,12 @@ if os.environ.get("ALL_APPLICATIONS"):
     }
 
 
+def check_application(model):
+    x = random.uniform(0, 255, size=(2, *model.input_shape[1:])).astype("float32")
+    np.testing.assert_array_equal(to_tf_keras(model)(x), model(x))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name):
     """One architecture of each family; all that both know with ALL_APPLICATIONS=1
@@ -462,11 +469,57 @@ def test_applications(name):
     keras.utils.clear_session(free_memory=False)
     size = APPLICATIONS[name]
     build = getattr(keras.applications, name)
-    model = build(
-        weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
+    check_application(
+        build(
+            weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg"
+        )
     )
-    x = random.uniform(0, 255, size=(2, size, size, 3)).astype("float32")
-    np.testing.assert_array_equal(to_tf_keras(model)(x), model(x))
+
+
+def residual(version):
+    stack = getattr(family("ResNet50"), f"stack_residual_blocks_v{version}")
+    blocks = lambda x: stack(stack(x, 4, 2, 1, name="conv2"), 8, 2, name="conv3")  # noqa: E731
+    return {"stack_fn": blocks, "preact": version == 2, "use_bias": True}
+
+
+def family(name):
+    """The module that an application and the builder of its family stand in."""
+    return sys.modules[getattr(keras.applications, name).__module__]
+
+
+SCALES = {"width_coefficient": 0.25, "depth_coefficient": 0.25, "default_size": 32}
+FAMILIES = {
+    "ConvNeXtTiny": ("ConvNeXt", {"depths": [1] * 4, "projection_dims": [4, 8, 8, 8]}),
+    "DenseNet121": ("DenseNet", {"blocks": [2, 1, 1, 1]}),
+    "EfficientNetB0": ("EfficientNet", SCALES),
+    "EfficientNetV2B0": (
+        "EfficientNetV2",
+        {**SCALES, "name": "efficientnetv2-b0"},
+    ),
+    "MobileNet": ("MobileNet", {"alpha": 0.25}),
+    "MobileNetV2": ("MobileNetV2", {"alpha": 0.35}),
+    "MobileNetV3Small": ("MobileNetV3Small", {"minimalistic": False}),
+    "ResNet50": ("ResNet", residual(1)),
+    "ResNet101": ("ResNet", residual(2)),
+}
+"""The builder of each family, and how it makes a small network of all its parts; those
+that have no small one (Inception, NASNet, VGG, Xception) bring no layers of their own."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_applications(name):
+    keras.utils.clear_session(free_memory=False)
+    builder, options = FAMILIES[name]
+    build = getattr(family(name), builder)
+    check_application(
+        build(
+            weights=None,
+            include_top=False,
+            input_shape=(32, 32, 3),
+            pooling="avg",
+            **options,
+        )
+    )
 
 
 @st.composite

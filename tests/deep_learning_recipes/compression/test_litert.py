@@ -19,7 +19,9 @@ from deep_learning_recipes.compression import (
     quantize_aware,
     table,
     to_litert,
+    to_tf_keras,
 )
+from deep_learning_recipes.compression import converter as converters
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.uniform(size=(30, 8, 8, 1)).astype("float32")
@@ -206,6 +208,8 @@ def test_integer_inputs_stay_integers():
         np.testing.assert_allclose(runner.predict(data), model(data), atol=0.01)
     with pytest.raises(ValueError, match="'tokens' is float64: the model takes int32"):
         runner.predict(data / 2)
+    with pytest.raises(ValueError, match="int16x8.*'tokens' holds int32.*int8"):
+        to_litert(model, "int16x8", data)
 
 
 @pytest.mark.parametrize(
@@ -364,3 +368,148 @@ def test_a_quantisation_aware_model_converts_by_the_ranges_it_learned():
     steps = np.abs(runner.predict(IMAGES) - np.asarray(aware(IMAGES))) / output.scale
     assert steps.max() < 2.01
     assert set(runner.inputs) == {"images"}
+
+
+SERIES = RANDOM.normal(size=(20, 6, 3)).astype("float32")
+
+
+def recurrent(*stack, length=6, batch_size=None):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((length, 3), batch_size=batch_size, name="series")
+    return keras.Sequential([inputs, *stack, layers.Dense(2, name="y")])
+
+
+def nested_with_states():
+    inputs = keras.Input((6, 3), name="series")
+    inner = recurrent(layers.GRU(4, return_sequences=True))
+    whole, _, carry = layers.LSTM(5, return_sequences=True, return_state=True)(inputs)
+    x = layers.Concatenate()([inner(inputs), whole])
+    return keras.Model(inputs, layers.LSTM(5)(x, initial_state=[carry, carry]))
+
+
+def of_cells():
+    inputs = keras.Input((6, 3), name="series")
+    cells = [layers.LSTMCell(4), layers.GRUCell(3)]
+    return keras.Model(inputs, layers.RNN(cells)(inputs))
+
+
+RECURRENT = {
+    "LSTM": lambda: recurrent(layers.LSTM(4)),
+    "GRU": lambda: recurrent(layers.GRU(4, go_backwards=True), layers.Dense(3)),
+    "SimpleRNN": lambda: recurrent(layers.SimpleRNN(4)),
+    "Bidirectional": lambda: recurrent(layers.Bidirectional(layers.GRU(3), "sum")),
+    "nested, with states": nested_with_states,
+    "cells": of_cells,
+    "batches of 1": lambda: recurrent(layers.LSTM(4), batch_size=1),
+    "batches of 4": lambda: recurrent(layers.LSTM(4), batch_size=4),
+}
+
+
+def compare(model, mode, x=SERIES):
+    """The file's largest error as a share of the outputs' range, and the file."""
+    size = model.inputs[0].shape[0] or len(x)
+    parts = [model(x[start : start + size]) for start in range(0, len(x), size)]
+    expected = np.concatenate(parts)
+    file = LiteRTModel(to_litert(model, mode, x))
+    return np.abs(file.predict(x) - expected).max() / np.ptp(expected), file
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_convert_unrolled(name, mode):
+    keras.utils.set_random_seed(0)
+    model = RECURRENT[name]()
+    error, file = compare(model, mode)
+    assert error < (1e-6 if mode == "float32" else 0.05)
+    assert file.inputs["series"].shape == model.inputs[0].shape
+    # The model is as it was.
+    assert not any(getattr(layer, "unroll", False) for layer in model.layers)
+
+
+@pytest.mark.parametrize(
+    ("mode", "bound"), [("float16", 1e-3), ("dynamic", 0.03), ("int16x8", 0.02)]
+)
+def test_recurrent_layers_convert_in_the_other_modes(mode, bound):
+    model = recurrent(layers.Bidirectional(layers.LSTM(8, return_sequences=True)))
+    assert compare(model, mode)[0] < bound
+
+
+@pytest.mark.parametrize("length", [None, 300])
+def test_sequences_of_any_length_or_long_ones_go_one_at_a_time(length):
+    model = recurrent(layers.Bidirectional(layers.GRU(4)), length=length)
+    error, file = compare(model, "float32", np.resize(SERIES, (5, 300, 3)))
+    assert error < 1e-5
+    assert file.inputs["series"].shape == (1, length, 3)
+    assert file.size < 30_000
+    if length is None:
+        np.testing.assert_allclose(file.predict(SERIES), model(SERIES), atol=1e-5)
+
+
+def test_a_converter_that_dies_takes_nobody_along(monkeypatch):
+    model = recurrent(layers.LSTM(4), length=None)
+    dies = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr(converters, "CHILD", dies)
+    words = r"int8: it holds a loop.*keras.Input\(\(n, ...\)\).*float16.*exit code -11"
+    with pytest.raises(ValueError, match=words) as error:
+        to_litert(model, "int8", SERIES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.long
+def test_loops_of_integers_convert_in_a_process_of_their_own():
+    """A loop of another kind, which the converter takes; and those that kill it."""
+    x = keras.Input((4,), name="x")
+    h = keras.ops.fori_loop(0, 3, lambda _, h: 1.1 * h, x)
+    model = keras.Model(x, layers.Dense(2)(h))
+    assert compare(model, "int8", SERIES[:, 0, [0, 1, 2, 0]])[0] < 0.03
+    for size, why in [(None, "the converter refuses it"), (1, "exit code -11")]:
+        with pytest.raises(ValueError, match=f"it holds a loop.*{why}"):
+            free = recurrent(layers.LSTM(4), length=None, batch_size=size)
+            to_litert(free, "int8", SERIES)
+
+
+def test_recurrent_layers_that_would_keep_their_state_are_refused():
+    model = recurrent(layers.LSTM(4, stateful=True, name="memory"), batch_size=1)
+    with pytest.raises(ValueError, match="'memory' is stateful.*return_state"):
+        to_litert(model)
+    model = recurrent(layers.Bidirectional(layers.LSTM(4), name="both"), batch_size=1)
+    with pytest.raises(ValueError, match="'forward_.*lstm.*tf_keras.*Keras 3 model"):
+        to_litert(to_tf_keras(model))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int16x8"])
+def test_a_fixed_batch_takes_its_ranges_from_batches(mode):
+    """Of 30 examples the last two fill no batch, and count all the same."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1), batch_size=4, name="images")
+    x = layers.Flatten()(layers.Conv2D(6, 3, activation="relu")(images))
+    model = keras.Model(images, layers.Dense(4)(x))
+    data = IMAGES.copy()
+    data[-1] *= 10
+    file = LiteRTModel(to_litert(model, mode, data))
+    assert file.inputs["images"].shape == (4, 8, 8, 1)
+    found = file.predict(data[-4:])
+    assert np.abs(found - model(data[-4:])).max() < 0.03 * np.ptp(model(data[-4:]))
+
+
+def in_precision(policy):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1), name="images")
+    x = layers.Rescaling(2.0, dtype=policy)(images)
+    x = layers.Conv2D(6, 3, activation="relu", dtype=policy)(x)
+    x = layers.SeparableConv2D(4, 3, dtype=policy)(x)
+    x = layers.BatchNormalization(dtype=policy)(keras.ops.relu(x) + 0.5)
+    inner = keras.Sequential([keras.Input((64,)), layers.Dense(8, dtype=policy)])
+    x = inner(layers.Flatten(dtype=policy)(x))
+    return keras.Model(images, layers.Dense(4, dtype=policy)(x))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_models_of_half_precision_convert_as_they_compute_in_32_bits(policy):
+    model, exact = in_precision(policy), in_precision("float32")
+    exact.set_weights([np.asarray(weight, "float32") for weight in model.weights])
+    found = LiteRTModel(to_litert(model)).predict(IMAGES)
+    np.testing.assert_allclose(found, exact(IMAGES), atol=1e-5)
+    assert LiteRTModel(to_litert(model, "int8", IMAGES)).size < 20_000
+    assert {each.dtype_policy.name for each in model.layers[1:3]} == {policy}
+    assert model(IMAGES).dtype == policy.removeprefix("mixed_")
