@@ -9,16 +9,22 @@ READY := $(VENV)/.ready
 run: $(READY)  ## train LeNet-5 on real digits and leave a SavedModel in saved_models/
 	$(BIN)/python -m recipes.lenet --export saved_models
 
-# Three runs, as a process that has run all tests would hold too much memory.
+# Four runs, as a process that has run all tests would hold too much memory.
+KITCHEN := tests/deep_learning_recipes
+TRAIN := $(KITCHEN)/training $(KITCHEN)/distribute
+REST := $(KITCHEN) tests/deploy $(addprefix --ignore ,$(KITCHEN)/compression $(TRAIN))
+
 test: $(READY)  ## every recipe's quick run and all that is fast
 	$(BIN)/python -m pytest tests/recipes
-	$(BIN)/python -m pytest tests/deep_learning_recipes/compression
-	$(BIN)/python -m pytest tests/deep_learning_recipes tests/deploy --ignore tests/deep_learning_recipes/compression
+	$(BIN)/python -m pytest $(KITCHEN)/compression
+	$(BIN)/python -m pytest $(TRAIN)
+	$(BIN)/python -m pytest $(REST)
 
 test-all: $(READY)  ## also what is long: clusters, kills, every recipe twice with the same seed
 	$(BIN)/python -m pytest -m '' tests/recipes
-	$(BIN)/python -m pytest -m '' tests/deep_learning_recipes/compression
-	$(BIN)/python -m pytest -m '' tests/deep_learning_recipes tests/deploy --ignore tests/deep_learning_recipes/compression
+	$(BIN)/python -m pytest -m '' $(KITCHEN)/compression
+	$(BIN)/python -m pytest -m '' $(TRAIN)
+	$(BIN)/python -m pytest -m '' $(REST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

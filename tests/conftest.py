@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-GIGABYTES_OF_A_WORKER = 3.0
+GIGABYTES_OF_A_WORKER = 2.0
 # Which tenth of the recipes runs twice today, to see whether the same seed gives the
 # same metrics; `make test-all` runs all of them twice. Workers inherit it.
 TENTH = int(os.environ.setdefault("TENTH", str(date.today().toordinal() % 10)))
