@@ -16,6 +16,8 @@ ONE = "fewer examples than replicas"
 EXAMPLES = {"even": 64, "odd": 69, ONE: 65}
 """with batches of 16, by the size of the last batch: 16, 5, 1"""
 
+# Both divide batches by the same code; workers start and compile twice as much.
+STRATEGIES = ["mirrored:2", pytest.param("multi_worker", marks=pytest.mark.long)]
 PROGRAM = Path(__file__).with_name("train_small_models.py")
 
 
@@ -70,7 +72,7 @@ def assert_same_as_one_device(trained, strategy, last_batch, model):
     "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
 )
 @pytest.mark.parametrize("last_batch", EXAMPLES)
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_replicas_end_with_the_weights_and_metrics_of_one_device(
     trained, strategy, last_batch, model
 ):
@@ -84,7 +86,7 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
         ("heads", "odd"),
     ],
 )
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_so_do_they_where_a_loss_is_no_mean_over_the_examples(
     trained, strategy, last_batch, model
 ):
@@ -98,7 +100,7 @@ def test_so_do_mirrored_ones_on_a_dataset(trained, last_batch, model):
     assert_same_as_one_device(trained, "mirrored:2", last_batch, model)
 
 
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_ordinary_batch_normalization_differs(trained, strategy):
     expected, _ = results(trained("cpu"), 0, "normalized", 64)
     weights, _ = results(trained(strategy), 0, "normalized", 64)
@@ -114,6 +116,7 @@ def test_synchronized_batch_normalization_does_not(trained):
         np.testing.assert_allclose(found, wanted, atol=2e-6)
 
 
+@pytest.mark.long
 def test_workers_agree_on_batch_normalization(trained):
     first, second = (
         results(trained("multi_worker"), w, "normalized", 64)[0] for w in (0, 1)
@@ -122,7 +125,7 @@ def test_workers_agree_on_batch_normalization(trained):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multi_worker"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_replicas_draw_different_random_numbers(trained, strategy):
     """Each adds what it draws to a sum of its own."""
     ((first, second),), _ = results(trained(strategy), 0, "noisy", 64)

@@ -95,10 +95,11 @@ def save_network(name):
 
 
 PAIRS = [("grad_cam", network) for network in NETWORKS]
+PAIRS += [(recipe, "float16") for recipe in EXPLAINING[1:]]
 PAIRS += [
-    (recipe, network)
+    pytest.param(recipe, network, marks=pytest.mark.long)
     for recipe in EXPLAINING[1:]
-    for network in ("one sigmoid", "augmented", "float16")
+    for network in ("one sigmoid", "augmented")
 ]
 
 
