@@ -39,7 +39,7 @@ def test_an_installed_wheel_runs_outside_the_checkout():
     assert str(Path("site").resolve()) in where
     finished = command(
         "-m",
-        "recipes.lenet",
+        "recipes.value_iteration",
         "--preset",
         "quick",
         "--export",
@@ -47,7 +47,7 @@ def test_an_installed_wheel_runs_outside_the_checkout():
         env=environment,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert Path("models/lenet/1/saved_model.pb").exists()
+    assert Path("models/value_iteration/1/saved_model.pb").exists()
     listed = command("-m", "recipes", env=environment).stdout
     for recipe in catalogue.find_recipes(ROOT / "recipes"):
         assert f"  {recipe.name} " in listed

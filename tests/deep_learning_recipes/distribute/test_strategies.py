@@ -161,16 +161,16 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    ("recipe", "flags"),
     [
-        "mlp",
-        pytest.param("lenet", marks=pytest.mark.long),
-        pytest.param("vae", marks=pytest.mark.long),
+        ("mlp", ("--shapes", "linear", "128", "--restarts", "1")),
+        pytest.param("lenet", (), marks=pytest.mark.long),
+        pytest.param("vae", (), marks=pytest.mark.long),
     ],
 )
-def test_the_quick_preset_under_two_replicas(recipe):
+def test_the_quick_preset_under_two_replicas(recipe, flags):
     arguments = ("--preset", "quick", "--strategy", "mirrored:2", "--export", "models")
-    finished = command("-m", f"recipes.{recipe}", *arguments, "--out", "here")
+    finished = command("-m", f"recipes.{recipe}", *arguments, *flags, "--out", "here")
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     assert "2 logical CPUs, mirrored" in finished.stdout.splitlines()[0]
     assert "FAILS" not in finished.stdout

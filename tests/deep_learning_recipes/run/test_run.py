@@ -443,7 +443,7 @@ def test_ctrl_c_before_anything_is_kept(monkeypatch, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on():
-    process = start_toy()
+    process = start_toy("--epochs", "100000")  # it would not end by itself
     wait_for(lambda: list(Path("runs").glob("toy/*/checkpoints/*.npz")), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
