@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from deep_learning_recipes.classifiers.private_keras import calls_in, copy_of_bare
+from deep_learning_recipes.classifiers.private_keras import copy_of_bare
 from deep_learning_recipes.classifiers.tokens import by_way_of_maps, mixes_tokens
+from deep_learning_recipes.private_keras import calls_in
 
 # What is put before and behind a user's network has names that its layers cannot have.
 RESERVED = ("images", "pixels", "log_odds", "two_classes")

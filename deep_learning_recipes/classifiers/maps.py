@@ -9,9 +9,10 @@ from keras import layers
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.classifiers.graph import inline
-from deep_learning_recipes.classifiers.private_keras import calls_in, calls_of
+from deep_learning_recipes.classifiers.private_keras import calls_of
 from deep_learning_recipes.classifiers.tokens import TokenMaps
 from deep_learning_recipes.data.pixels import LUMINANCE
+from deep_learning_recipes.private_keras import calls_in
 
 CONVOLUTIONS = (
     layers.Conv2D,

@@ -6,23 +6,6 @@ Tried on Keras 3.15.1 alone. Each function says what it takes for granted.
 import copy
 from typing import Any
 
-import keras
-
-
-def calls_in(graph: keras.Model) -> list[Any]:
-    """The calls (`Node`s) of a functional model, each after those whose outputs it
-    takes; the inputs are none. A call has `operation`, `input_tensors`, `outputs` and
-    `arguments.fill_in`.
-
-    `graph._nodes_by_depth`, `node.is_input`: by other names, no network could be opened.
-    """
-    return [
-        node
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for node in graph._nodes_by_depth[depth]
-        if not node.is_input
-    ]
-
 
 def calls_of(operation: Any) -> list[Any]:
     """All calls of a layer or a bare operation.

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from deep_learning_recipes.compression.functional import as_functional
-from deep_learning_recipes.compression.private_keras import calls_in
+from deep_learning_recipes.private_keras import calls_in
 
 CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 SCALING = ("Rescaling", "Normalization", "BatchNormalization")

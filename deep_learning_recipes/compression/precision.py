@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from deep_learning_recipes.compression import private_keras
+from deep_learning_recipes.private_keras import all_layers
 
 HALF = ("float16", "bfloat16")
 
@@ -16,9 +16,7 @@ HALF = ("float16", "bfloat16")
 def in_float32(model: Any) -> Iterator[None]:
     """Within, all layers of a Keras 3 model compute in 32 bits, with the weights that
     they have. LiteRT and TF Model Optimization know few operations in 16."""
-    layers = (
-        private_keras.layers_within(model) if isinstance(model, keras.Model) else []
-    )
+    layers = all_layers(model) if isinstance(model, keras.Model) else []
     policies = {
         layer: layer.dtype_policy
         for layer in layers
@@ -43,7 +41,7 @@ def with_float32_weights(model: Any) -> Any:
     with in_float32(model):
         copy = keras.models.clone_model(model)
     copy.set_weights([np.asarray(weight, "float32") for weight in model.weights])
-    for layer in private_keras.layers_within(copy):
+    for layer in all_layers(copy):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     return copy

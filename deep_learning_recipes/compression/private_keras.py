@@ -10,21 +10,6 @@ from typing import Any
 import keras
 
 
-def calls_in(graph: keras.Model) -> list[Any]:
-    """The calls (`Node`s) of a functional model, each after those whose outputs it
-    takes; the inputs are none.
-
-    `graph._nodes_by_depth`, `node.is_input`: by other names, `fold` would fail on every
-    model.
-    """
-    return [
-        node
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for node in graph._nodes_by_depth[depth]
-        if not node.is_input
-    ]
-
-
 def module_of_application(kind: type) -> str | None:
     """The module of tf_keras with the counterpart of a layer that an application
     brings along (ConvNeXt, InceptionResNetV2); None for other layers.
@@ -52,15 +37,6 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
     schedule of one's own would be refused.
     """
     return getattr(optimizer, "_learning_rate", None)
-
-
-def layers_within(model: Any) -> list[Any]:
-    """All layers that a model of either Keras holds, at any depth: of nested models, of
-    wrappers like Bidirectional, and of layers of one's own.
-
-    `model._flatten_layers`: by another name, no model could be converted to LiteRT.
-    """
-    return model._flatten_layers()
 
 
 def masking_as_within(wrapper: Any) -> Any:

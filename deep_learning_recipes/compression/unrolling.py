@@ -9,7 +9,7 @@ import keras
 import tf_keras
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.compression import private_keras
+from deep_learning_recipes.private_keras import all_layers
 
 LONGEST = 256
 """Steps of a sequence that are unrolled: the file grows with each by the size of the
@@ -36,7 +36,7 @@ def unrolled(model: Any) -> Iterator[None]:
 
 def check_recurrent(model: Any) -> None:
     """Raises UsageError for recurrent layers that a file would compute otherwise."""
-    for layer in private_keras.layers_within(model):
+    for layer in all_layers(model):
         if isinstance(layer, tf_keras.layers.RNN):
             # The converter fuses them into operations that keep their last state.
             raise UsageError(
@@ -52,7 +52,7 @@ def check_recurrent(model: Any) -> None:
 
 
 def _recurrent(model: Any) -> list[keras.layers.RNN]:
-    layers = private_keras.layers_within(model)
+    layers = all_layers(model)
     return [layer for layer in layers if isinstance(layer, keras.layers.RNN)]
 
 

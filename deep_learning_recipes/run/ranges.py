@@ -34,8 +34,7 @@ def check_values(config: Any, presets: dict[str, Any]) -> None:
         usual = [getattr(preset, field.name) for preset in presets.values()]
         value = getattr(config, field.name)
         for fault in faults(field.name, value, hints[field.name], usual):
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            flag = f"{flag_of(field.name)} {shown}".rstrip()
+            flag = f"{flag_of(field.name)} {in_words(value)}".rstrip()
             default = getattr(presets["default"], field.name)
             raise UsageError(f"{flag}: {fault}, such as {in_words(default)}")
 

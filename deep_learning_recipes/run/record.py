@@ -60,8 +60,11 @@ class Run:
         """Records a measured number. `timing=True` marks a duration or a speed: it
         differs from one run to the next, where all other metrics repeat with the same
         seed."""
-        self.numbers[name] = {"value": float(value), "unit": unit, "timing": timing}
+        self._take(name, value, unit, timing)
         self.write()
+
+    def _take(self, name: str, value: float, unit: str, timing: bool) -> None:
+        self.numbers[name] = {"value": float(value), "unit": unit, "timing": timing}
 
     def metrics(
         self,
@@ -75,7 +78,8 @@ class Run:
         metric late_return_no_replay."""
         for name, value in values.items():
             words = re.sub(r"\W+", "_", name.lower()).strip("_")
-            self.metric(f"{prefix}_{words}", value, unit=unit, timing=timing)
+            self._take(f"{prefix}_{words}", value, unit, timing)
+        self.write()
 
     def claim(
         self,

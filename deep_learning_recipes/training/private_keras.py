@@ -41,15 +41,6 @@ def is_own_metric(metric: keras.metrics.Metric) -> bool:
     return not is_of_keras(getattr(metric, "_fn", type(metric)))
 
 
-def all_layers(model: keras.Model) -> list[keras.Layer]:
-    """The model and the layers in it, at any depth.
-
-    `model._flatten_layers`: `model.layers` ends at the first depth. By another name,
-    there would be an AttributeError.
-    """
-    return list(model._flatten_layers())
-
-
 def forget_functions(model: keras.Model) -> None:
     """Lets Keras make its functions anew, for another number of steps per execution.
 

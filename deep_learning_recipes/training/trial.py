@@ -22,6 +22,7 @@ from deep_learning_recipes.distribute.replicas import (
     Step,
     optimizers_of,
 )
+from deep_learning_recipes.private_keras import all_layers
 from deep_learning_recipes.training import private_keras
 from deep_learning_recipes.training.prepare import Training, count, take
 from deep_learning_recipes.training.step import spec_of_batches, trace
@@ -128,7 +129,7 @@ class Trial:
 
 def dropout_layers(model: keras.Model) -> Iterator[tuple[keras.Layer, str]]:
     """Layers that draw numbers in training, and the name of how much they do."""
-    for layer in private_keras.all_layers(model):
+    for layer in all_layers(model):
         for kind, name in DROPOUT.items():
             if isinstance(layer, kind):
                 yield layer, name
@@ -215,7 +216,7 @@ def _first_difference(expected: Logs, found: Logs, tolerance: float) -> str | No
 
 
 def _tolerance(model: keras.Model) -> float:
-    precisions = {layer.compute_dtype for layer in private_keras.all_layers(model)}
+    precisions = {layer.compute_dtype for layer in all_layers(model)}
     if precisions & {"float16", "bfloat16"} or tf.config.list_physical_devices("GPU"):
         return TOLERANCE_OF_HALF_PRECISION
     return TOLERANCE
