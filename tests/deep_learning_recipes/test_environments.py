@@ -105,48 +105,6 @@ def test_evaluation_counts_one_whole_episode_of_each():
     assert found.tolist() == [1, 1 + 2, 1 + 2 + 3]
 
 
-OWN = '''
-import gymnasium
-import numpy as np
-from gymnasium import spaces
-
-
-class Corridor(gymnasium.Env):
-    """Pays 1 for a step to the right (action 0), -1 for one to the left (action -1)."""
-
-    observation_space = spaces.Box(-9, 9, (1,), np.float64)
-    action_space = spaces.Discrete(2, start=-1)
-
-    def __init__(self, length=5):
-        self.length = length
-
-    def reset(self, *, seed=None, options=None):
-        self.place = 0.0
-        return np.array([self.place]), {}
-
-    def step(self, action):
-        paid = 1.0 if action == 0 else -1.0
-        self.place = min(max(self.place + paid, -9), 9)
-        over = self.length is not None and abs(self.place) >= self.length
-        return np.array([self.place]), paid, over, False, {}
-
-
-gymnasium.register("Corridor-v0", entry_point=Corridor, max_episode_steps=50)
-gymnasium.register("Endless-v3", entry_point=Corridor, kwargs={"length": None})
-'''
-
-
-@pytest.fixture
-def own_module(monkeypatch):
-    """A module in the current folder that registers environments."""
-    Path("my_corridors.py").write_text(OWN)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".")])
-    yield "my_corridors"
-    sys.modules.pop("my_corridors", None)
-    for name in ("Corridor-v0", "Endless-v3"):
-        gymnasium.registry.pop(name, None)
-
-
 def test_an_environment_of_ones_own_whose_actions_count_from_minus_one(own_module):
     name = f"{own_module}:Corridor-v0"
     envs = make_vec(name, 2)
