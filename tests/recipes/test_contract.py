@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TENTH, run_in_process
+from conftest import ROOT, TWICE_TODAY, run_in_process
 from fresh import Finished
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -290,8 +290,10 @@ def test_the_export_comes_with_what_a_server_needs(recipe, quick_runs):
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(recipe, marks=() if i % 10 == TENTH else pytest.mark.long)
-        for i, recipe in enumerate(RECIPES)
+        pytest.param(
+            recipe, marks=() if recipe in RECIPES[TWICE_TODAY] else pytest.mark.long
+        )
+        for recipe in RECIPES
     ],
     ids=lambda recipe: recipe.name,
 )

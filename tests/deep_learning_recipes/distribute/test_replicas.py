@@ -68,9 +68,7 @@ def assert_same_as_one_device(trained, strategy, last_batch, model):
             np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "model", ["classifier", "clipped", "scaled", "embedding", "custom"]
-)
+@pytest.mark.parametrize("model", train_small_models.OF_ALL_SIZES)
 @pytest.mark.parametrize("last_batch", EXAMPLES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_replicas_end_with_the_weights_and_metrics_of_one_device(
@@ -82,12 +80,13 @@ def test_replicas_end_with_the_weights_and_metrics_of_one_device(
 @pytest.mark.parametrize(
     ("model", "last_batch"),
     [
+        *((each, ONE) for each in train_small_models.OF_THE_HARDEST),
         *((each, ONE) for each in train_small_models.MEANS_OVER_OTHER_THINGS),
         ("heads", "odd"),
     ],
 )
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_so_do_they_where_a_loss_is_no_mean_over_the_examples(
+def test_so_do_they_where_gradients_are_clipped_or_a_loss_is_no_mean(
     trained, strategy, last_batch, model
 ):
     assert_same_as_one_device(trained, strategy, last_batch, model)

@@ -168,6 +168,10 @@ MEANS_OVER_OTHER_THINGS = {
 }
 
 
+OF_ALL_SIZES = ("classifier", "custom")
+OF_THE_HARDEST = ("clipped", "scaled", "embedding")
+
+
 def dense(*first):
     return keras.Sequential(
         [keras.Input((6,)), *first, layers.Dense(8, "tanh"), layers.Dense(2)]
@@ -270,8 +274,10 @@ def train(name, sizes, strategy, folder):
 
 def main(strategy_name, folder):
     strategy, _ = strategies.strategy(strategy_name)
-    for name in ("classifier", "clipped", "scaled", "embedding", "custom"):
+    for name in OF_ALL_SIZES:
         train(name, (64, 69, 65), strategy, folder)
+    for name in OF_THE_HARDEST:
+        train(name, (65,), strategy, folder)
     for name in MEANS_OVER_OTHER_THINGS:
         train(name, (65,), strategy, folder)
     train("heads", (69,), strategy, folder)
