@@ -5,6 +5,7 @@ or the step of the recipe's `main` that is being worked on. What ended stays abo
 Elsewhere plain lines come now and then.
 """
 
+import math
 import sys
 import threading
 import time
@@ -40,6 +41,8 @@ class Display:
         self.begun = 0
         """how many have begun"""
         self.line: ProgressLine | None = None
+        self.diverged: ProgressLine | None = None
+        """the first training of which a value is no finite number any more"""
         self.thread = threading.get_ident()
         self.spinner = Spinner("dots")
         self.step = ""
@@ -110,8 +113,7 @@ class ProgressLine:
 
     def update(self, done: int, values: Mapping[str, float]) -> None:
         """So many are done, with these values."""
-        self.done = done
-        self.values = dict(values)
+        self._take(done, values)
         now = time.monotonic()
         is_due = now - self.printed > SECONDS_BETWEEN_LINES and done < self.total
         if is_due and not self.display.console.is_terminal:
@@ -120,10 +122,26 @@ class ProgressLine:
 
     def finish(self, done: int, values: Mapping[str, float]) -> None:
         """Leaves the last values behind, as a plain line."""
-        self.done = done
-        self.values = dict(values)
+        self._take(done, values)
         self.close()
         self._print()
+
+    def _take(self, done: int, values: Mapping[str, float]) -> None:
+        self.done = done
+        self.values = dict(values)
+        is_finite = all(map(math.isfinite, self.values.values()))
+        if not is_finite and self.display.diverged is None:
+            self.display.diverged = self
+        elif is_finite and self.display.diverged is self:
+            self.display.diverged = None  # a mean over nothing yet, at the start
+
+    def says_of_divergence(self) -> str:
+        """'lenet: loss is nan after 3 epochs'."""
+        name = next(
+            each for each, value in self.values.items() if not math.isfinite(value)
+        )
+        value = self.values[name]
+        return f"{self.name}: {name} is {value} after {self.done:,} {self.unit}"
 
     def close(self) -> None:
         """Takes the line away."""

@@ -162,6 +162,16 @@ def record(
     try:
         with strategy.scope():
             main(config, run)
+    except (UsageError, OSError, MemoryError, tf.errors.OpError):
+        raise
+    except Exception as error:
+        if display.diverged is None:
+            raise
+        raise UsageError(
+            f"{display.diverged.says_of_divergence()}: the training diverged, and what "
+            f"came after it failed ({type(error).__name__}: {first_sentence(error)}); "
+            "try a lower learning rate"
+        ) from error
     finally:
         recorder.close()
         display.stop()
@@ -170,6 +180,12 @@ def record(
     if run.export_error is not None:
         raise UsageError(f"no SavedModel was written: {run.export_error}")
     return held
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of an error's message, without its end."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else "no message"
 
 
 def assist(

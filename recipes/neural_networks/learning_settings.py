@@ -20,9 +20,11 @@ Tags: supervised, unsupervised, semi-supervised, multi-task, transfer learning,
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from scipy.optimize import linear_sum_assignment
@@ -36,10 +38,10 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     data: str = "digits"
     """digits (embedded), or mnist where Keras can download or has cached it"""
-    labels: int = 60
+    labels: Annotated[int, Interval(ge=10)] = 60
     """labeled images where labels are few, as many of each digit; rows hold six of
     them"""
-    units: int = 128
+    units: Annotated[int, Interval(ge=2)] = 128
     """width of the body's first layer; its second is half as wide"""
     restarts: int = 3
     """random starts and choices of the labeled images; accuracies are their means"""

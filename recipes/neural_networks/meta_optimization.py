@@ -18,10 +18,12 @@ Tags: meta-learning, hypergradient, learning to learn, hyperparameter optimizati
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
@@ -42,7 +44,7 @@ class Config:
     cosine"""
     start: float = 0.01
     """learning rate of every layer at first"""
-    grid: int = 13
+    grid: Annotated[int, Interval(ge=2)] = 13
     """learning rates, in each direction, that a grid search tries between 0.001 and
     30"""
 

@@ -192,6 +192,36 @@ def test_a_bug_is_a_traceback_not_bad_input_and_leaves_no_folder(monkeypatch):
     assert not Path("runs").exists()
 
 
+def test_what_fails_after_a_training_diverged_is_one_line(monkeypatch, capsys):
+    def main(config, run):
+        losses = iter([1.0, float("nan"), float("nan")])
+        shown = {}
+        for _ in run.loop("small", 3, {}, show=lambda: shown):
+            shown["loss"] = next(losses)
+        raise TypeError("what comes after needs numbers.\nIt has none.")
+
+    assert run_cli(monkeypatch, "--out", "here", main=main) == 2
+    assert capsys.readouterr().err == (
+        "error: small: loss is nan after 3 steps: the training diverged, and what came "
+        "after it failed (TypeError: what comes after needs numbers); try a lower "
+        "learning rate\n"
+    )
+
+
+def test_a_mean_over_nothing_yet_is_no_divergence(monkeypatch):
+    def main(config, run):
+        returns = iter([float("nan"), 1.0, 2.0])
+        shown = {}
+        for _ in run.loop("small", 3, {}, show=lambda: shown):
+            shown["return"] = next(returns)
+            time.sleep(0.11)  # as often as a line is looked at
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["toy"])
+    with pytest.raises(TypeError, match="a bug"):
+        cli(main, quick=Config(), full=Config())
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
