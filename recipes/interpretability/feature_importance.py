@@ -20,10 +20,12 @@ Tags: permutation importance, ablation, sensitivity analysis, tabular data, vari
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
@@ -33,7 +35,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    examples: int = 3000
+    examples: Annotated[int, Interval(ge=100)] = 3000
     """rows of Friedman's table, half of them to test on"""
     restarts: int = 4
     """random starts of each network; importances are their means"""
@@ -289,7 +291,7 @@ def main(config: Config, run: Run) -> None:
     size = np.flatnonzero(np.abs(np.corrcoef(x_train.T))[0] > 0.8).tolist()
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     stack, (network, _) = train(
-        [[], size], x_train, 1.0 * y_train, loss, config.epochs // 2
+        [[], size], x_train, 1.0 * y_train, loss, math.ceil(config.epochs / 2)
     )
     losses = log_loss(y_test, np.asarray(stack(x_test))).reshape(-1, starts)
     anew = (losses[1] - losses[0]).mean()
