@@ -376,4 +376,4 @@ def _tensors_in(tree: Any) -> list[tuple[str, Tensor]]:
             items = value.items() if type(value) is dict else enumerate(value)
             inside = [(f"{name}.{key}", each, depth + 1) for key, each in items]
             pending.extend(reversed(inside))
-    return [(name.removeprefix("."), tensor) for name, tensor in found]
+    return [(name.removeprefix(".") or "tensor", tensor) for name, tensor in found]
