@@ -15,8 +15,8 @@ Lectures: ICME Deep Learning Libraries (Keras, PyTorch, model zoo); INFO 4 Compu
     Vision (pre-trained models)
 Paper: Tan and Le, EfficientNet: rethinking model scaling for convolutional neural
     networks, 2019; Slaviero, Sour pickles, 2011 (what a pickle can do)
-Tags: pytorch, torch, state dict, checkpoint, convert, pth, pickle security, efficientnet,
-    imagenet, pretrained
+Tags: torch, pth, state dict, checkpoint, convert, pickle security, efficientnet,
+    imagenet
 """
 
 import importlib.resources
