@@ -56,8 +56,8 @@ class Config:
     explained: int = 50
     """held-out scenes that are explained and measured"""
     model: str = ""
-    """a .keras file or a network of keras.applications, to explain in place of one
-    trained here"""
+    """EfficientNetLite0 (needs no download), a .keras file or a network of
+    keras.applications, to explain in place of one trained here"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
