@@ -57,6 +57,11 @@ LAYER, STRIPED = (
 CONCEPTS = ("stripes", "dots")
 
 
+# --------------------------------------------------------------------------------------
+# The idea: a concept is a direction in a layer, and a class has a slope along it
+# --------------------------------------------------------------------------------------
+
+
 def build_model(size=32, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)
     logits."""
@@ -167,6 +172,11 @@ def plot_scores(
         f"The digit {STRIPED} and concepts: each dot a vector from other pictures"
     )
     return figure
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: stripes in a network that learned on ImageNet, then on digits
+# --------------------------------------------------------------------------------------
 
 
 def print_on(

@@ -82,6 +82,11 @@ QUICK = Config(size=24, scenes=1000, epochs=6, batch_size=32, explained=100)
 FULL = Config(size=64, scenes=20_000, epochs=20, explained=500)
 
 
+# --------------------------------------------------------------------------------------
+# The idea: three rules for the way back through a ReLU
+# --------------------------------------------------------------------------------------
+
+
 def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
@@ -186,6 +191,11 @@ def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     return np.stack(
         [each[row : row + REACH, left : left + REACH] for each, row, left in corners]
     )
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: three photographs in one picture, then digits on photographs
+# --------------------------------------------------------------------------------------
 
 
 def explain_objects(run: Run) -> None:

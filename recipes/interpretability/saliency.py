@@ -68,6 +68,11 @@ QUICK = Config(size=24, scenes=1200, epochs=6, batch_size=32, samples=10, explai
 FULL = Config(size=64, scenes=20_000, epochs=20, samples=50, explained=500)
 
 
+# --------------------------------------------------------------------------------------
+# The idea: the gradient of a logit with respect to the pixels
+# --------------------------------------------------------------------------------------
+
+
 def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
@@ -171,6 +176,11 @@ class Explain(layers.Layer):
             scores = tf.reduce_max(logits, axis=-1)
         heat = tf.reduce_max(tf.abs(tape.gradient(scores, images)), axis=-1)
         return {"probabilities": tf.nn.softmax(logits), "saliency": heat}
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: three photographs in one picture, then digits on photographs
+# --------------------------------------------------------------------------------------
 
 
 def explain_objects(run: Run) -> None:
