@@ -338,6 +338,38 @@ def heat_maps(
     return figure
 
 
+def object_maps(
+    images: np.ndarray,
+    masks: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    *,
+    names: Sequence[str],
+    title: str,
+) -> Figure:
+    """A row for each of the objects `names`, a column for each named method: its map (n,
+    height, width) laid over the image (n, height, width, 3) in [0, 1], and the outline
+    of the object's mask (n, height, width)."""
+    figure, grid = plt.subplots(
+        len(images), len(maps), figsize=(5.5 * len(maps), 6), squeeze=False
+    )
+    for (method, of_objects), column in zip(maps.items(), grid.T, strict=True):
+        column[0].set_title(method)
+        for image, mask, values, axes in zip(
+            images, masks, of_objects, column, strict=True
+        ):
+            heat = np.maximum(values, 0)
+            heat = heat / (heat.max() or 1)
+            axes.imshow(image)
+            drawn = axes.imshow(heat, alpha=0.6, vmin=0, vmax=1)
+            axes.contour(mask, levels=[0.5], colors="white")
+            axes.set(xticks=[], yticks=[])
+    for name, axes in zip(names, grid[:, 0], strict=True):
+        axes.set_ylabel(name)
+    figure.colorbar(drawn, ax=grid, label="of the map's highest", shrink=0.8)
+    figure.suptitle(title)
+    return figure
+
+
 def score_table(
     scores: Mapping[str, Mapping[str, float]],
     measures: Mapping[str, int],

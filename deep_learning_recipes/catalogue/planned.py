@@ -212,11 +212,6 @@ PLANNED = {
         "an ImageNet network in a few megabytes",
         "fire module, small network, mobile, cnn",
     ),
-    "weights_from_torch": Planned(
-        "convnets",
-        "weights saved by PyTorch, loaded into Keras",
-        "pytorch, convert, checkpoint, state dict, safetensors, efficientnet",
-    ),
     "architecture_search": Planned(
         "convnets",
         "a search that designs the network",

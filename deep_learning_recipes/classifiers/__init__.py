@@ -1,8 +1,10 @@
 """A user's own network and picture, for the recipes that look into networks: load them,
 open the network up, measure and report the maps that explain it."""
 
+from deep_learning_recipes.classifiers.controls import shuffle_weights
 from deep_learning_recipes.classifiers.measures import (
     overlap,
+    own_over_others,
     pointing_game,
     rank_correlation,
     share_on_object,
@@ -17,10 +19,12 @@ __all__ = [
     "from_flags",
     "load",
     "overlap",
+    "own_over_others",
     "pointing_game",
     "predict",
     "rank_correlation",
     "read_image",
     "record",
     "share_on_object",
+    "shuffle_weights",
 ]

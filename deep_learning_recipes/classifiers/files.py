@@ -1,4 +1,5 @@
-"""Networks by name: a .keras file, or a network of keras.applications."""
+"""Networks by name: EfficientNet-Lite0, a .keras file, or a network of
+keras.applications."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes.classifiers import efficientnet_lite
 
 
 def load_file(path: Path) -> keras.Model:
@@ -80,10 +81,14 @@ def load_application(name: str, weights: str | None) -> tuple[keras.Model, Any]:
         for each in dir(keras.applications)
         if each[0].isupper() and callable(getattr(keras.applications, each))
     }
+    included = efficientnet_lite.NAME
+    if name.lower() == included.lower():
+        return efficientnet_lite.load_model(weights), efficientnet_lite.preprocess
     if name.lower() not in known:
         raise UsageError(
-            f"--model {name}: neither a .keras file nor a network of keras.applications"
-            f"{did_you_mean(name, list(known.values()))}"
+            f"--model {name}: neither {included}, which needs no download, nor a .keras "
+            "file nor a network of keras.applications"
+            f"{did_you_mean(name, [included, *known.values()])}"
         )
     build = getattr(keras.applications, known[name.lower()])
     module = getattr(keras.applications, build.__module__.rsplit(".", 1)[-1])
@@ -94,20 +99,8 @@ def load_application(name: str, weights: str | None) -> tuple[keras.Model, Any]:
             raise
         raise UsageError(
             f"--model {name}: its ImageNet weights are not in Keras's cache and could "
-            "not be downloaded; a .keras file needs no network"
+            f"not be downloaded; {included} and .keras files need no network"
         ) from error
-
-
-def imagenet_names() -> list[str]:
-    """The names of ImageNet's thousand classes, from Keras's cache or downloaded into
-    it; numbers where neither is possible."""
-    from keras.applications.imagenet_utils import decode_predictions
-
-    try:
-        decoded = decode_predictions(np.eye(1000), top=1)
-    except Exception:  # as in `load_application`; numbers will do
-        return [f"class {number}" for number in range(1000)]
-    return [found[0][1].replace("_", " ") for found in decoded]
 
 
 def check_shapes(model: keras.Model, name: str) -> None:

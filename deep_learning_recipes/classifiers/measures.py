@@ -16,6 +16,16 @@ def share_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (positive * masks).sum((1, 2)) / np.where(total > 0, total, 1)
 
 
+def own_over_others(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """How many times as much of each map lies on its own object as of any other map
+    does, (n,), for n maps of one picture that were each asked for another object: near
+    1 where a map does not depend on what it was asked for."""
+    shares = np.stack([share_on_object(maps, each) for each in masks])
+    own = np.diag(shares)
+    others = np.where(np.eye(len(maps), dtype=bool), 0, shares).max(axis=1)
+    return own / np.maximum(others, 1e-3)
+
+
 def pointing_game(
     maps: np.ndarray, masks: np.ndarray, tolerance: int = 0
 ) -> np.ndarray:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.classifiers import files
+from deep_learning_recipes.classifiers import efficientnet_lite, files
 from deep_learning_recipes.classifiers.graph import inline
 from deep_learning_recipes.classifiers.head import Head, find_head
 from deep_learning_recipes.classifiers.network import Classifier
@@ -44,19 +44,24 @@ def load(
     *,
     weights: str | None = "imagenet",
     pixel_range: Sequence[float] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Classifier:
     """The network that a user named by --model.
 
-    name: a network of keras.applications ("MobileNetV2"), whose preprocessing becomes a
-        part of it; or a .keras file, a classifier of pictures. Nested models are opened
+    name: "EfficientNetLite0", whose ImageNet weights are there without a download; a
+        network of keras.applications ("MobileNetV2"); or a .keras file, a classifier of
+        pictures. What has a name takes its preprocessing along. Nested models are opened
         up, a final softmax or sigmoid is taken off, and it computes in float32.
-    weights: "imagenet" (from Keras's cache, or downloaded), or None for random ones.
+    weights: "imagenet" (what is not included comes from Keras's cache, or is
+        downloaded), or None for random ones.
     pixel_range: the least and the largest value of the pixels that the network in a
         file takes, such as (0, 255); None: as its graph says, else (0, 1).
+    size: height and width of the pictures, for a network that takes any, such as
+        EfficientNetLite0; None: (224, 224) there.
 
     Raises UsageError for an unknown name, a file that Keras cannot load, weights that
     cannot be downloaded, a network that does not turn one picture into one vector or
-    cannot be opened up, and a range that is none.
+    cannot be opened up, a range that is none, and a size that it does not take.
     """
     is_file = name.endswith(".keras")
     if pixel_range is not None:
@@ -81,8 +86,7 @@ def load(
         pixels = images if (low, high) == (0, 1) else scale(images)
         return pixels if preprocess is None else preprocess(pixels)
 
-    height, width, channels = source.inputs[0].shape[1:]
-    shape = height or USUAL_SIZE, width or USUAL_SIZE, channels
+    shape = input_shape(source, size, name)
     images = keras.Input(shape, name="images")
     some = np.random.default_rng(0).random((2, *shape), "float32")
     try:
@@ -104,9 +108,29 @@ def load(
     count = head.logits.shape[-1]
     names = [f"class {number}" for number in range(count)]
     if preprocess is not None and count == 1000:
-        names = files.imagenet_names()
+        names = efficientnet_lite.class_names()
     opened = keras.Model(images, head.logits, name=source.name)
     return Classifier(opened, names, head.squash, ask, notes)
+
+
+def input_shape(
+    source: keras.Model, size: tuple[int, int] | None, name: str
+) -> tuple[int, int, int]:
+    """(height, width, channels) of the pictures. Raises UsageError for a size other than
+    the network's own."""
+    _, height, width, channels = source.inputs[0].shape
+    asked_height, asked_width = size or (None, None)
+    shape = (
+        height or asked_height or USUAL_SIZE,
+        width or asked_width or USUAL_SIZE,
+        channels,
+    )
+    if size is not None and shape[:2] != tuple(size):
+        raise UsageError(
+            f"--model {name}: it takes pictures of {shape[0]} by {shape[1]} pixels, not "
+            f"of {size[0]} by {size[1]}"
+        )
+    return shape
 
 
 def check_range(pixel_range: Sequence[float], name: str, is_file: bool) -> None:

@@ -6,6 +6,7 @@ Importing this costs nothing; each loader imports the library that holds its dat
 from deep_learning_recipes.data.crops import load_photos
 from deep_learning_recipes.data.images import load
 from deep_learning_recipes.data.labels import class_names
+from deep_learning_recipes.data.objects import Objects, load_objects
 from deep_learning_recipes.data.pictures import load_picture
 from deep_learning_recipes.data.scenes import Scenes, load_scenes
 from deep_learning_recipes.data.series import load_series
@@ -13,11 +14,13 @@ from deep_learning_recipes.data.tables import feature_names, load_table
 from deep_learning_recipes.data.text import load_names, load_text
 
 __all__ = [
+    "Objects",
     "Scenes",
     "class_names",
     "feature_names",
     "load",
     "load_names",
+    "load_objects",
     "load_photos",
     "load_picture",
     "load_scenes",

@@ -44,8 +44,8 @@ class Config:
     last_steps: int = 40
     """on those of each larger size"""
     model: str = ""
-    """a .keras file or a network of keras.applications (VGG19) in place of random
-    filters"""
+    """EfficientNetLite0 (needs no download), a .keras file or a network of
+    keras.applications (VGG19) in place of random filters"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 

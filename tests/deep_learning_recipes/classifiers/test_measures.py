@@ -1,5 +1,7 @@
+import keras
 import numpy as np
 import pytest
+from keras import layers
 from scipy.stats import spearmanr
 
 from deep_learning_recipes import classifiers, figures
@@ -118,3 +120,31 @@ def test_a_score_table_shades_each_column_by_what_is_better():
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.images[0].get_array(), [[1, 0], [0, 1]])
     assert [text.get_text() for text in axes.texts] == ["3.00", "9.00", "1.00", "0.00"]
+
+
+def test_own_over_others_by_hand():
+    left, right = np.zeros((1, 2), bool), np.zeros((1, 2), bool)
+    left[0, 0] = right[0, 1] = True
+    asked = np.array([[[3.0, 1.0]], [[1.0, 1.0]]])
+    found = classifiers.own_over_others(asked, np.stack([left, right]))
+    # 3/4 of the first map is on the left and half of the second; on the right the
+    # second has half and the first a quarter.
+    np.testing.assert_allclose(found, [0.75 / 0.5, 0.5 / 0.25])
+    alike = np.repeat(asked[:1], 2, axis=0)
+    found = classifiers.own_over_others(alike, np.stack([left, right]))
+    np.testing.assert_allclose(found, 1)
+
+
+def test_shuffled_weights_are_the_same_numbers_elsewhere():
+    images = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(images))
+    model = keras.Model(images, layers.Dense(2)(layers.GlobalMaxPooling2D()(x)))
+    before = model.get_weights()
+    classifiers.shuffle_weights(model, seed=1)
+    after = model.get_weights()
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(np.sort(old.ravel()), np.sort(new.ravel()))
+        assert np.array_equal(old, new) == (old.ndim == 1)
+    model.set_weights(before)
+    classifiers.shuffle_weights(model, seed=1)
+    np.testing.assert_array_equal(model.get_weights()[0], after[0])

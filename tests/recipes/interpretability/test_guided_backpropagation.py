@@ -92,6 +92,20 @@ def test_the_rule_of_the_gradient_is_the_gradient_and_the_model_stays_as_it_was(
     assert np.abs(guided - plain).max() > 0.1 * np.abs(plain).max()
 
 
+def test_a_relu_with_a_ceiling_is_flat_beyond_it():
+    images = keras.Input((1, 3, 1))
+    bent = layers.ReLU(max_value=6.0)(layers.Flatten()(images))
+    dense = layers.Dense(1, use_bias=False)
+    model = keras.Model(images, dense(bent))
+    dense.set_weights([np.array([[1.0], [2.0], [-3.0]], "float32")])
+    x = np.array([[[[7.0], [2.0], [1.0]]]], "float32")
+    for name, expected in {"gradient": (0, 2, 3), "guided": (0, 2, 0)}.items():
+        ruled = gb.with_rule(model, gb.RULES[name])
+        found = gb.explain(ruled, x, np.array([0]))
+        np.testing.assert_array_equal(found[0, 0], expected)
+        np.testing.assert_array_equal(ruled(x), model(x))
+
+
 def test_relu_layers_and_operations_between_layers():
     # As in MobileNet: ReLU is a layer with a highest value, arithmetic stands between
     # the layers.

@@ -10,6 +10,7 @@ import tensorflow as tf
 from conftest import run_in_process
 from keras import layers, ops
 from PIL import Image, PngImagePlugin
+from skimage import data as photographs
 
 from deep_learning_recipes import classifiers
 from recipes import (
@@ -115,6 +116,24 @@ def test_what_is_recorded_is_what_the_network_says(recipe, network, tmp_path, ca
         probability, abs=1e-3
     )
     assert "opened up" not in capsys.readouterr().out
+
+
+EXPLAINED = [
+    pytest.param(recipe, marks=() if recipe == "grad_cam" else pytest.mark.long)
+    for recipe in EXPLAINING
+]
+
+
+@pytest.mark.parametrize("recipe", EXPLAINED)
+def test_the_network_that_needs_no_download_explains_a_picture(recipe, tmp_path):
+    """Under any spelling of its name; the cat is found."""
+    Image.fromarray(photographs.chelsea()).save("cat.png")
+    flags = "--preset", "quick", "--model", "efficientnetlite0", "--image", "cat.png"
+    finished = run_in_process(recipe, tmp_path / "run", *flags)
+    assert finished.code == 0
+    if recipe != "filter_visualization":
+        found = finished.metrics["metrics"]
+        assert found["picture_0_class"]["value"] in (281, 282, 285)
 
 
 @pytest.mark.parametrize("recipe", DRAWING)
