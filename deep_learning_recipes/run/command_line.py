@@ -30,7 +30,7 @@ class Options:
 
     preset: Literal["quick", "default", "full"] = "default"
     """quick: seconds; default: a minute or two on two CPU cores; full: the paper's
-    scale"""
+    scale, which was run only where the recipe's file says so"""
     seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     """of all random numbers"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
@@ -50,8 +50,8 @@ class Options:
     ] = None
     """write a SavedModel for TF Serving to DIR/NAME/VERSION (DIR: saved_models)"""
     export_format: tuple[Literal["onnx", "litert"], ...] = ()
-    """other formats to write into the SavedModel's folder: onnx (needs pip install onnx
-    onnxruntime tf2onnx), litert"""
+    """other formats to write into the SavedModel's folder, of the signature
+    serving_default: onnx (needs pip install onnx onnxruntime tf2onnx), litert"""
     deterministic: bool = False
     """the same weights to the last bit each time, a little slower"""
     verbose: bool = False

@@ -32,21 +32,22 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    data: str = "mnist_5k"
+    """mnist_5k or digits (embedded), or mnist / fashion_mnist where Keras can download
+    or has cached them"""
     epochs: int = 20
     """passes over the training images"""
     batch_size: int = 32
     """images a gradient is averaged over"""
     learning_rate: float = 3e-3
     """of AdamW at the start, for LeNet-5; it falls to 0 along a cosine"""
-    restarts: int = 5
+    restarts: int = 3
     """random starts of each network; accuracies are their means"""
 
 
-QUICK = Config(epochs=12, restarts=2)
-FULL = Config(data="mnist", epochs=30)
+QUICK = Config(epochs=6, restarts=1)
+# Never run here: it takes the 60,000 images from Keras's cache or the network.
+FULL = Config(data="mnist", epochs=30, restarts=5)
 
 
 @dataclass
@@ -56,11 +57,11 @@ class Rival:
     units: tuple[int, ...]
     """widths of the hidden layers"""
     learning_rate: float
-    """its own best one of 3e-3 and 1e-2, on a fifth of the digits to train on"""
+    """its own best one of 3e-3, 1e-2 and 3e-2, on a fifth of the images to train on"""
 
 
 DENSE = {
-    "dense-58": Rival(units=(58,), learning_rate=3e-3),
+    "dense-58": Rival(units=(58,), learning_rate=1e-2),
     "dense-54-54": Rival(units=(54, 54), learning_rate=1e-2),
 }
 
@@ -325,9 +326,9 @@ def main(config: Config, run: Run) -> None:
     run.metrics("weights", weights)
 
     run.claim(
-        "LeNet-5 reads at least 98 % of the held-out digits",
-        at_least=0.98,
-        measured={f"mean test accuracy of {config.restarts} starts": accuracy["lenet"]},
+        "LeNet-5 reads at least 95 % of the held-out digits",
+        at_least=0.95,
+        measured={"mean test accuracy": accuracy["lenet"]},
     )
     run.compare(
         "Shared weights are worth more: dense nets of at most as many do not read as well",
@@ -337,7 +338,7 @@ def main(config: Config, run: Run) -> None:
         },
         more="lenet",
         less="dense, mean",
-        by=0.003,
+        by=0.005,
     )
     # The best rival on the very images that decide: an advantage that LeNet-5 has not.
     run.compare(
