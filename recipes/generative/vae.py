@@ -481,7 +481,7 @@ def claim_rivals(
         nats,
         more="VAE (bound)",
         less="mixture",
-        by=5,
+        by=1.5,
     )
     found = {
         name: f"{precisions[name]:.0%} and {recalls[name]:.0%}" for name in precisions
