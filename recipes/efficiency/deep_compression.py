@@ -66,7 +66,14 @@ class Config:
     pruning"""
 
 
-QUICK = Config(networks=("lenet_300_100",), restarts=1, epochs=4, epochs_of_a_round=3)
+QUICK = Config(
+    data="digits_by_writer",
+    networks=("lenet_300_100",),
+    restarts=1,
+    epochs=10,
+    epochs_of_a_round=8,
+    centroid_epochs=3,
+)
 # Never run here: it takes the 60,000 images from Keras's cache or the network.
 FULL = Config(
     data="mnist", restarts=1, epochs=10, epochs_of_a_round=8, centroid_epochs=3, bits=5
