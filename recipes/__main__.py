@@ -81,10 +81,16 @@ def copy_command(arguments: list[str]) -> int:
     parser.add_argument(
         "file", type=Path, help="the file to write; it may not exist yet"
     )
+    parser.add_argument(
+        "--standalone",
+        action="store_true",
+        help="write a file that runs without this package: the idea, and a short main "
+        "that loads the data and trains",
+    )
     options = parser.parse_args(arguments)
 
     recipe = catalogue.find_recipe(options.name)
-    target = copying.copy_recipe(recipe, options.file)
+    target = copying.copy_recipe(recipe, options.file, standalone=options.standalone)
     print(f"{target}: {recipe.title} Run it: python {target}")
     return 0
 

@@ -9,6 +9,7 @@ DIGITS = list(string.digits)
 CLASS_NAMES = {
     "digits": DIGITS,
     "digits_by_writer": DIGITS,
+    "mnist_5k": DIGITS,
     "glyphs": list(string.digits + string.ascii_uppercase + string.ascii_lowercase),
     "printed_digits": DIGITS,
     "photos": [

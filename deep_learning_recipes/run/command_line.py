@@ -30,7 +30,7 @@ class Options:
 
     preset: Literal["quick", "default", "full"] = "default"
     """quick: seconds; default: a minute or two on two CPU cores; full: the paper's
-    scale"""
+    scale, which was run only where the recipe's file says so"""
     seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     """of all random numbers"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = (
@@ -49,6 +49,9 @@ class Options:
         Path | None, tyro.conf.arg(metavar="[DIR]", help_behavior_hint="")
     ] = None
     """write a SavedModel for TF Serving to DIR/NAME/VERSION (DIR: saved_models)"""
+    export_format: tuple[Literal["onnx", "litert"], ...] = ()
+    """other formats to write into the SavedModel's folder, of the signature
+    serving_default: onnx (needs pip install onnx onnxruntime tf2onnx), litert"""
     deterministic: bool = False
     """the same weights to the last bit each time, a little slower"""
     verbose: bool = False
@@ -83,6 +86,9 @@ def parse(
         options = keep_settings(options, Options(), started_options, options)
     check_values(config, presets)
     check_values(options, {"default": Options()})
+    if options.export_format and not options.export:
+        formats = " ".join(options.export_format)
+        raise UsageError(f"--export-format {formats}: add --export [DIR], the folder")
     return config, options
 
 
@@ -194,11 +200,11 @@ def from_json(like: Any, values: dict[str, Any]) -> Any:
 
 def keep_settings(wanted: Any, usual: Any, started: Any, options: Options) -> Any:
     """The settings that a resumed run was started with. Raises UsageError if a flag
-    that was given now says otherwise; where to export may change."""
+    that was given now says otherwise; where and how to export may change."""
     for each in dataclasses.fields(wanted):
         now = getattr(wanted, each.name)
         was = getattr(started, each.name)
-        if each.name in ("out", "resume", "export", "verbose"):
+        if each.name in ("out", "resume", "export", "export_format", "verbose"):
             continue
         if now not in (getattr(usual, each.name), was):
             raise UsageError(
@@ -206,6 +212,11 @@ def keep_settings(wanted: Any, usual: Any, started: Any, options: Options) -> An
                 f"{was}; leave the flag out, or start anew without --resume"
             )
     if isinstance(wanted, Options):
-        export = wanted.export or started.export
-        return dataclasses.replace(started, out=wanted.out, resume=True, export=export)
+        return dataclasses.replace(
+            started,
+            out=wanted.out,
+            resume=True,
+            export=wanted.export or started.export,
+            export_format=wanted.export_format or started.export_format,
+        )
     return started

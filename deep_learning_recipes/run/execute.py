@@ -30,6 +30,7 @@ from deep_learning_recipes.run.folder import (
 from deep_learning_recipes.run.record import Run
 from deep_learning_recipes.run.recorder import Recorder
 from deep_learning_recipes.run.report import report
+from deep_learning_recipes.serving import formats
 from deep_learning_recipes.startup import (
     BAD_INPUT,
     CLAIM_FAILED,
@@ -109,6 +110,7 @@ def execute(main: Main, name: str, config: Any, options: Options) -> bool:
     held."""
     if options.export:
         require_writable(options.export / name, "--export")
+        formats.require_converters(options.export_format)
     keras.utils.clear_session()
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
@@ -142,6 +144,7 @@ def record(
         folder=folder,
         seed=options.seed,
         export_folder=options.export,
+        export_formats=options.export_format,
         resume=options.resume,
         about={**describe(options, place), "config": dataclasses.asdict(config)},
         display=display,
@@ -178,7 +181,7 @@ def record(
     held = run.finish()
     report(run)
     if run.export_error is not None:
-        raise UsageError(f"no SavedModel was written: {run.export_error}")
+        raise run.export_error
     return held
 
 

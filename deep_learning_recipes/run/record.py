@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Run:
     callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
     """for every `fit` of the recipe: checkpoints, TensorBoard logs, progress"""
     export_folder: Path | None = None
+    export_formats: Sequence[str] = ()
+    """besides the SavedModel"""
     resume: bool = False
     about: dict[str, Any] = field(default_factory=dict)
     display: Display = field(default_factory=Display)
@@ -45,7 +47,7 @@ class Run:
         self.curves: dict[str, dict[str, Any]] = {}
         self.figures: list[str] = []
         self.exports: list[str] = []
-        self.export_error: Exception | None = None
+        self.export_error: UsageError | None = None
         self.loops = 0
         self.finished = False
 
@@ -201,22 +203,34 @@ class Run:
         self.write()
 
     def export(self, model: keras.Model, example: Any) -> None:
-        """Writes the model as a SavedModel for TF Serving, if --export asked for it.
-        `example` is an input on which the written model must agree with this one. What
-        was measured is reported even if it cannot be written."""
+        """Writes the model as a SavedModel for TF Serving, if --export asked for it, and
+        in the formats that --export-format names. `example` is an input on which what
+        is written must agree with this model. What was measured is reported even if it
+        cannot be written."""
         if self.export_folder is None:
             return
-        folder = self.export_folder / self.name
+        failure = "no SavedModel was written"
         try:
             # A strategy's scope ends at the thread; what is traced within it answers
             # only there.
             with ThreadPoolExecutor(1) as outside:
-                path = outside.submit(serving.export, model, folder, example).result()
+                folder = self.export_folder / self.name
+                writing = outside.submit(serving.export, model, folder, example)
+                version = self._exported(writing)
+                for name in self.export_formats:
+                    failure = f"{version} was written, but not as {name}"
+                    writing = outside.submit(
+                        serving.write_as, model, version, name, example
+                    )
+                    self._exported(writing)
         except (UsageError, OSError) as error:
-            self.export_error = error
-            return
+            self.export_error = UsageError(f"{failure}: {error}")
+
+    def _exported(self, writing: Future[Path]) -> Path:
+        path = writing.result()
         self.exports.append(str(path))
         self.write()
+        return path
 
     def print(self, text: str = "") -> None:
         """Prints plain text, no line of it broken: samples, tables of a recipe's own."""

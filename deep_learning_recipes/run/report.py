@@ -10,6 +10,7 @@ from deep_learning_recipes.run.evidence import number
 from deep_learning_recipes.run.record import Run
 
 VERDICTS = {True: "holds", False: "FAILS"}
+EXPORTED = {"": "SavedModel", ".onnx": "ONNX", ".tflite": "LiteRT"}
 
 
 def report(run: Run) -> None:
@@ -23,8 +24,8 @@ def report(run: Run) -> None:
     for path in [run.folder / name for name in run.figures]:
         run.print(f"figure      {shown(path)}")
     run.print(f"record      {shown(run.folder / 'metrics.json')}")
-    for export in run.exports:
-        run.print(f"SavedModel  {shown(Path(export))}")
+    for export in map(Path, run.exports):
+        run.print(f"{EXPORTED[export.suffix]:12}{shown(export)}")
 
 
 def print_metrics(run: Run, console: Console) -> None:

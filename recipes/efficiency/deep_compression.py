@@ -40,8 +40,8 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    data: str = "digits_by_writer"
-    """digits_by_writer (the ordered split: tested on other writers), digits; mnist if
+    data: str = "mnist_5k"
+    """mnist_5k, digits, digits_by_writer (tested on other writers); mnist if
     available"""
     networks: tuple[Literal["lenet_300_100", "lenet_5"], ...] = (
         "lenet_300_100",
@@ -51,11 +51,11 @@ class Config:
     the time)"""
     restarts: int = 2
     """random starts of each network; all numbers are their means"""
-    epochs: int = 10
+    epochs: int = 5
     """passes over the training images in full"""
-    epochs_of_a_round: int = 8
+    epochs_of_a_round: int = 4
     """passes after each round of pruning"""
-    centroid_epochs: int = 3
+    centroid_epochs: int = 2
     """passes that train the shared weights"""
     bits: Annotated[int, Interval(ge=1, le=8)] = 4
     """of a cluster number: 2^bits values a kernel, one of them 0"""
@@ -66,8 +66,18 @@ class Config:
     pruning"""
 
 
-QUICK = Config(networks=("lenet_300_100",), restarts=1)
-FULL = Config(data="mnist", restarts=1, bits=5)
+QUICK = Config(
+    data="digits_by_writer",
+    networks=("lenet_300_100",),
+    restarts=1,
+    epochs=10,
+    epochs_of_a_round=8,
+    centroid_epochs=3,
+)
+# Never run here: it takes the 60,000 images from Keras's cache or the network.
+FULL = Config(
+    data="mnist", restarts=1, epochs=10, epochs_of_a_round=8, centroid_epochs=3, bits=5
+)
 # Shares of each kernel's weights that pruning leaves (paper: 8, 9, 26 % and 66, 12, 8,
 # 19 %).
 KEPT = {"lenet_300_100": [0.073, 0.147, 0.5], "lenet_5": [0.66, 0.12, 0.078, 0.3]}

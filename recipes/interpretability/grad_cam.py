@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits, load_sample_image
 from tf_keras_vis.gradcam import Gradcam
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
 from tf_keras_vis.scorecam import Scorecam
@@ -230,6 +231,36 @@ def class_maps(model: keras.Model) -> keras.Model:
         "class_maps": cam(model.get_layer(LAST).output, kernel),
     }
     return keras.Model(model.input, outputs, name="class_maps")
+
+
+def standalone(epochs: int = 6) -> None:
+    """Grad-CAM alone, of digits on a photograph: the main of a standalone copy."""
+    random = np.random.default_rng(0)
+    photograph = load_sample_image("china.jpg") / 255
+    digits, labels = load_digits(return_X_y=True)
+    images = np.empty((len(digits), 48, 48, 3), "float32")
+    for image, digit in zip(images, digits, strict=True):
+        top, left = random.integers(0, 360, size=2)
+        image[:] = photograph[top : top + 48, left : left + 48] / 2
+        row, column = random.integers(0, 24, size=2)
+        strokes = np.kron(digit.reshape(8, 8, 1) / 16, np.ones((3, 3, 1)))
+        image[row : row + 24, column : column + 24] += strokes / 2
+
+    model = build_model()
+    model.compile(
+        optimizer=keras.optimizers.Adam(5e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(images, labels, epochs=epochs, validation_split=0.2)
+
+    shown = images[-8:]
+    maps = explainers(model, LAST)["Grad-CAM"](shown, labels[-8:])
+    maps = maps / (np.max(maps, axis=(1, 2), keepdims=True) + 1e-7)
+    gray = np.repeat(maps[..., np.newaxis], 3, axis=-1)
+    rows = [np.concatenate(row, axis=1) for row in (shown, gray)]
+    plt.imsave("grad_cam.png", np.concatenate(rows))
+    print("grad_cam.png: digits on a photograph, and where the network sees them")
 
 
 # --------------------------------------------------------------------------------------

@@ -25,9 +25,10 @@ import numpy as np
 from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
-from sklearn.datasets import make_moons
+from sklearn.datasets import load_digits, make_moons
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
@@ -59,6 +60,11 @@ QUICK = Config(shapes=("linear", "4", "128", "128-128"), restarts=3, epochs=30)
 FULL = Config(
     data="mnist", shapes=("linear", "4", "128", "128-128", "512-512"), epochs=30
 )
+
+
+# --------------------------------------------------------------------------------------
+# The idea: layers of neurons, and the same in NumPy
+# --------------------------------------------------------------------------------------
 
 
 def build_mlp(
@@ -105,6 +111,27 @@ def compile_for_sgd(
         metrics=["accuracy"],
     )
     return model
+
+
+def standalone(epochs: int = 60) -> None:
+    """One network alone, on scikit-learn's digits: the main of a standalone copy."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, x_test, y, y_test = train_test_split(
+        pixels / 16, labels, test_size=0.2, random_state=0
+    )
+    model = build_mlp(inputs=64, widths=(128,))
+    compile_for_sgd(model, learning_rate=0.05, momentum=0.9)
+    model.fit(x, y, epochs=epochs, batch_size=32, validation_data=(x_test, y_test))
+
+    probabilities = forward(model.get_weights(), x_test)
+    accuracy = np.mean(probabilities.argmax(axis=1) == y_test)
+    loss = cross_entropy(probabilities, y_test)
+    print(f"In NumPy: accuracy {accuracy:.4f}, cross-entropy {loss:.4f}")
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: by width and depth, and beside simpler methods
+# --------------------------------------------------------------------------------------
 
 
 def simpler_methods(x_train, y_train, x_test, y_test) -> dict[str, float]:

@@ -341,6 +341,32 @@ class Agent:
         }
 
 
+def standalone(steps: int = 60_000) -> None:
+    """The agent as set, in CartPole: the main of a standalone copy."""
+    config = Config(steps=steps)
+    envs = gym.make_vec(
+        config.env, config.environments, vectorization_mode="vector_entry_point"
+    )
+    agent = Agent(config, envs, seed=0)
+    blocks = math.ceil(steps / agent.steps_of_a_block)
+    earned = 0.0
+    episodes = 0
+    for block in range(1, blocks + 1):
+        for _ in range(agent.rows):
+            rewards, ended = agent.step(epsilon(block * agent.steps_of_a_block, steps))
+            earned += rewards.sum()
+            episodes += ended.sum()
+        agent.learn()
+        if block % 50 == 0 or block == blocks:
+            return_of_each = earned / max(episodes, 1)
+            print(
+                f"{block * agent.steps_of_a_block:,} steps: return {return_of_each:.0f}"
+            )
+            earned = 0.0
+            episodes = 0
+    agent.learner.network.save("dqn.keras")
+
+
 # --------------------------------------------------------------------------------------
 # The experiment: the agent as set, and agents without one thing each
 # --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pydoc_data.topics import topics
 from typing import Annotated
 
 import keras
@@ -178,6 +179,44 @@ def generate(model: keras.Model, prompts, length: int, temperature: float):
         logits = model(ids[:, None])[:, 0]
 
     return tf.transpose(written.stack())
+
+
+def standalone(epochs: int = 8) -> None:
+    """The LSTM alone, on Python's manual: the main of a standalone copy."""
+    manual = "\n\n".join(topics[name] for name in sorted(topics))
+    # The manual repeats itself: a paragraph twice would be held out and trained on.
+    text = "\n\n".join(dict.fromkeys(manual.split("\n\n")))
+    characters = sorted(set(text))
+    ids = np.array([characters.index(character) for character in text], "int32")
+    held_out = len(ids) // 10
+    x, y = in_chunks(ids[:-held_out], streams=32, chunk=32)
+
+    model = build_model(len(characters), units=128, depth=2, dropout=0.1, streams=32)
+    rates = learning_rates(8e-3, steps=epochs * len(x) // 32)
+    model.compile(
+        keras.optimizers.Adam(rates, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[bits_per_character],
+    )
+    # Each text is read from its start, with an empty state.
+    start_empty = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: forget(model),
+        on_test_begin=lambda *_: forget(model),
+    )
+    # The chunks of a stream follow one another, so they are not shuffled.
+    model.fit(
+        x,
+        y,
+        batch_size=32,
+        epochs=epochs,
+        shuffle=False,
+        validation_data=in_chunks(ids[-held_out:], streams=32, chunk=32),
+        validation_batch_size=32,
+        callbacks=[start_empty],
+    )
+    prompts = tf.constant([ids[:100]] * 32)
+    written = generate(model, prompts, 400, tf.constant(0.5))[0]
+    print("".join(characters[number] for number in written))
 
 
 # --------------------------------------------------------------------------------------

