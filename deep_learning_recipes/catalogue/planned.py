@@ -32,11 +32,6 @@ PLANNED = {
         "how to draw the first weights so that signals survive depth",
         "xavier, glorot, kaiming, he initialization, orthogonal",
     ),
-    "optimizers": Planned(
-        "training",
-        "update rules side by side on valleys, saddles and digits",
-        "sgd, momentum, nesterov, adagrad, rmsprop, adam",
-    ),
     "learning_rates": Planned(
         "training",
         "schedules, warm-up, and a test that finds a good rate",
