@@ -27,11 +27,6 @@ PLANNED = {
         "what the size of a batch does to noise, steps and time",
         "batch size, sgd, gradient noise, stochastic gradient",
     ),
-    "weight_initialization": Planned(
-        "training",
-        "how to draw the first weights so that signals survive depth",
-        "xavier, glorot, kaiming, he initialization, orthogonal",
-    ),
     "learning_rates": Planned(
         "training",
         "schedules, warm-up, and a test that finds a good rate",

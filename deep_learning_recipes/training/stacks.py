@@ -1,15 +1,14 @@
-"""Many small networks of one architecture as one: their weights lie in one array, so
-that one compiled call trains them all.
+"""Many small networks of one architecture as one: their weights lie in one array, a row
+each, so that one compiled call trains them all.
 
 What PyTorch does by `torch.func.stack_module_state` and `vmap`. A comparison over
-seeds, rates and strengths then costs little more than a single training. Each network
-has a row: what works on rows (update rules, Keras's elementwise optimizers such as
-Adam) works on each network by itself.
+seeds, rates and strengths then costs little more than a single training. What works on
+rows (update rules, Keras's elementwise optimizers such as Adam) works on each network
+by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,26 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 
-def stack(build: Callable[[], keras.Model], count: int) -> tuple[keras.Model, Any]:
-    """A network that gives the computation, and the starting weights of `count` of
-    them.
+def row_of(model: keras.Model) -> np.ndarray:
+    """The weights of one network, (weights,). Rows of networks of one architecture make
+    a stack, (networks, weights).
 
-    build: makes a network, with a start of its own at each call. It may hold nothing
-        but trainable weights of one type (no batch normalization).
-
-    Returns the network and its starts, float (count, weights of a network).
-    Raises ValueError for a network with other variables.
+    Raises ValueError for a model that holds more than trainable weights (batch
+    normalization), which a row has no place for.
     """
-    model = build()
     if model.non_trainable_variables:
         names = ", ".join(each.path for each in model.non_trainable_variables)
         raise ValueError(f"{model.name} holds what is not trained: {names}")
-    rows = [_flat(model)]
-    rows.extend(_flat(build()) for _ in range(count - 1))
-    return model, np.stack(rows)
-
-
-def _flat(model: keras.Model) -> np.ndarray:
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
@@ -70,6 +59,29 @@ def call_each(model: keras.Model, rows: Any, x: Any) -> Any:
     return tf.vectorized_map(
         lambda each: model.stateless_call(*each)[0], (weights_of(model, rows), [], x)
     )
+
+
+def losses(model: keras.Model, rows: Any, x: Any, y: Any) -> Any:
+    """Each network's cross-entropy in nats, (networks,), its outputs taken as logits.
+
+    rows: (networks, weights). x: (batch, ...). y: (batch,) labels.
+    """
+    logits = tf.cast(call(model, rows, x), "float32")
+    labels = tf.repeat(y[tf.newaxis], tf.shape(rows)[0], axis=0)
+    found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.reduce_mean(found, axis=1)
+
+
+def gradients(model: keras.Model, rows: Any, x: Any, y: Any) -> Any:
+    """The gradient of each network's loss by its own weights, (networks, weights).
+
+    No other loss depends on them, so it is that of the sum.
+    """
+    with tf.GradientTape() as tape:
+        values = tf.identity(rows)
+        tape.watch(values)
+        loss = tf.reduce_sum(losses(model, values, x, y))
+    return tape.gradient(loss, values)
 
 
 def set_weights(model: keras.Model, row: Any) -> None:

@@ -329,18 +329,19 @@ def train_on_digits(
     rates = np.logspace(-4, 1, config.rates)
     shape = len(RULES), config.rates, config.starts
     networks = np.tile(starts, (config.rates, 1)).astype("float32")
-    rows = tf.Variable(np.repeat(networks[np.newaxis], len(RULES), axis=0))
+    rows = tf.Variable(np.tile(networks, (len(RULES), 1)))
     memories = [
         [tf.Variable(np.zeros_like(networks)) for _ in range(rule.memories)]
         for rule in RULES.values()
     ]
-    of_networks = tf.constant(np.repeat(rates, config.starts)[:, np.newaxis], "float32")
+    of_networks = np.tile(np.repeat(rates, config.starts), len(RULES))
+    of_networks = tf.constant(of_networks[:, np.newaxis], "float32")
     x, y = tf.constant(x), tf.constant(y)
 
     losses = np.zeros((config.looks, *shape))
     squares = {name: np.zeros((config.looks, *shape[1:])) for name in DIVIDING}
     state = {"all": [rows, memories, losses, squares, random]}
-    name = f"{rows.shape[0] * rows.shape[1]} networks"
+    name = f"{len(of_networks)} networks"
     for look in run.loop(name, config.looks, state, unit="looks"):
         batches = [
             random.choice(len(x), config.batch_size, replace=False)
@@ -366,41 +367,28 @@ DIVIDING = ("AdaGrad", "RMSprop")  # by a memory of squares that is their only o
 def train_some(model, rows, memories, first_step, rates, batches, x, y):
     """A step of all networks on each batch.
 
-    rows: variable (optimizers, networks, weights). memories: for each optimizer its
-    variables, (networks, weights). rates: (networks, 1). batches: (steps, batch size)
-    rows of x and y. Returns the losses on all of x, (optimizers, networks).
+    rows: variable (networks, weights), as many for each optimizer, one after the other.
+    memories: for each optimizer its variables, (its networks, weights). rates:
+    (networks, 1). batches: (steps, batch size) rows of x and y. Returns the losses on
+    all of x, (networks,).
     """
     step = tf.cast(first_step, "float32")
     for batch in batches:
-        gradients = gradients_of(model, rows, tf.gather(x, batch), tf.gather(y, batch))
+        gradients = stacks.gradients(
+            model, rows, tf.gather(x, batch), tf.gather(y, batch)
+        )
+        of_each = tf.split(gradients, len(RULES))
         directions = []
-        for index, rule in enumerate(RULES.values()):
-            memory = tuple(memories[index])
-            direction, memory = rule.direction(gradients[index], memory, step)
+        for rule, gradient, variables in zip(
+            RULES.values(), of_each, memories, strict=True
+        ):
+            direction, memory = rule.direction(gradient, tuple(variables), step)
             directions.append(direction)
-            for variable, value in zip(memories[index], memory, strict=True):
+            for variable, value in zip(variables, memory, strict=True):
                 variable.assign(value)
-        rows.assign_sub(rates * tf.stack(directions))
+        rows.assign_sub(rates * tf.concat(directions, axis=0))
         step += 1
-    return losses_of(model, rows, x, y)
-
-
-def losses_of(model, rows, x, y):
-    """Cross-entropy in nats, (optimizers, networks)."""
-    logits = stacks.call(model, tf.reshape(rows, (-1, rows.shape[-1])), x)
-    labels = tf.repeat(y[tf.newaxis], tf.shape(logits)[0], axis=0)
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return tf.reshape(tf.reduce_mean(losses, axis=1), rows.shape[:2])
-
-
-def gradients_of(model, rows, x, y):
-    """Of each network's loss by its own weights, which no other loss depends on: so the
-    gradient of the sum."""
-    with tf.GradientTape() as tape:
-        values = tf.identity(rows)
-        tape.watch(values)
-        loss = tf.reduce_sum(losses_of(model, values, x, y))
-    return tape.gradient(loss, values)
+    return stacks.losses(model, rows, x, y)
 
 
 SHOWN = [name for name in RULES if name != "Adam, uncorrected"]
@@ -668,7 +656,8 @@ def main(config: Config, run: Run) -> None:
 
     (x, y), (x_test, y_test) = data.load("digits")
     x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
-    model, starts = stacks.stack(build_model, config.starts)
+    model = build_model()
+    starts = np.stack([stacks.row_of(build_model()) for _ in range(config.starts)])
     trained = train_on_digits(model, starts, x, y, config, run)
     judge_digits(races, trained, run)
     run.figure("digits", draw_digits(trained))
