@@ -64,7 +64,7 @@ def test_steps_are_those_of_keras_at_each_networks_own_rates(optimizer, monkeypa
     rows = tf.Variable(np.stack([start, start]))
     memory = [tf.Variable(tf.zeros_like(rows)) for _ in range(2)]
     batches = np.array([random.choice(60, 16, replace=False) for _ in range(6)])
-    rates = np.stack([np.linspace(0.1, 0.02, 6), np.full(6, 0.01)], axis=1)
+    rates = np.stack([np.linspace(0.02, 0.004, 6), np.full(6, 0.01)], axis=1)
     recipe.train_some(
         model,
         rows,
