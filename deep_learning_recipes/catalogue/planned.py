@@ -27,21 +27,6 @@ PLANNED = {
         "what the size of a batch does to noise, steps and time",
         "batch size, sgd, gradient noise, stochastic gradient",
     ),
-    "weight_initialization": Planned(
-        "training",
-        "how to draw the first weights so that signals survive depth",
-        "xavier, glorot, kaiming, he initialization, orthogonal",
-    ),
-    "optimizers": Planned(
-        "training",
-        "update rules side by side on valleys, saddles and digits",
-        "sgd, momentum, nesterov, adagrad, rmsprop, adam",
-    ),
-    "learning_rates": Planned(
-        "training",
-        "schedules, warm-up, and a test that finds a good rate",
-        "cosine decay, warm restarts, sgdr, lr schedule, lr finder",
-    ),
     "second_order": Planned(
         "training",
         "steps that use the curvature, where they pay and where not",

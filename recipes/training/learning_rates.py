@@ -1,0 +1,503 @@
+"""Learning rates: how to find one, and how to lower it.
+
+Too low a rate crawls, too high a one jumps about above the bottom, and beyond that the
+loss explodes. The range test finds the good ones in one short training: raise the rate
+step by step, α·cᵗ, and see where the loss falls and where it turns up. A schedule
+begins high, to get far, and ends low, to come to rest: exponential e⁻ᵏᵗ, 1/(1 + k·t),
+halving every few epochs, a cosine; warm restarts jump up again, and a warm-up climbs
+first, while gradients are still wild.
+Look at the range test beside the losses that each constant rate ends with, and at what
+a schedule does for momentum and for Adam.
+
+Lectures: CS Learning rate decay; SEL Learning rate decay; N18 1.2.6 Tricks; ICME
+    Hyperparameters
+Paper: Smith, Cyclical learning rates for training neural networks, 2017 (section 3.3,
+    the range test); Loshchilov and Hutter, SGDR: stochastic gradient descent with warm
+    restarts, 2017 (equation 5)
+Tags: learning rate schedule, decay, cosine, warm restarts, sgdr, warm-up, range test,
+    lr finder
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import keras
+import numpy as np
+import tensorflow as tf
+from annotated_types import Interval
+from keras import layers
+from matplotlib import pyplot as plt
+
+from deep_learning_recipes import data, figures, serving
+from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes.training import stacks
+
+
+@dataclass
+class Config:
+    steps: Annotated[int, Interval(ge=100)] = 600
+    """of each training"""
+    starts: int = 4
+    """networks of each kind"""
+    rates: Annotated[int, Interval(ge=5)] = 9
+    """learning rates that each schedule may start from"""
+    batch_size: int = 32
+    """examples a gradient is averaged over"""
+
+
+QUICK = Config(steps=400, starts=2, rates=7)
+FULL = Config(steps=3000, starts=10, rates=17)
+
+# --------------------------------------------------------------------------------------
+# The idea: the rate as a function of the step
+# --------------------------------------------------------------------------------------
+
+LAST = 0.01  # of the first rate, where a decay ends
+HALVINGS = 8
+WARM_UP = 0.1  # share of all steps
+CYCLES = (1, 2, 4)  # lengths of the cycles between warm restarts
+
+# Each function gives what the first rate is multiplied by at step 0, 1, ..., total − 1.
+# steps: array.
+
+
+def constant(steps: np.ndarray, total: int) -> np.ndarray:
+    """A number as learning_rate."""
+    return np.ones(len(steps))
+
+
+def exponential(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.ExponentialDecay(rate, total, decay_rate=0.01)"""
+    return np.exp(np.log(LAST) * steps / total)
+
+
+def inverse_time(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.InverseTimeDecay(rate, total, decay_rate=99)"""
+    speed = 1 / LAST - 1
+    return 1 / (1 + speed * steps / total)
+
+
+def halving(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.ExponentialDecay(rate, total / 8, decay_rate=0.5,
+    staircase=True)"""
+    return 0.5 ** np.floor(HALVINGS * steps / total)
+
+
+def cosine(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.CosineDecay(rate, total)"""
+    return (1 + np.cos(np.pi * steps / total)) / 2
+
+
+def warm_restarts(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.CosineDecayRestarts(rate, total / 7, t_mul=2)"""
+    factors = np.ones(len(steps))
+    begin = 0.0
+    for cycle in CYCLES:
+        length = total * cycle / sum(CYCLES)
+        within = steps >= begin
+        factors[within] = cosine(steps[within] - begin, length)
+        begin += length
+    return factors
+
+
+def warm_up(steps: np.ndarray, total: int) -> np.ndarray:
+    """keras.optimizers.schedules.CosineDecay(0, decay_steps=0.9 * total,
+    warmup_target=rate, warmup_steps=0.1 * total)"""
+    climb = WARM_UP * total
+    falling = cosine(steps - climb, total - climb)
+    return np.where(steps < climb, steps / climb, falling)
+
+
+SCHEDULES: dict[str, Callable] = {
+    "constant": constant,
+    "exponential": exponential,
+    "1/t": inverse_time,
+    "halving": halving,
+    "cosine": cosine,
+    "warm restarts": warm_restarts,
+    "warm-up, cosine": warm_up,
+}
+
+
+def rising(steps: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The range test's rates: from low to high, each step by the same factor."""
+    return low * (high / low) ** (steps / (len(steps) - 1))
+
+
+def pick_rate(rates: np.ndarray, losses: np.ndarray) -> float:
+    """A tenth of the rate at which the loss of a range test was lowest.
+
+    rates, losses: (steps,), the losses those of the batches before each step. They are
+    averaged over a tenth of the steps, as batches differ.
+    """
+    width = max(1, len(losses) // 10)
+    weights = np.ones(width) / width
+    smooth = np.convolve(losses, weights, mode="valid")
+    lowest = np.argmin(smooth) + width // 2
+    return float(rates[lowest] / 10)
+
+
+def build_model() -> keras.Model:
+    """A small network for digits. Input: (batch, 64). Output: (batch, 10) logits."""
+    x = keras.Input((64,), name="x")
+    hidden = layers.Dense(64, "relu", kernel_initializer="he_normal")(x)
+    return keras.Model(x, layers.Dense(10, name="logits")(hidden), name="digits")
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: constant rates, the range test, and schedules
+# --------------------------------------------------------------------------------------
+
+STEPS_PER_CALL = 50
+NOISE = 0.4  # standard deviation, of pixels in [0, 1]
+MOMENTUM = 0.9
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+LOWEST, HIGHEST = {"momentum": 1e-4, "Adam": 1e-5}, {"momentum": 10.0, "Adam": 1.0}
+WORST = 1e3  # nats; what is worse, or no number, counts as this
+
+
+@tf.function(jit_compile=True)
+def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam):
+    """A step of all networks on each batch, each at its own rate.
+
+    rows: variable (networks, weights). memory: two variables of that shape. rates:
+    (steps, networks). batches: (steps, batch size) rows of x and y. Returns the losses
+    of the batches before each step, (steps, networks).
+    """
+    count = batches.shape[0]
+    losses = tf.TensorArray("float32", size=count)
+    for index in tf.range(count):
+        images = tf.gather(x, batches[index])
+        # Fresh noise keeps the gradients of the batches apart to the end, as they are
+        # where there is much to learn.
+        seed = tf.stack([first_step + index, 0])
+        images += NOISE * tf.random.stateless_normal(tf.shape(images), seed)
+        batch = images, tf.gather(y, batches[index])
+        losses = losses.write(index, stacks.losses(model, rows, *batch))
+        gradients = stacks.gradients(model, rows, *batch)
+        if is_adam:
+            step = tf.cast(first_step + index + 1, "float32")
+            direction = adam(gradients, memory, step)
+        else:
+            memory[0].assign(MOMENTUM * memory[0] + gradients)
+            direction = memory[0]
+        rows.assign_sub(rates[index][:, tf.newaxis] * direction)
+    return losses.stack()
+
+
+def adam(gradients, memory, step):
+    mean, squares = memory
+    mean.assign(BETA_1 * mean + (1 - BETA_1) * gradients)
+    squares.assign(BETA_2 * squares + (1 - BETA_2) * gradients**2)
+    unbiased_mean = mean / (1 - BETA_1**step)
+    unbiased_squares = squares / (1 - BETA_2**step)
+    return unbiased_mean / (tf.sqrt(unbiased_squares) + EPSILON)
+
+
+@tf.function(jit_compile=True)
+def losses_of(model, rows, x, y):
+    return stacks.losses(model, rows, x, y)
+
+
+@dataclass
+class Trained:
+    """Networks that trained at once."""
+
+    batch_losses: np.ndarray
+    """before each step, (steps, networks)"""
+    validation: np.ndarray
+    """loss on images to choose by, after each call, (calls, networks)"""
+    test: np.ndarray
+    """loss on images to report, at the end, (networks,)"""
+    rows: np.ndarray
+    """weights, (networks, weights)"""
+
+
+def train(
+    name: str, optimizer: str, rates: np.ndarray, parts, config: Config, run: Run
+) -> Trained:
+    """rates: (steps, networks). Networks i, i + starts, i + 2·starts, ... have the same
+    start, and all the same batches."""
+    (x, y), valid, test = parts
+    random = np.random.default_rng(run.seed)
+    keras.utils.set_random_seed(run.seed)
+    model = build_model()
+    starts = [stacks.row_of(build_model()) for _ in range(config.starts)]
+    steps, networks = rates.shape
+    rows = tf.Variable(np.tile(starts, (networks // config.starts, 1)))
+    memory = [tf.Variable(tf.zeros_like(rows)) for _ in range(2)]
+    calls = steps // STEPS_PER_CALL
+    batch_losses = np.zeros((calls, STEPS_PER_CALL, networks), "float32")
+    validation = np.zeros((calls, networks), "float32")
+
+    state = {"all": [rows, memory, batch_losses, validation, random]}
+    for call in run.loop(f"{networks} networks, {name}", calls, state, unit="calls"):
+        first = call * STEPS_PER_CALL
+        batches = [
+            random.choice(len(x), config.batch_size, replace=False)
+            for _ in range(STEPS_PER_CALL)
+        ]
+        batch_losses[call] = train_some(
+            model,
+            rows,
+            memory,
+            tf.constant(first),
+            tf.constant(rates[first : first + STEPS_PER_CALL], "float32"),
+            tf.constant(batches),
+            x,
+            y,
+            optimizer == "Adam",
+        )
+        validation[call] = losses_of(model, rows, *valid)
+    return Trained(
+        bounded(batch_losses.reshape(-1, networks)),
+        bounded(validation),
+        bounded(losses_of(model, rows, *test).numpy()),
+        rows.numpy(),
+    )
+
+
+def bounded(losses: np.ndarray) -> np.ndarray:
+    return np.minimum(np.nan_to_num(losses, nan=WORST, posinf=WORST), WORST)
+
+
+def load_parts(run: Run):
+    """Digits to train on, to choose by and to report."""
+    (x, y), (x_test, y_test) = data.load("digits")
+    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    rows = np.random.default_rng(run.seed).permutation(len(x))
+    held_out, rest = np.split(rows, [len(x) // 5])
+    return [
+        (tf.constant(a), tf.constant(b))
+        for a, b in ((x[rest], y[rest]), (x[held_out], y[held_out]), (x_test, y_test))
+    ]
+
+
+def grid(optimizer: str, count: int) -> np.ndarray:
+    low, high = LOWEST[optimizer], HIGHEST[optimizer]
+    return np.logspace(np.log10(low), np.log10(high), count)
+
+
+@dataclass
+class Scheduled:
+    """One optimizer under all schedules from all first rates."""
+
+    rates: np.ndarray
+    """(rates,)"""
+    trained: Trained
+    shape: tuple[int, int, int]
+    """schedules, rates, starts"""
+
+    def validation(self) -> np.ndarray:
+        """At the end, (schedules, rates, starts)."""
+        return self.trained.validation[-1].reshape(self.shape)
+
+    def chosen(self, name: str) -> int:
+        """The place of the first rate that validates best under a schedule."""
+        index = list(SCHEDULES).index(name)
+        return int(self.validation()[index].mean(axis=-1).argmin())
+
+    def test(self, name: str) -> np.ndarray:
+        """Losses at that rate on the images to report, (starts,)."""
+        index = list(SCHEDULES).index(name)
+        return self.trained.test.reshape(self.shape)[index, self.chosen(name)]
+
+    def batches(self, name: str) -> np.ndarray:
+        """Losses of the batches at that rate, (steps, starts)."""
+        index = list(SCHEDULES).index(name)
+        losses = self.trained.batch_losses.reshape(-1, *self.shape)
+        return losses[:, index, self.chosen(name)]
+
+
+def train_schedules(optimizer: str, parts, config: Config, run: Run) -> Scheduled:
+    first = grid(optimizer, config.rates)
+    total = config.steps - config.steps % STEPS_PER_CALL
+    steps = np.arange(total)
+    factors = np.stack([each(steps, total) for each in SCHEDULES.values()], axis=1)
+    rates = factors[:, :, np.newaxis] * first
+    rates = np.repeat(rates.reshape(total, -1), config.starts, axis=1)
+    trained = train(optimizer, optimizer, rates, parts, config, run)
+    shape = len(SCHEDULES), len(first), config.starts
+    return Scheduled(first, trained, shape)
+
+
+def test_range(parts, config: Config, run: Run) -> tuple[np.ndarray, Trained]:
+    """A range test of momentum, half as long as a training: its rates (steps,) and
+    losses."""
+    total = max(config.steps // 2 // STEPS_PER_CALL, 2) * STEPS_PER_CALL
+    rates = rising(np.arange(total), LOWEST["momentum"], HIGHEST["momentum"])
+    of_each = np.repeat(rates[:, np.newaxis], config.starts, axis=1)
+    return rates, train("range test", "momentum", of_each, parts, config, run)
+
+
+def judge_range(
+    rates, tested: Trained, scheduled: Scheduled, parts, config: Config, run: Run
+) -> float:
+    """Trains at the rate that the test picked; returns it."""
+    picked = pick_rate(rates, tested.batch_losses.mean(axis=1))
+    total = config.steps - config.steps % STEPS_PER_CALL
+    of_each = np.full((total, config.starts), picked)
+    trained = train("at the rate picked", "momentum", of_each, parts, config, run)
+    best = float(scheduled.test("constant").mean())
+    found = float(trained.test.mean())
+    run.metric("rate_picked", picked)
+    run.metric("rate_best_of_grid", scheduled.rates[scheduled.chosen("constant")])
+    run.claim(
+        "The range test finds nearly as good a rate as a grid of whole trainings does",
+        holds=found < 1.5 * best,
+        measured=f"test loss {found:.3f} at {picked:.2g}, which took {len(rates)} steps; "
+        f"{best:.3f} at the best of {len(scheduled.rates)} rates, which took "
+        f"{len(scheduled.rates) * total} (at most 1.5 times that wanted)",
+    )
+    return picked
+
+
+def judge_constant(scheduled: Scheduled, run: Run) -> dict[str, int]:
+    """The four curves of the lecture; returns their places among the rates."""
+    final = scheduled.validation()[0].mean(axis=-1)
+    good = int(final.argmin())
+    explodes = [i for i in range(good, len(final)) if final[i] > 2]
+    too_high = explodes[0] if explodes else len(final) - 1
+    places = {
+        "too low": max(good - len(final) // 3, 0),
+        "good": good,
+        "high": max(good + 1, too_high - 1),
+        "too high": too_high,
+    }
+    run.claim(
+        "Rates have an optimum: a tenth to a hundredth of the rate crawls, ten times it "
+        "learns nothing",
+        holds=final[places["too low"]] > 1.5 * final[good]
+        and final[too_high] > 5 * final[good],
+        measured=", ".join(
+            f"{name} {scheduled.rates[place]:.2g}: {final[place]:.3g}"
+            for name, place in places.items()
+        )
+        + " nats on validation digits",
+    )
+    return places
+
+
+def judge_schedules(scheduled: dict[str, Scheduled], run: Run) -> None:
+    gains = {}
+    for optimizer, found in scheduled.items():
+        tests = {name: float(found.test(name).mean()) for name in SCHEDULES}
+        run.metrics(f"test_loss_{optimizer.lower()}", tests)
+        gains[optimizer] = 1 - tests["cosine"] / tests["constant"]
+    momentum = scheduled["momentum"]
+    run.compare(
+        "A rate that falls to zero ends lower than the best constant one (momentum)",
+        {name: momentum.test(name).mean() for name in ("constant", "cosine")},
+        more="constant",
+        less="cosine",
+        times=1.05,
+    )
+    run.claim(
+        "Adam gains by it as well (that it gains less than momentum does not show in "
+        "every run)",
+        holds=gains["Adam"] > 0.02,
+        measured="test loss saved by the cosine: "
+        + ", ".join(f"{name} {gain:.1%}" for name, gain in gains.items()),
+    )
+
+    losses = momentum.batches("warm restarts").mean(axis=1)
+    restart = len(losses) * sum(CYCLES[:2]) // sum(CYCLES)
+    width = len(losses) // 24
+    run.compare(
+        "A warm restart leaves where the training had come to rest: the loss rises",
+        {
+            "before": losses[restart - width : restart].mean(),
+            "after the restart": losses[restart + width : restart + 3 * width].mean(),
+        },
+        more="after the restart",
+        less="before",
+        times=1.05,
+    )
+
+
+def draw_constant(scheduled: Scheduled, places: dict[str, int]) -> figures.Panel:
+    validation = scheduled.trained.validation.reshape(-1, *scheduled.shape)
+    calls = STEPS_PER_CALL * np.arange(1, len(validation) + 1)
+    lines = {
+        f"{name}: {scheduled.rates[place]:.2g}": (calls, validation[:, 0, place])
+        for name, place in places.items()
+    }
+    return figures.Panel(
+        title="Constant rates",
+        xlabel="step",
+        ylabel="validation loss (nats)",
+        lines=lines,
+        yscale="log",
+    )
+
+
+def draw_range(rates, tested: Trained, scheduled: Scheduled, picked) -> figures.Panel:
+    return figures.Panel(
+        title=f"The range test picks {picked:.2g}",
+        xlabel="learning rate",
+        ylabel="loss (nats)",
+        lines={
+            "range test, batches": (rates, np.minimum(tested.batch_losses, 10)),
+            "whole trainings, validation": (
+                scheduled.rates,
+                np.minimum(scheduled.validation()[0], 10),
+            ),
+        },
+        xscale="log",
+        yscale="log",
+    )
+
+
+def draw_schedules() -> plt.Figure:
+    steps = np.arange(200)
+    return figures.curves(
+        {name: each(steps, 200) for name, each in SCHEDULES.items()},
+        title="Schedules",
+        xlabel="step, of 200",
+        ylabel="rate, of the first",
+    )
+
+
+def draw_losses(scheduled: dict[str, Scheduled]) -> plt.Figure:
+    shown = [
+        figures.Panel(
+            title=f"{optimizer}, each at its best first rate",
+            xlabel="test loss (nats)",
+            bars={name: found.test(name) for name in SCHEDULES},
+        )
+        for optimizer, found in scheduled.items()
+    ]
+    return figures.panels(*shown)
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(4)
+    parts = load_parts(run)
+    scheduled = {
+        optimizer: train_schedules(optimizer, parts, config, run)
+        for optimizer in LOWEST
+    }
+    rates, tested = test_range(parts, config, run)
+    places = judge_constant(scheduled["momentum"], run)
+    momentum = scheduled["momentum"]
+    picked = judge_range(rates, tested, momentum, parts, config, run)
+    judge_schedules(scheduled, run)
+    constant_rates = draw_constant(momentum, places)
+    by_rate = draw_range(rates, tested, momentum, picked)
+    run.figure("rates", figures.panels(constant_rates, by_rate))
+    run.figure("schedules", draw_schedules())
+    run.figure("losses", draw_losses(scheduled))
+
+    index = list(SCHEDULES).index("cosine")
+    networks = momentum.trained.rows.reshape(*momentum.shape, -1)
+    model = build_model()
+    stacks.set_weights(model, networks[index, momentum.chosen("cosine"), 0])
+    x_test, y_test = parts[2]
+    answers = np.argmax(model(x_test), axis=1)
+    run.metric("test_accuracy", np.mean(answers == y_test))
+    run.export(serving.classifier(model), example=x_test[:3].numpy())
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)

@@ -1,0 +1,59 @@
+"""Stacked networks against each of them alone."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from deep_learning_recipes.training import stacks
+
+
+def build():
+    x = keras.Input((4, 4, 1))
+    hidden = layers.Conv2D(3, 2, activation="tanh")(x)
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(hidden)))
+
+
+def test_a_stack_says_what_its_networks_say():
+    built = [build() for _ in range(3)]
+    alone_now = built[2].get_weights()
+    model = built[0]
+    rows = np.stack([stacks.row_of(each) for each in built])
+    assert rows.shape == (3, model.count_params())
+    x = np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype("float32")
+    alone = np.array([each(x) for each in built])
+    np.testing.assert_allclose(stacks.call(model, rows, x), alone, atol=1e-5)
+    each_its_own = np.stack([x, 2 * x, 3 * x])
+    alone = np.array([b(e) for b, e in zip(built, each_its_own, strict=True)])
+    found = stacks.call_each(model, rows, each_its_own)
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+    stacks.set_weights(model, rows[2])
+    for found, expected in zip(model.get_weights(), alone_now, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_losses_and_gradients_are_those_of_each_network_alone():
+    built = [build() for _ in range(3)]
+    random = np.random.default_rng(0)
+    x = random.normal(size=(5, 4, 4, 1)).astype("float32")
+    y = np.array([0, 1, 1, 0, 1])
+    rows = tf.constant([stacks.row_of(each) for each in built])
+    found = stacks.losses(built[0], rows, x, y)
+    slopes = stacks.gradients(built[0], rows, x, y)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for index, model in enumerate(built):
+        with tf.GradientTape() as tape:
+            expected = loss(y, model(x))
+        assert float(found[index]) == pytest.approx(float(expected), rel=1e-5)
+        parts = tape.gradient(expected, [each.value for each in model.weights])
+        flat = np.concatenate([np.ravel(part) for part in parts])
+        np.testing.assert_allclose(slopes[index], flat, atol=1e-6)
+
+
+def test_what_is_not_trained_is_refused():
+    def normalized():
+        return keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
+
+    with pytest.raises(ValueError, match="moving_mean"):
+        stacks.row_of(normalized())
