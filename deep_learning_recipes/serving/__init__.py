@@ -8,6 +8,12 @@ Importing this package imports neither Keras nor TensorFlow: `check` and `serve`
 Keras.
 """
 
-from deep_learning_recipes.serving.saved_model import classifier, export, policy
+from deep_learning_recipes.serving.saved_model import (
+    classifier,
+    export,
+    is_classifier,
+    policy,
+    with_class_names,
+)
 
-__all__ = ["classifier", "export", "policy"]
+__all__ = ["classifier", "export", "is_classifier", "policy", "with_class_names"]
