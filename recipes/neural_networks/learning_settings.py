@@ -166,8 +166,8 @@ def draw_rows(
 
 
 def learn_transitions(rows: np.ndarray, classes: int = 10) -> np.ndarray:
-    """log p(next digit | digit), (classes, classes), by how often rows (n, length) step by each,
-    plus 1."""
+    """log p(next digit | digit), (classes, classes), by how often rows (n, length) step
+    by each, plus 1."""
     steps = (np.diff(rows, axis=1) % classes).ravel()
     counts = 1 + np.bincount(steps, minlength=classes)
     differences = (np.arange(classes)[None] - np.arange(classes)[:, None]) % classes

@@ -49,7 +49,7 @@ def split(path: Path, documents: list[str], most: int) -> tuple[str, str]:
         train, test = cut(texts[0][: most or None])
     else:
         train, test = by_documents(texts, most)
-    if not test.strip():
+    if not train.strip() or not test.strip():
         raise UsageError(f"{path}: the text is too short to hold a part of it out")
     say(path, f"{len(train):,} characters to train on, {len(test):,} held out")
     return train, test
