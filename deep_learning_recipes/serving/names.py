@@ -12,7 +12,7 @@ class ClassNames(keras.layers.Layer):
     """Names (batch,), strings, for the numbers of classes (batch,)."""
 
     def __init__(self, class_names: Sequence[str], **options: Any):
-        super().__init__(trainable=False, **options)
+        super().__init__(**options)
         self.class_names = list(class_names)
 
     def call(self, numbers: Any) -> tf.Tensor:

@@ -208,10 +208,10 @@ def plot_settings(
         scores.barh(row, np.mean(values), color="C0")
         scores.plot(values, [row] * len(values), "k.")
         scores.text(1.01, row, f"{np.mean(values):.1%}", va="center")
-    start = min(0.5, *map(min, accuracies.values()))
+    start = math.floor(10 * min(0.5, *map(min, accuracies.values()))) / 10
     scores.set(
         xlim=(start, 1),
-        xlabel=f"share of held-out digits (bars start at {start:.2g}; dots: restarts)",
+        xlabel=f"share of held-out digits (bars start at {start:g}; dots: restarts)",
     )
     scores.set_title("what it reads")
     seen.grid(visible=False)

@@ -16,6 +16,7 @@ Tags: dense network, feed-forward, fully connected, softmax, cross-entropy, sgd,
     classification
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -172,8 +173,9 @@ def plot_accuracies(
         axes.plot(starts, [name] * len(starts), "k.", markersize=4)
     for row, value in enumerate(values):
         axes.text(1.003, row, f"{100 * value:.1f} %", va="center", fontsize=9)
-    start = min(0.7, *values)
-    axes.set(xlim=(start, 1), xlabel=f"held-out accuracy (bars start at {start:.2g})")
+    lowest = min(min(starts) for starts in networks.values())
+    start = math.floor(10 * min(0.7, lowest, *values)) / 10
+    axes.set(xlim=(start, 1), xlabel=f"held-out accuracy (bars start at {start:g})")
     figure.suptitle(
         "Networks by hidden widths (blue; dots: starts), simpler methods (gray)"
     )

@@ -141,7 +141,9 @@ def test_unreadable_files_are_named_and_the_rest_is_used(capsys):
     (x, _), (x_test, _) = data.load("pets")
     assert len(x) + len(x_test) == 10
     text = capsys.readouterr().out
-    assert "3 of 13 files cannot be read and are left out: cut off.jpg, gone.png" in text
+    assert (
+        "3 of 13 files cannot be read and are left out: cut off.jpg, gone.png" in text
+    )
 
 
 def test_what_systems_leave_is_passed_over_and_other_files_are_named(capsys):
@@ -223,11 +225,20 @@ def make(setting):
     [
         ("empty", r"^data: the folder is empty$"),
         ("other files", r"^data: the folder holds no pictures and no text$"),
-        ("no subfolders", r"^data: no subfolders with pictures; .* data/cats and data/d"),
+        (
+            "no subfolders",
+            r"^data: no subfolders with pictures; .* data/cats and data/d",
+        ),
         ("one class", r"^data: one class only \(cats\); two are needed$"),
-        ("one folder deeper", r"one class only \(pets\).* look like classes: data/pets$"),
+        (
+            "one folder deeper",
+            r"one class only \(pets\).* look like classes: data/pets$",
+        ),
         ("one image", r"^data: fewer than two examples in a class: owls \(1\);"),
-        ("unknown test class", r"^data/test: owls is no class to train on; .* cats, dogs"),
+        (
+            "unknown test class",
+            r"^data/test: owls is no class to train on; .* cats, dogs",
+        ),
         ("no picture readable", r"^data: fewer than two examples .* cats \(0\), dogs"),
     ],
 )

@@ -7,7 +7,9 @@ import pytest
 from deep_learning_recipes import UsageError, data
 from deep_learning_recipes.data.own import texts
 
-PARAGRAPHS = "\n\n".join(f"This is paragraph {i}, of äöü.\nIt goes on." for i in range(50))
+PARAGRAPHS = "\n\n".join(
+    f"This is paragraph {i}, of äöü.\nIt goes on." for i in range(50)
+)
 
 
 def test_the_last_tenth_of_a_file_is_held_out():
@@ -31,7 +33,9 @@ def test_files_of_a_folder_stay_whole():
     assert "never" not in train
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"]
+)
 def test_encodings(encoding):
     Path("a.txt").write_text(PARAGRAPHS, encoding)
     train, test = data.load_text("a.txt")
