@@ -14,6 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from deep_learning_recipes import UsageError, data, serving
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import asked
 from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.evidence import between, beyond
 from deep_learning_recipes.run.folder import read_record, write_json
@@ -219,6 +221,7 @@ class Run:
             return
         if self.own_data and serving.is_classifier(model):
             model = serving.with_class_names(model, data.class_names(self.own_data))
+            self._write_features()
         folder = self.export_folder / self.name
         try:
             # A strategy's scope ends at the thread; what is traced within it answers
@@ -230,6 +233,14 @@ class Run:
             return
         self.exports.append(str(path))
         self.write()
+
+    def _write_features(self) -> None:
+        """Of a table: what a client has to do to its columns before it asks."""
+        features = reading.features(self.own_data, asked())
+        if features:
+            path = self.folder / "features.json"
+            write_json(path, {"features": features})
+            self.print(f"the exported network takes columns scaled as {path} says")
 
     def print(self, text: str = "") -> None:
         """Prints plain text, no line of it broken: samples, tables of a recipe's own."""

@@ -1,7 +1,8 @@
 """The user's own data, by path: folders of images, arrays, tables, text, series.
 
-`read` answers for whatever classifies, `texts` for language models, `times` for series.
-Nothing is imported before a path asks for it.
+`reading` answers whatever kind lies at a path: `folder`, `arrays`, `tabular`, `texts`,
+`times` (series) or `saved` (by Hugging Face). No library is imported before a path asks
+for it.
 """
 
 from deep_learning_recipes.data.own.asked import asking

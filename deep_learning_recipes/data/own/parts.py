@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.data.own.said import listed, say
+from deep_learning_recipes.data.own.said import Tell, listed, say
 
 HELD_OUT = 0.2
 MOST_CLASSES = 200
@@ -70,7 +70,7 @@ def as_whole_numbers(values: np.ndarray, path: Path, what: str) -> np.ndarray:
 
 
 def hold_out(
-    labels: np.ndarray, names: Sequence[str], path: Path
+    labels: np.ndarray, names: Sequence[str], path: Path, tell: Tell = say
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices to train on and to test on: a fixed random 80/20 split, within each
     class as within all.
@@ -94,17 +94,19 @@ def hold_out(
     train, test = train_test_split(
         np.arange(len(labels)), test_size=test_size, random_state=0, stratify=labels
     )
-    say(path, f"{len(train):,} examples to train on, {len(test):,} held out at random")
-    warn_of_absent(labels[test], names, path)
+    tell(path, f"{len(train):,} examples to train on, {len(test):,} held out at random")
+    warn_of_absent(labels[test], names, path, tell)
     return np.sort(train), np.sort(test)
 
 
-def warn_of_absent(labels: np.ndarray, names: Sequence[str], path: Path) -> None:
+def warn_of_absent(
+    labels: np.ndarray, names: Sequence[str], path: Path, tell: Tell = say
+) -> None:
     """Says which classes have no held-out example."""
     counts = np.bincount(labels, minlength=len(names))
     absent = [name for name, count in zip(names, counts, strict=True) if not count]
     if absent:
-        say(path, f"no held-out example of {listed(absent)}")
+        tell(path, f"no held-out example of {listed(absent)}")
 
 
 def choose(labels: np.ndarray, count: int, path: Path | str) -> np.ndarray:

@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.own import arrays, folder, saved, tabular, texts, times
 from deep_learning_recipes.data.own.asked import Asked
-from deep_learning_recipes.data.own.source import Kind, find
+from deep_learning_recipes.data.own.source import Kind, find, kind_of
 from deep_learning_recipes.data.pixels import Split
 
 IMAGES = "images: a folder with one subfolder a class, or an .npz file"
@@ -50,6 +51,16 @@ def class_names(name: str, asked: Asked) -> list[str]:
         return (
             folder.class_names(path) if kind is Kind.FOLDER else saved.class_names(path)
         )
+
+
+def features(name: str, asked: Asked) -> list[dict[str, Any]]:
+    """What stands for each number of a table's x, as JSON can hold it; nothing for
+    other kinds, whose numbers are as they were."""
+    path = Path(name).expanduser()
+    if path.is_dir() or kind_of(path) is not Kind.TABLE:
+        return []
+    with readable(name):
+        return tabular.described(path, asked.target, asked.max_examples)
 
 
 def text(name: str, asked: Asked) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What a loader tells about the user's data, and how far it has come."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,11 +10,17 @@ SECONDS_BETWEEN_LINES = 5.0
 NAMES_SHOWN = 5
 
 Item = TypeVar("Item")
+Tell = Callable[[Path, str], None]
+"""`say` or `quiet`"""
 
 
 def say(path: Path, text: str) -> None:
     """One line about the data at `path`."""
     print(f"{path}: {text}", flush=True)
+
+
+def quiet(path: Path, text: str) -> None:
+    """In place of `say`, where the same data are read again."""
 
 
 def listed(names: Sequence[object]) -> str:

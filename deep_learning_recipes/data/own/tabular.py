@@ -1,7 +1,6 @@
 """A .csv or .parquet file with a column to predict."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 from deep_learning_recipes import UsageError, did_you_mean
 from deep_learning_recipes.data.own import memory
 from deep_learning_recipes.data.own.parts import encode, hold_out
-from deep_learning_recipes.data.own.said import listed, say
+from deep_learning_recipes.data.own.said import Tell, listed, quiet, say
 from deep_learning_recipes.data.own.texts import decode, encoding_of
 from deep_learning_recipes.data.pixels import Split
 
@@ -41,15 +40,48 @@ def read(path: Path, target: str, most: int) -> Split:
     rows to train on, what is missing is their median; each category is a feature of 0
     and 1. y: int64, (n,). Says which columns are left out, and what was missing.
     """
-    frame = load(path, target, most)
+    frame = load(path, target, most, tell=say)
     y, names = encode(target_values(frame, target), path, f"column {target}")
-    train, test = hold_out(y, names, path)
+    train, test = hold_out(y, names, path, tell=say)
     features = frame.drop(columns=target)
-    columns = sort_columns(path, features, train)
+    columns = sort_columns(path, features, train, tell=say)
     encoder = fitted_encoder(features.iloc[train], columns)
     x = np.asarray(encoder.transform(features), "float32")
     say(path, f"{x.shape[1]} features of {len(features.columns)} columns")
     return (x[train], y[train]), (x[test], y[test])
+
+
+def described(path: Path, target: str, most: int) -> list[dict[str, Any]]:
+    """What stands for each feature of x: a number of a column, (it − mean) / deviation
+    after what is missing became the median; or a category, 1 where the column has it.
+    """
+    frame = load(path, target, most, tell=quiet)
+    y, names = encode(target_values(frame, target), path, f"column {target}")
+    train, _ = hold_out(y, names, path, tell=quiet)
+    features = frame.drop(columns=target)
+    columns = sort_columns(path, features, train, tell=quiet)
+    encoder = fitted_encoder(features.iloc[train], columns)
+    found: list[dict[str, Any]] = []
+    if columns.numbers:
+        imputer, scaler = encoder.named_transformers_["numbers"]
+        statistics = zip(imputer.statistics_, scaler.mean_, scaler.scale_, strict=True)
+        for name, (median, mean, deviation) in zip(
+            columns.numbers, statistics, strict=True
+        ):
+            found.append(
+                {
+                    "column": name,
+                    "unit": "days since 1970" if name in frame.attrs["dates"] else "",
+                    "median": float(median),
+                    "mean": float(mean),
+                    "deviation": float(deviation),
+                }
+            )
+    if columns.categories:
+        _, one_hot = encoder.named_transformers_["categories"]
+        for name, values in zip(columns.categories, one_hot.categories_, strict=True):
+            found += [{"column": name, "category": str(value)} for value in values]
+    return found
 
 
 def class_names(path: Path, target: str, most: int) -> list[str]:
@@ -58,13 +90,7 @@ def class_names(path: Path, target: str, most: int) -> list[str]:
     return names
 
 
-def quiet(path: Path, text: str) -> None:
-    """In place of `say`, where the same file is read again."""
-
-
-def load(
-    path: Path, target: str, most: int, tell: Callable[[Path, str], None] = say
-) -> "pd.DataFrame":
+def load(path: Path, target: str, most: int, tell: Tell) -> "pd.DataFrame":
     """The rows that have a target, at most so many of them, chosen at random."""
     frame = read_parquet(path) if path.suffix == ".parquet" else read_csv(path, most)
     frame.columns = [str(name).strip() for name in frame.columns]
@@ -158,9 +184,9 @@ def convert_dates(
     path: Path,
     frame: "pd.DataFrame",
     target: str,
-    tell: Callable[[Path, str], None] = say,
+    tell: Tell,
 ) -> "pd.DataFrame":
-    """Dates as days since 1970."""
+    """Dates as days since 1970; which columns these are stands in `attrs`."""
     found = []
     for name in frame.columns:
         if name == target:
@@ -169,6 +195,7 @@ def convert_dates(
         if days is not None:
             frame[name] = days
             found.append(name)
+    frame.attrs["dates"] = found
     if found:
         tell(path, f"dates are taken as numbers of days: {listed(found)}")
     return frame
@@ -196,7 +223,9 @@ def frame_missing(text: "pd.Series", column: "pd.Series") -> int:
     return len(column) - len(text)
 
 
-def sort_columns(path: Path, frame: "pd.DataFrame", train: np.ndarray) -> Columns:
+def sort_columns(
+    path: Path, frame: "pd.DataFrame", train: np.ndarray, tell: Tell
+) -> Columns:
     """Which columns are numbers and which categories; says which are neither."""
     columns = Columns([], [])
     constant = []
@@ -223,16 +252,16 @@ def sort_columns(path: Path, frame: "pd.DataFrame", train: np.ndarray) -> Column
             missing.append(f"{name} ({lacking:,})")
         (columns.numbers if is_number else columns.categories).append(name)
     if constant:
-        say(path, f"left out, as they are the same in all rows: {listed(constant)}")
+        tell(path, f"left out, as they are the same in all rows: {listed(constant)}")
     if counting:
-        say(path, f"left out, as they count the rows: {listed(counting)}")
+        tell(path, f"left out, as they count the rows: {listed(counting)}")
     if various:
-        say(
+        tell(
             path,
             f"left out, with more than {MOST_CATEGORIES} categories: {listed(various)}",
         )
     if missing:
-        say(
+        tell(
             path,
             "missing values become the median of a number and a category of their own: "
             f"{listed(missing)}",

@@ -10,6 +10,8 @@ from sklearn.datasets import load_breast_cancer, load_iris
 
 from deep_learning_recipes import UsageError, data
 from deep_learning_recipes.data import own
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import Asked
 
 
 @pytest.fixture
@@ -217,3 +219,18 @@ def test_series_that_are_none():
     Path("s.txt").write_text("words")
     with pytest.raises(UsageError, match="^s.txt: text, and this takes a series"):
         data.load_series("s.txt")
+
+
+def test_features_are_described_as_they_are_made():
+    odd = odd_table()
+    odd.to_csv("odd.csv", index=False)
+    (x, _), _ = data.load_vectors("odd.csv", target="kind")
+    features = reading.features("odd.csv", Asked("kind"))
+    assert len(features) == x.shape[1]
+    when, size, is_old, *colors = features
+    assert when["unit"] == "days since 1970"
+    assert is_old["column"] == "is_old"
+    assert [each["category"] for each in colors] == ["green", "missing", "red"]
+    filled = odd["size"].fillna(size["median"])
+    scaled = (filled - size["mean"]) / size["deviation"]
+    assert set(x[:, 1]) <= set(scaled.astype("float32"))
