@@ -1,7 +1,9 @@
 """Folders of images by class: what is read, how it is split, and what gets one line."""
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -317,3 +319,49 @@ def test_a_fingerprint_changes_with_the_files():
     assert before["files"] == 10
     paint(Path("pets/cats/new.png"))
     assert own.fingerprint("pets") != before
+
+
+class FakeDataset(list):
+    """As much of Hugging Face's `Dataset` as is used."""
+
+    def __init__(self, rows, features):
+        super().__init__(rows)
+        self.features = features
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return [row[key] for row in self]
+        return super().__getitem__(key)
+
+
+def saved_dataset(monkeypatch, rows, features):
+    Path("saved").mkdir()
+    for name in ("dataset_info.json", "state.json"):
+        Path("saved", name).write_text("{}")
+    found = FakeDataset(rows, features)
+    module = SimpleNamespace(load_from_disk=lambda path: found)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+
+
+def test_a_dataset_of_hugging_face(monkeypatch):
+    image = type("Image", (), {})()
+    label = type("ClassLabel", (), {"names": ["ant", "bee"]})()
+    shades = (0, 255)
+    rows = [
+        {"picture": Image.new("L", (9, 6), shades[i % 2]), "kind": i % 2}
+        for i in range(10)
+    ]
+    saved_dataset(monkeypatch, rows, {"picture": image, "kind": label})
+    (x, y), (x_test, _) = data.load("saved")
+    assert (x.shape, x_test.shape) == ((8, 6, 6, 1), (2, 6, 6, 1))
+    np.testing.assert_array_equal(x[:, 0, 0, 0], y)
+    assert data.class_names("saved") == ["ant", "bee"]
+
+
+def test_a_dataset_without_images_or_package(monkeypatch):
+    saved_dataset(monkeypatch, [], {"text": SimpleNamespace(dtype="string")})
+    with pytest.raises(UsageError, match="^saved: it takes a column of images"):
+        data.load("saved")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match="^saved: .* pip install datasets$"):
+        data.load("saved")
