@@ -220,7 +220,7 @@ class Run:
         if self.export_folder is None:
             return
         if self.own_data and serving.is_classifier(model):
-            model = serving.with_class_names(model, data.class_names(self.own_data))
+            model = self._with_own_names(model)
             self._write_features()
         folder = self.export_folder / self.name
         try:
@@ -233,6 +233,14 @@ class Run:
             return
         self.exports.append(str(path))
         self.write()
+
+    def _with_own_names(self, model: keras.Model) -> keras.Model:
+        """A classifier of the data's classes; one of others (odd or even, say) keeps
+        its numbers."""
+        names = data.class_names(self.own_data)
+        if model.output["probabilities"].shape[-1] != len(names):
+            return model
+        return serving.with_class_names(model, names)
 
     def _write_features(self) -> None:
         """Of a table: what a client has to do to its columns before it asks."""

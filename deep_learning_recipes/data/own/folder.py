@@ -41,6 +41,13 @@ def read_images(path: Path, size: int | None, channels: int | None, most: int) -
     most: how many images to read; 0: all.
     """
     train_folder, test_folder = parts(path)
+    if train_folder != path:
+        used = {train_folder, test_folder}
+        unused = [each.name for each in visible(path) if each not in used]
+        if unused:
+            say(
+                path, f"beside {train_folder.name} these are not used: {listed(unused)}"
+            )
     folders = classes(train_folder)
     names = [normal(folder.name) for folder in folders]
     train = chosen(listing(train_folder, names), most, path)
@@ -135,7 +142,7 @@ def listing(folder: Path, names: Sequence[str]) -> Listing:
             continue
         inside = list(files_below(each))
         shown = [file for file in inside if file.suffix.lower() in PICTURES]
-        others += [file.name for file in inside if file not in set(shown)]
+        others += [each.name for each in inside if each.suffix.lower() not in PICTURES]
         if normal(each.name) in label_of:
             files += shown
             labels += [label_of[normal(each.name)]] * len(shown)

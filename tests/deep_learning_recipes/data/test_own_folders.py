@@ -120,11 +120,12 @@ def test_train_and_test_folders(part, capsys):
     assert f"8 images in train, 6 in {part}" in capsys.readouterr().out
 
 
-def test_test_is_preferred_to_val():
+def test_test_is_preferred_to_val(capsys):
     fill("pets/train", ("cats", "dogs"), count=4)
     fill("pets/val", ("cats", "dogs"), count=3)
     fill("pets/test", ("cats", "dogs"), count=2)
     assert len(data.load("pets")[1][0]) == 4
+    assert "pets: beside train these are not used: val" in capsys.readouterr().out
 
 
 def test_a_class_without_held_out_images_is_named(capsys):

@@ -169,6 +169,14 @@ def test_exports_answer_with_the_users_names(pets):
     assert answer["classes"].tolist() == [b"cats", b"dogs"]
 
 
+def test_a_classifier_of_other_classes_keeps_its_numbers(pets):
+    run = Run("net", Path(), export_folder=Path("models"), own_data=pets)
+    example = np.zeros((2, 8, 8, 1), "float32")
+    run.export(serving.classifier(network(3)), example)
+    answer = Bundle(Path(run.exports[0])).predict("", {"images": example})
+    assert answer["classes"].dtype == np.int32
+
+
 def test_names_are_as_many_as_classes(pets):
     model = serving.classifier(network(3), class_names=["a", "b", "ö"])
     answer = model(np.ones((1, 8, 8, 1), "float32"))["classes"]
