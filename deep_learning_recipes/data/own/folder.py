@@ -142,7 +142,7 @@ def listing(folder: Path, names: Sequence[str]) -> Listing:
             continue
         inside = list(files_below(each))
         shown = [file for file in inside if file.suffix.lower() in PICTURES]
-        others += [each.name for each in inside if each.suffix.lower() not in PICTURES]
+        others += [file.name for file in inside if file.suffix.lower() not in PICTURES]
         if normal(each.name) in label_of:
             files += shown
             labels += [label_of[normal(each.name)]] * len(shown)
