@@ -18,6 +18,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "os^Dvx*"
 POINTS_WITH_MARKERS = 25
+CAPTION_WIDTH = 14  # characters above a small image
 
 
 def use_style() -> None:
@@ -200,7 +201,8 @@ def image_grid(
     for axes, image in zip(grid.flat, images, strict=False):
         axes.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
     for axes, caption in zip(grid.flat, captions, strict=False):
-        axes.set_title(caption, fontsize=9, pad=3)
+        text = textwrap.fill(str(caption), CAPTION_WIDTH)
+        axes.set_title(text, fontsize=9, pad=3)
     figure.suptitle(title)
     return figure
 

@@ -49,7 +49,7 @@ def measure(recipes: list[Recipe], *, seeds: int, preset: str, out: Path) -> int
             ) from error
         if records is None:
             return 1
-        if any(not claim["holds"] for record in records for claim in record["claims"]):
+        if any(failed(claim) for record in records for claim in record["claims"]):
             code = 1
     return code
 
@@ -66,7 +66,7 @@ def _measure(
             return None
         records.append(record)
         for claim in record["claims"]:
-            if not claim["holds"]:
+            if failed(claim):
                 print(f"  FAILS: {claim['text']}")
 
     pictures = _keep_pictures(recipe, records, preset, out)
@@ -80,6 +80,15 @@ def _measure(
     for seed in range(seeds):
         (_folder(recipe, seed, preset) / STAMP).unlink()
     return records
+
+
+def failed(claim: dict[str, Any]) -> bool:
+    """Whether it was judged, and did not hold."""
+    return claim["holds"] is False
+
+
+def judged(claim: dict[str, Any]) -> bool:
+    return claim["holds"] is not None
 
 
 def _keep_pictures(
@@ -157,11 +166,20 @@ def summarize(records: list[dict[str, Any]], preset: str) -> dict[str, Any]:
             "std": statistics.stdev(values) if len(values) > 1 else 0.0,
             "unit": metric["unit"],
         }
+    # One that was not judged neither held nor failed.
+    verdicts = [
+        [
+            record["claims"][i]["holds"]
+            for record in records
+            if judged(record["claims"][i])
+        ]
+        for i in range(len(first["claims"]))
+    ]
     claims = [
         {
             "text": claim["text"],
-            "held": sum(record["claims"][index]["holds"] for record in records),
-            "of": len(records),
+            "held": sum(verdicts[index]),
+            "of": len(verdicts[index]),
             "measured": [record["claims"][index]["measured"] for record in records],
         }
         for index, claim in enumerate(first["claims"])

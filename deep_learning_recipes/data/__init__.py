@@ -1,10 +1,11 @@
-"""Data sets that are there without a network, split into train and test in a fixed way.
+"""Data sets that are there without a network, and the user's own by path, split into
+train and test in a fixed way.
 
 Importing this costs nothing; each loader imports the library that holds its data.
 """
 
 from deep_learning_recipes.data.crops import load_photos
-from deep_learning_recipes.data.images import load
+from deep_learning_recipes.data.images import load, load_vectors
 from deep_learning_recipes.data.labels import class_names
 from deep_learning_recipes.data.objects import Objects, load_objects
 from deep_learning_recipes.data.pictures import load_picture
@@ -27,4 +28,5 @@ __all__ = [
     "load_series",
     "load_table",
     "load_text",
+    "load_vectors",
 ]

@@ -10,8 +10,11 @@ import numpy as np
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.crops import photos, textures
 from deep_learning_recipes.data.glyphs import glyphs, printed_digits
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import asked
+from deep_learning_recipes.data.own.parts import choose
 from deep_learning_recipes.data.pixels import Split, resize, set_channels
-from deep_learning_recipes.data.registry import check_name
+from deep_learning_recipes.data.registry import is_path
 
 CONNECT_SECONDS = 10
 
@@ -22,6 +25,7 @@ def load(
     size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
+    max_examples: int | None = None,
 ) -> Split:
     """Images and labels as `((x_train, y_train), (x_test, y_test))`, new arrays at
     every call.
@@ -31,27 +35,66 @@ def load(
 
     name: embedded: digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos,
         textures, faces; by keras.datasets, where cached or downloadable: mnist,
-        fashion_mnist, cifar10, cifar100. The function of that name below tells about the first,
-        `from_keras` about the others.
-    size: side in pixels, 4 to 1024, bicubic; None: the set's own.
+        fashion_mnist, cifar10, cifar100. The function of that name below tells about
+        the first, `from_keras` about the others. Or a path: a folder with one subfolder
+        a class (in train/ and test/ or val/ where they are there, else a fifth of each
+        class is held out at random, always the same), or an .npz file of x and y, or of
+        x_train, y_train, x_test and y_test.
+    size: side in pixels, 4 to 1024, bicubic; None: the set's own, of a path at most 32.
     channels: 1 (gray: luminance) or 3 (color: gray repeated); None: the set's own.
     seed: of what is drawn at random (jitter of printed_digits, places of photos' and
         textures' crops). Which faces, writers, or regions are the test part never
         depends on it.
+    max_examples: of each part at most so many, at random, always the same ones; 0: all;
+        None: what the command line asks (--max-examples).
 
-    Raises UsageError for an unknown name, a size or channels out of range, and where
-    Keras can't download.
+    Raises UsageError for an unknown name, a size or channels out of range, where Keras
+    can't download, and for a path that holds no images of two classes or more.
     """
-    check_name("data set", name, LOADERS)
     if size is not None and not 4 <= size <= 1024:
         raise UsageError(f"size must be from 4 to 1024 pixels, not {size}")
     if channels not in (None, 1, 3):
         raise UsageError(f"channels must be 1 (gray) or 3 (color), not {channels}")
+    wanted = asked(max_examples=max_examples)
+    if is_path("data set", name, LOADERS):
+        return reading.images(name, size, channels, wanted)
     (x_train, y_train), (x_test, y_test) = LOADERS[name](size, seed)
     x_train, x_test = (
         set_channels(resize(x, size or x.shape[1]), channels or x.shape[3])
         for x in (x_train, x_test)
     )
+    train = choose(y_train, wanted.max_examples, name)
+    test = choose(y_test, wanted.max_examples, name)
+    return (x_train[train], y_train[train]), (x_test[test], y_test[test])
+
+
+def load_vectors(
+    name: str = "digits",
+    *,
+    seed: int = 0,
+    target: str | None = None,
+    max_examples: int | None = None,
+) -> Split:
+    """Rows of numbers and labels as `((x_train, y_train), (x_test, y_test))`.
+
+    x: float32, (n, features). y: int64 in [0, classes), (n,).
+
+    name: as of `load`, whose images are flattened; or the path of a table (.csv, .tsv,
+        .parquet), of which numbers get mean 0 and deviation 1 over the rows to train
+        on, and categories a feature each; or an .npz file whose x is (n, features).
+    target: the column of a table to predict; None: what the command line asks
+        (--target).
+    seed, max_examples: as of `load`.
+
+    Raises UsageError as `load` does, and for a table without such a column.
+    """
+    if is_path("data set", name, LOADERS):
+        return reading.vectors(name, asked(target, max_examples))
+    (x_train, y_train), (x_test, y_test) = load(
+        name, seed=seed, max_examples=max_examples
+    )
+    x_train = x_train.reshape(len(x_train), -1)
+    x_test = x_test.reshape(len(x_test), -1)
     return (x_train, y_train), (x_test, y_test)
 
 

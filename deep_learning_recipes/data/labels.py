@@ -2,7 +2,9 @@
 
 import string
 
-from deep_learning_recipes.data.registry import check_name
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import asked
+from deep_learning_recipes.data.registry import is_path
 
 DIGITS = list(string.digits)
 
@@ -177,7 +179,12 @@ CLASS_NAMES = {
 }
 
 
-def class_names(name: str) -> list[str]:
-    """What the labels of a data set stand for: `class_names(name)[y]`."""
-    check_name("data set", name, CLASS_NAMES)
+def class_names(name: str, target: str | None = None) -> list[str]:
+    """What the labels of a data set stand for: `class_names(name)[y]`.
+
+    name: of a data set, or a path as `load` and `load_vectors` take it.
+    target: the column of a table that is predicted; None: what the command line asks.
+    """
+    if is_path("data set", name, CLASS_NAMES):
+        return reading.class_names(name, asked(target))
     return list(CLASS_NAMES[name])

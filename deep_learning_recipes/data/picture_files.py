@@ -3,6 +3,7 @@ all."""
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,17 @@ BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED = 258, 339, 2  # of TIFF
 
 
 def read_picture(
-    file: str | Path, size: tuple[int, int], channels: int = 3
+    file: str | Path,
+    size: tuple[int, int],
+    channels: int = 3,
+    *,
+    whole: bool = False,
 ) -> np.ndarray:
     """A PNG, JPEG, TIFF or other picture file as (height, width, channels) float32 in
     [0, 1]: turned upright, on white where it is transparent, its middle cut out in the
     proportions of `size` (height, width), and resized.
+
+    whole: nothing is cut off; other proportions are stretched.
 
     Numbers of more than 8 bits are divided by the largest value of the fewest bits, of
     8, 12, 16, 31 and 32, that hold them all; fractions by 1, or as bytes if they go
@@ -34,7 +41,7 @@ def read_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, before it refuses or reads
-            return _read(file, size, channels)
+            return _read(file, size, channels, whole)
     except UsageError:
         raise
     except FileNotFoundError as error:
@@ -51,7 +58,9 @@ def read_picture(
         raise UsageError(message) from error
 
 
-def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
+def _read(
+    file: str | Path, size: tuple[int, int], channels: int, whole: bool
+) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
@@ -63,7 +72,7 @@ def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
     except Image.UnidentifiedImageError:
         if not is_tiff(file):
             raise
-        return fit(read_deep_colors(file), size, channels)
+        return fit(read_deep_colors(file), size, channels, whole)
 
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     is_signed = tags.get(SAMPLE_FORMAT, (0,))[0] == SIGNED
@@ -71,22 +80,42 @@ def _read(file: str | Path, size: tuple[int, int], channels: int) -> np.ndarray:
         values = np.asarray(upright)
         if values.dtype == np.int32 and not is_signed:
             values = values.view(np.uint32)  # Pillow knows signed ones only
-        return fit(to_unit_range(values, file, bits, is_signed), size, channels)
+        numbers = to_unit_range(values, file, bits, is_signed)
+        return fit(numbers, size, channels, whole)
     if is_tiff(file) and bits > 8:
         try:
-            return fit(read_deep_colors(file), size, channels)
+            return fit(read_deep_colors(file), size, channels, whole)
         except UsageError:
             raise
         except ValueError:  # packed in a way that only Pillow knows
             pass  # which takes the highest 8 bits
 
-    if upright.has_transparency_data:
-        white = Image.new("RGBA", upright.size, "white")
-        white.alpha_composite(upright.convert("RGBA"))
-        upright = white
-    upright = upright.convert("L" if channels == 1 else "RGB")
-    fitted = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
+    return pixels_of(upright, size, channels, whole)
+
+
+def pixels_of(
+    picture: Any, size: tuple[int, int], channels: int, whole: bool = True
+) -> np.ndarray:
+    """A picture of Pillow's of 8 bits a color, as `read_picture` returns one."""
+    from PIL import Image
+
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture.convert("RGBA"))
+        picture = white
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    fitted = resized(picture, size, whole)
     return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)
+
+
+def resized(picture: Any, size: tuple[int, int], whole: bool) -> Any:
+    """A picture of Pillow's in another size (height, width): all of it stretched, or
+    its middle."""
+    from PIL import Image, ImageOps
+
+    if whole:
+        return picture.resize(size[::-1], Image.Resampling.BICUBIC)
+    return ImageOps.fit(picture, size[::-1], Image.Resampling.BICUBIC)
 
 
 def is_tiff(file: str | Path) -> bool:
@@ -115,14 +144,16 @@ def read_deep_colors(file: str | Path) -> np.ndarray:
     return numbers
 
 
-def fit(numbers: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+def fit(
+    numbers: np.ndarray, size: tuple[int, int], channels: int, whole: bool
+) -> np.ndarray:
     """Brightness (height, width) or colors (height, width, 1 or 3), float32 in [0, 1],
-    cut and resized."""
-    from PIL import Image, ImageOps
+    cut and resized, or stretched as a whole."""
+    from PIL import Image
 
     colors = np.atleast_3d(numbers)
     fitted = [
-        ImageOps.fit(Image.fromarray(each), size[::-1], Image.Resampling.BICUBIC)
+        resized(Image.fromarray(each), size, whole)
         for each in np.moveaxis(colors, -1, 0)
     ]
     # A cubic curve swings beyond what it goes through.

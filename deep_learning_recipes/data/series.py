@@ -2,16 +2,21 @@
 
 import numpy as np
 
-from deep_learning_recipes.data.registry import check_name
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import asked
+from deep_learning_recipes.data.registry import is_path
 
 
-def load_series(name: str) -> tuple[np.ndarray, np.ndarray]:
+def load_series(name: str, target: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A whole series as (times, values), both float64 (n,); times are years, 1958.24 in
     March 1958.
 
     name: co2: ppm at Mauna Loa, 2284 weeks 1958-2001; the 59 weeks without a
         measurement are NaN. elnino: sea surface temperature off Peru in degrees
         Celsius, 732 months 1950-2010. sunspots: yearly number, 309 years 1700-2008.
+        Or the path of a .csv file with a column of dates, or one that is called year or
+        time, whose numbers are returned as they are.
+    target: the column of values; needed where there are several of numbers.
 
     The custom is to train on the first 80 % and test on the rest, and never to shuffle:
     `boundary = int(0.8 * len(values)); train, test = values[:boundary],
@@ -20,7 +25,8 @@ def load_series(name: str) -> tuple[np.ndarray, np.ndarray]:
     (and by repeating the last value): co2 0.45 (0.51), elnino 0.50 (1.16), sunspots
     20.3 (33.3).
     """
-    check_name("series", name, SERIES)
+    if is_path("series", name, SERIES):
+        return reading.series(name, asked(target))
     return SERIES[name]()
 
 

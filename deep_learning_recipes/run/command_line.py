@@ -58,6 +58,21 @@ class Options:
     """let through what TensorFlow says while it loads"""
 
 
+@dataclass
+class DataOptions(Options):
+    """What a recipe with --data can be asked as well."""
+
+    target: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = ""
+    """to predict, where --data is a table (of the recipes that take tables)"""
+    max_examples: int = 0
+    """of --data to use at most, for each part; of a text, characters; 0: all"""
+
+
+def options_of(config: Any) -> Options:
+    """The common options of a recipe: more of them where it takes data."""
+    return DataOptions() if hasattr(config, "data") else Options()
+
+
 def parse(
     name: str, presets: dict[str, Any], arguments: list[str]
 ) -> tuple[Any, Options]:
@@ -83,9 +98,9 @@ def parse(
         options.out = options.out or newest_unfinished(name)
         started_config, started_options = started_with(options.out, config)
         config = keep_settings(config, presets[asked.preset], started_config, options)
-        options = keep_settings(options, Options(), started_options, options)
+        options = keep_settings(options, options_of(config), started_options, options)
     check_values(config, presets)
-    check_values(options, {"default": Options()})
+    check_values(options, {"default": options_of(config)})
     if options.export_format and not options.export:
         formats = " ".join(options.export_format)
         raise UsageError(f"--export-format {formats}: add --export [DIR], the folder")
@@ -95,11 +110,12 @@ def parse(
 def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Options]:
     """Lets tyro read all flags; its framed error messages become one line."""
     recipe = with_ranges(type(config))
+    options = options_of(config)
     both = dataclasses.make_dataclass(
         "Arguments",
         [
             ("hyperparameters", Annotated[recipe, tyro.conf.arg(name="")]),
-            ("common", Annotated[Options, tyro.conf.arg(name="")]),
+            ("common", Annotated[type(options), tyro.conf.arg(name="")]),
         ],
     )
     header = sys.modules[type(config).__module__].__doc__ or ""
@@ -115,7 +131,7 @@ def parse_flags(name: str, config: Any, arguments: list[str]) -> tuple[Any, Opti
                 description=header,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 args=arguments,
-                default=both(recipe(**vars(config)), Options()),
+                default=both(recipe(**vars(config)), options),
             )
     except SystemExit as exit_request:
         if exit_request.code in (0, None):  # --help
@@ -174,7 +190,8 @@ def started_with(folder: Path, config: Any) -> tuple[Any, Options]:
     export = saved.get("export")
     saved["export"] = Path(export) if isinstance(export, str) else None
     try:
-        return from_json(config, settings["config"]), from_json(Options(), saved)
+        options = from_json(options_of(config), saved)
+        return from_json(config, settings["config"]), options
     except TypeError as error:
         raise UsageError(
             f"--resume: {folder} was started by another version of the recipe; start anew"

@@ -18,8 +18,10 @@ import tensorflow as tf
 from rich.console import Console
 
 from deep_learning_recipes import UsageError, __version__, figures, startup
+from deep_learning_recipes.data import own
 from deep_learning_recipes.distribute import parameter_server, strategies
 from deep_learning_recipes.distribute.replicas import Workers
+from deep_learning_recipes.run import own_data
 from deep_learning_recipes.run.command_line import Options, parse
 from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.folder import (
@@ -139,6 +141,9 @@ def record(
 ) -> bool:
     """The run itself, and what it leaves in its folder."""
     display = Display(recipe=Path(main.__code__.co_filename))
+    path = own_data.path_of(config)
+    if options.resume:
+        own_data.check_unchanged(folder, path)
     run = Run(
         name=name,
         folder=folder,
@@ -146,6 +151,7 @@ def record(
         export_folder=options.export,
         export_formats=options.export_format,
         resume=options.resume,
+        own_data=path,
         about={**describe(options, place), "config": dataclasses.asdict(config)},
         display=display,
     )
@@ -160,10 +166,10 @@ def record(
     )
     run.callbacks.append(recorder)
     run.print(f"{first_line(name, options, place)}\n")
-    write_settings(folder, config, options)
+    write_settings(folder, config, options, own.fingerprint(path) if path else {})
     display.start()
     try:
-        with strategy.scope():
+        with strategy.scope(), own_data.asking(options):
             main(config, run)
     except (UsageError, OSError, MemoryError, tf.errors.OpError):
         raise
@@ -203,7 +209,11 @@ def assist(
     nothing."""
     print(first_line(name, options, place), flush=True)
     quiet = Display(Console(quiet=True))
-    with tempfile.TemporaryDirectory() as folder, workers.scope():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        workers.scope(),
+        own_data.asking(options),
+    ):
         main(config, Run(name, Path(folder), options.seed, display=quiet))
     return True
 

@@ -133,7 +133,8 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the interrupted run in `folder` was started with: "config" and "options"."""
+    """What the interrupted run in `folder` was started with: "config", "options", and
+    of the user's own "data" a fingerprint."""
     if is_finished(folder):
         raise UsageError(
             f"--resume: the run in {folder} is finished; start without --resume"
@@ -141,6 +142,7 @@ def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         settings = json.loads((folder / SETTINGS).read_text())
         found = {part: dict(settings[part]) for part in ("config", "options")}
+        found["data"] = dict(settings.get("data", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--resume: {folder} holds no run; start without --resume"
@@ -148,11 +150,14 @@ def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_settings(folder: Path, config: Any, options: Any) -> None:
+def write_settings(
+    folder: Path, config: Any, options: Any, data: dict[str, int]
+) -> None:
     """Writes config.json, which `read_settings` reads."""
     settings = {
         "options": dataclasses.asdict(options),
         "config": dataclasses.asdict(config),
+        "data": data,
     }
     write_json(folder / SETTINGS, settings)
 

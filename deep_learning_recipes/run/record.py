@@ -13,7 +13,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, serving
+from deep_learning_recipes import UsageError, data, serving
+from deep_learning_recipes.data.own import reading
+from deep_learning_recipes.data.own.asked import asked
 from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.evidence import between, beyond
 from deep_learning_recipes.run.folder import read_record, write_json
@@ -35,6 +37,8 @@ class Run:
     export_formats: Sequence[str] = ()
     """besides the SavedModel"""
     resume: bool = False
+    own_data: str = ""
+    """path of the user's own data, on which the lecture's claims are not judged"""
     about: dict[str, Any] = field(default_factory=dict)
     display: Display = field(default_factory=Display)
 
@@ -91,16 +95,21 @@ class Run:
         at_least: float | None = None,
         at_most: float | None = None,
         measured: str | Mapping[str, float],
+        any_data: bool = False,
     ) -> None:
         """Records a statement of the lecture, whether it held, and the numbers that
-        decided it.
+        decided it. On the user's own data it is not judged: what holds for one data set
+        may fail for another.
 
         holds: whether it held; `measured` then says in words what was found.
         at_least, at_most: bounds that every number of `measured`, by name, has to keep.
+        any_data: it is true of any data, and so judged on the user's as well.
         """
         if isinstance(measured, Mapping):
             holds, measured = between(measured, at_least, at_most)
-        self.claims.append({"text": text, "holds": bool(holds), "measured": measured})
+        is_judged = any_data or not self.own_data
+        verdict = bool(holds) if is_judged else None
+        self.claims.append({"text": text, "holds": verdict, "measured": measured})
         self.write()
 
     def has(self, flag: str, found: Container[Any], *needed: Any) -> bool:
@@ -123,6 +132,7 @@ class Run:
         less: str,
         times: float | None = None,
         by: float | None = None,
+        any_data: bool = False,
     ) -> None:
         """Records the claim that one number is larger than another, by a margin.
 
@@ -130,9 +140,10 @@ class Run:
         more, less: the names of the larger and of the smaller one.
         times, by: the margin. `more` has to be more than `times` times `less`, which
             must not be negative then, or more than `less` plus `by`.
+        any_data: as of `claim`.
         """
         holds, measured = beyond(values, more, less, times, by)
-        self.claim(text, holds=holds, measured=measured)
+        self.claim(text, holds=holds, measured=measured, any_data=any_data)
 
     def curve(self, name: str, x: Any, y: Any, *, xlabel: str) -> None:
         """Records how a number went while it trained, y over x (points,), so that
@@ -206,9 +217,14 @@ class Run:
         """Writes the model as a SavedModel for TF Serving, if --export asked for it, and
         in the formats that --export-format names. `example` is an input on which what
         is written must agree with this model. What was measured is reported even if it
-        cannot be written."""
+        cannot be written.
+
+        A classifier of the user's own data answers with the names of their classes."""
         if self.export_folder is None:
             return
+        if self.own_data and serving.is_classifier(model):
+            model = self._with_own_names(model)
+            self._write_features()
         failure = "no SavedModel was written"
         try:
             # A strategy's scope ends at the thread; what is traced within it answers
@@ -231,6 +247,22 @@ class Run:
         self.exports.append(str(path))
         self.write()
         return path
+
+    def _with_own_names(self, model: keras.Model) -> keras.Model:
+        """A classifier of the data's classes; one of others (odd or even, say) keeps
+        its numbers."""
+        names = data.class_names(self.own_data)
+        if model.output["probabilities"].shape[-1] != len(names):
+            return model
+        return serving.with_class_names(model, names)
+
+    def _write_features(self) -> None:
+        """Of a table: what a client has to do to its columns before it asks."""
+        features = reading.features(self.own_data, asked())
+        if features:
+            path = self.folder / "features.json"
+            write_json(path, {"features": features})
+            self.print(f"the exported network takes columns scaled as {path} says")
 
     def print(self, text: str = "") -> None:
         """Prints plain text, no line of it broken: samples, tables of a recipe's own."""
@@ -258,7 +290,7 @@ class Run:
         write_json(self.folder / "metrics.json", record)
 
     def finish(self) -> bool:
-        """Closes the record. True if every claim held."""
+        """Closes the record. True unless a claim that was judged failed."""
         self.finished = True
         self.write()
-        return all(claim["holds"] for claim in self.claims)
+        return all(claim["holds"] is not False for claim in self.claims)

@@ -9,7 +9,8 @@ from rich.text import Text
 from deep_learning_recipes.run.evidence import number
 from deep_learning_recipes.run.record import Run
 
-VERDICTS = {True: "holds", False: "FAILS"}
+VERDICTS = {True: "holds", False: "FAILS", None: "not judged"}
+STYLES = {True: "green", False: "bold red", None: "dim"}
 EXPORTED = {"": "SavedModel", ".onnx": "ONNX", ".tflite": "LiteRT"}
 
 
@@ -42,11 +43,14 @@ def print_claims(run: Run, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     for claim in run.claims:
-        verdict = VERDICTS[claim["holds"]]
-        style = "green" if claim["holds"] else "bold red"
-        table.add_row(Text(verdict, style=style), Text(claim["text"]))
+        verdict = Text(VERDICTS[claim["holds"]], style=STYLES[claim["holds"]])
+        table.add_row(verdict, Text(claim["text"]))
         table.add_row("", Text(claim["measured"], style="dim"))
     console.print(table)
+    if any(claim["holds"] is None for claim in run.claims):
+        run.print(
+            "\nnot judged on your data: these claims were made of the lecture's data set"
+        )
 
 
 def shown(path: Path) -> Path:

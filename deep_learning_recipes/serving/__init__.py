@@ -9,6 +9,19 @@ Keras.
 """
 
 from deep_learning_recipes.serving.formats import write_as
-from deep_learning_recipes.serving.saved_model import classifier, export, policy
+from deep_learning_recipes.serving.saved_model import (
+    classifier,
+    export,
+    is_classifier,
+    policy,
+    with_class_names,
+)
 
-__all__ = ["classifier", "export", "policy", "write_as"]
+__all__ = [
+    "classifier",
+    "export",
+    "is_classifier",
+    "policy",
+    "with_class_names",
+    "write_as",
+]

@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 CLASSIFIER_OUTPUTS = {"probabilities", "classes"}
 
 
-def classifier(model: keras.Model) -> keras.Model:
+def classifier(
+    model: keras.Model, class_names: Sequence[str] | None = None
+) -> keras.Model:
     """A classifier's logits as what a client wants to see: `probabilities` (batch,
-    classes) and `classes` (batch,), the most probable one."""
+    classes) and `classes` (batch,), the most probable one: its number, or its name
+    where `class_names` are given, in the order of the logits."""
     import keras
 
     inputs, logits = ends(model)
@@ -35,7 +39,33 @@ def classifier(model: keras.Model) -> keras.Model:
         "probabilities": keras.ops.softmax(logits),
         "classes": largest(logits),
     }
-    return keras.Model(inputs, outputs, name=model.name)
+    numbered = keras.Model(inputs, outputs, name=model.name)
+    return numbered if class_names is None else with_class_names(numbered, class_names)
+
+
+def is_classifier(model: keras.Model) -> bool:
+    """Whether it is what `classifier` returns."""
+    return isinstance(model.output, dict) and set(model.output) == CLASSIFIER_OUTPUTS
+
+
+def with_class_names(model: keras.Model, class_names: Sequence[str]) -> keras.Model:
+    """A `classifier` that answers with names (strings) in place of numbers.
+
+    Raises UsageError unless there is a name for each class.
+    """
+    import keras
+
+    from deep_learning_recipes.serving.names import ClassNames
+
+    outputs = dict(model.output)
+    classes = outputs["probabilities"].shape[-1]
+    if classes != len(class_names):
+        raise UsageError(
+            f"{model.name!r} tells {classes} classes, and there are {len(class_names)} "
+            "names"
+        )
+    outputs["classes"] = ClassNames(class_names, name="classes")(outputs["classes"])
+    return keras.Model(model.input, outputs, name=model.name)
 
 
 def policy(model: keras.Model) -> keras.Model:
@@ -162,7 +192,7 @@ def reads_images(model: keras.Model, example: dict[str, np.ndarray]) -> bool:
     image, *others = example.values()
     return (
         not others
-        and set(model.output) == CLASSIFIER_OUTPUTS
+        and is_classifier(model)
         and image.ndim == 4
         and None not in model.inputs[0].shape[1:]
         and image.shape[-1] in (1, 3)

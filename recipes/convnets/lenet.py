@@ -33,8 +33,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "mnist_5k"
-    """mnist_5k or digits (embedded), or mnist / fashion_mnist where Keras can download
-    or has cached them"""
+    """mnist_5k or digits (embedded), mnist / fashion_mnist where Keras can download or
+    has cached them, or your own images: a folder with one subfolder a class, or an .npz
+    file"""
     epochs: int = 20
     """passes over the training images"""
     batch_size: int = 32
@@ -239,7 +240,7 @@ def read(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def draw_networks(results: dict[str, Results]) -> plt.Figure:
-    """Loss by epoch, and accuracy on digits in their place and shifted."""
+    """Loss by epoch, and accuracy on images in their place and shifted."""
     losses = figures.Panel(
         title="Held-out loss",
         xlabel="epoch",
@@ -248,7 +249,7 @@ def draw_networks(results: dict[str, Results]) -> plt.Figure:
         yscale="log",
     )
     in_place = figures.Panel(
-        title="Held-out digits",
+        title="Held-out images",
         xlabel="read wrongly",
         bars={name: 1 - each.accuracies for name, each in results.items()},
         number="{:.1%}",
@@ -288,16 +289,18 @@ def draw_maps(lenet: keras.Model, image: np.ndarray) -> plt.Figure:
     for index in range(16):
         grid[2 + index // 8, index % 8].imshow(second[0, :, :, index])
     grid[2, 0].set_title("C3 maps", fontsize=9)
-    figure.suptitle("From strokes (C1, five by five pixels) to parts of digits (C3)")
+    figure.suptitle("From strokes (C1, five by five pixels) to parts of an image (C3)")
     return figure
 
 
-def draw_readings(model: keras.Model, x: np.ndarray, y: np.ndarray) -> plt.Figure:
+def draw_readings(
+    model: keras.Model, x: np.ndarray, y: np.ndarray, names: list[str]
+) -> plt.Figure:
     """Ten held-out images, those that are read wrongly first."""
     found = read(model, x)
     wrong_first = np.argsort(found == y, kind="stable")[:10]
-    captions = [f"{y[i]} read as {found[i]}" for i in wrong_first]
-    title = "Held-out digits, the errors first"
+    captions = [f"{names[y[i]]} read as {names[found[i]]}" for i in wrong_first]
+    title = "Held-out images, the errors first"
     return figures.image_grid(x[wrong_first], title=title, captions=captions)
 
 
@@ -305,13 +308,15 @@ def main(config: Config, run: Run) -> None:
     run.plan(config.restarts * (1 + len(DENSE)))
     train_set, test_set = data.load(config.data, size=32, channels=1)
     x_test, y_test = test_set
+    names = data.class_names(config.data)
 
     results = {}
+    build_network = partial(build_lenet, len(names))
     results["lenet"] = train(
-        build_lenet, config.learning_rate, train_set, test_set, config, run
+        build_network, config.learning_rate, train_set, test_set, config, run
     )
     for name, rival in DENSE.items():
-        build = partial(build_dense, name, rival.units)
+        build = partial(build_dense, name, rival.units, len(names))
         results[name] = train(
             build, rival.learning_rate, train_set, test_set, config, run
         )
@@ -352,7 +357,7 @@ def main(config: Config, run: Run) -> None:
 
     run.figure("networks", draw_networks(results))
     run.figure("maps", draw_maps(lenet, x_test[0]))
-    run.figure("readings", draw_readings(lenet, x_test, y_test))
+    run.figure("readings", draw_readings(lenet, x_test, y_test, names))
     run.export(serving.classifier(lenet), example=x_test[:3])
 
 

@@ -34,8 +34,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own images: a folder with one subfolder a class, or an .npz file"""
     size: int = 16
     """side of the images in pixels"""
     channels: tuple[int, ...] = (16, 64, 256)
@@ -265,7 +265,8 @@ def plot_findings(errors: dict[str, dict[int, float]], ratios) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.size)
-    model = build_model(x_train.shape[1:])
+    classes = len(data.class_names(config.data))
+    model = build_model(x_train.shape[1:], classes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
     hyperparameters = {"epochs": config.epochs, "batch_size": config.batch_size}

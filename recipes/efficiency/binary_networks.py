@@ -34,8 +34,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer, digits (embedded), or mnist where Keras can download or has
-    cached it"""
+    """digits_by_writer, digits (embedded), mnist where Keras can download or has cached
+    it, or your own: a folder of images by class, an .npz file, or a table (.csv,
+    .parquet) with --target"""
     units: tuple[int, ...] = (256, 256)
     """of the hidden layers"""
     restarts: int = 3
@@ -228,12 +229,12 @@ def plot_findings(
 
 def main(config: Config, run: Run) -> None:
     run.plan((len(RULES) + 1) * config.restarts)
-    (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (x.reshape(len(x), -1) for x in (x_train, x_test))
+    (x_train, y_train), (x_test, y_test) = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
 
     def build(scheme: str, shrink: float = 1.0) -> keras.Model:
         units = tuple(max(1, round(shrink * each)) for each in config.units)
-        return build_model(x_train.shape[1], units, int(y_train.max()) + 1, scheme)
+        return build_model(x_train.shape[1], units, classes, scheme)
 
     def compile_classifier(model: keras.Model) -> keras.Model:
         steps = config.epochs * math.ceil(len(x_train) / BATCH_SIZE)

@@ -36,15 +36,16 @@ from annotated_types import MinLen
 from keras import layers
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import data, serving
+from deep_learning_recipes import UsageError, data, serving
 from deep_learning_recipes.run import Run, cli
 
 
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own: a folder of images by class, an .npz file, or a table (.csv,
+    .parquet) with --target"""
     replicas: Annotated[tuple[int, ...], MinLen(2)] = (1, 2, 4)
     """numbers of logical CPUs to compare; the first is the reference"""
     workers: int = 2
@@ -63,8 +64,10 @@ QUICK = Config(replicas=(1, 2), epochs=3)
 FULL = Config(data="mnist", epochs=5)
 
 
-def build_model(inputs: int, units: int, normalization: str = "none") -> keras.Model:
-    """A dense classifier. Input: (batch, inputs). Output: (batch, 10) logits.
+def build_model(
+    inputs: int, units: int, normalization: str = "none", classes: int = 10
+) -> keras.Model:
+    """A dense classifier. Input: (batch, inputs). Output: (batch, classes) logits.
 
     normalization: none, ordinary (statistics of a replica's slice) or synchronized (of
         the batch).
@@ -78,7 +81,8 @@ def build_model(inputs: int, units: int, normalization: str = "none") -> keras.M
             synchronized = normalization == "synchronized"
             hidden = layers.BatchNormalization(synchronized=synchronized)(hidden)
         hidden = layers.ReLU()(hidden)
-    return keras.Model(x, layers.Dense(10, name="logits")(hidden), name="network")
+    logits = layers.Dense(classes, name="logits")(hidden)
+    return keras.Model(x, logits, name="network")
 
 
 def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=False):
@@ -90,7 +94,9 @@ def train(strategy, x, y, setting: dict, normalization="none", mean_of_means=Fal
     """
     keras.utils.set_random_seed(setting["seed"])
     with strategy.scope():
-        model = build_model(x.shape[1], setting["units"], normalization)
+        model = build_model(
+            x.shape[1], setting["units"], normalization, setting["classes"]
+        )
         optimizer = keras.optimizers.SGD(setting["learning_rate"], momentum=0.9)
         optimizer.build(model.trainable_variables)
 
@@ -218,16 +224,19 @@ def plot_differences(
 
 
 def main(config: Config, run: Run) -> None:
-    (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (
-        x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
-    )
+    (x_train, y_train), (x_test, y_test) = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
+    if config.batch_size > len(x_train):
+        raise UsageError(
+            f"--batch-size {config.batch_size}: there are {len(x_train)} examples to "
+            "train on, and whole batches are needed here"
+        )
     y_train = y_train.astype("int32")
     # Whole batches, and a last one with an odd number of examples.
     examples = (
         len(x_train) - len(x_train) % config.batch_size - config.batch_size // 2 + 1
     )
-    setting = {**vars(config), "seed": run.seed}
+    setting = {**vars(config), "seed": run.seed, "classes": classes}
     found = train_everywhere(x_train[:examples], y_train[:examples], setting)
 
     first, *others = config.replicas
@@ -249,7 +258,7 @@ def main(config: Config, run: Run) -> None:
     times[f"{config.workers} processes"] = found["workers_seconds"]
     run.figure("differences", plot_differences(differences, times))
 
-    model = build_model(x_train.shape[1], config.units)
+    model = build_model(x_train.shape[1], config.units, classes=classes)
     shapes = [weight.shape for weight in model.weights]
     parts = np.split(
         found[f"{most}"], np.cumsum([np.prod(shape) for shape in shapes])[:-1]

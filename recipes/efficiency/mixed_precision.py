@@ -31,8 +31,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own: a folder of images by class, an .npz file, or a table (.csv,
+    .parquet) with --target"""
     units: int = 256
     """width of the two hidden layers"""
     restarts: int = 3
@@ -53,17 +54,17 @@ FULL = Config(data="mnist", units=1024, epochs=10)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
-def build_model(inputs: int, units: int, policy: str) -> keras.Model:
+def build_model(inputs: int, units: int, policy: str, classes: int = 10) -> keras.Model:
     """A dense classifier under a dtype policy. Input: (batch, inputs). Output: (batch,
-    10) logits, float32 under every mixed policy: a softmax over 16-bit logits would
-    lose digits."""
+    classes) logits, float32 under every mixed policy: a softmax over 16-bit logits
+    would lose digits."""
     x = hidden = keras.Input((inputs,), name="x")
     for index in range(2):
         hidden = layers.Dense(units, "relu", dtype=policy, name=f"hidden_{index + 1}")(
             hidden
         )
     output_type = policy if policy in ("float16", "bfloat16") else "float32"
-    logits = layers.Dense(10, dtype=output_type, name="logits")(hidden)
+    logits = layers.Dense(classes, dtype=output_type, name="logits")(hidden)
     return keras.Model(x, logits, name=policy.replace("_", "-"))
 
 
@@ -107,7 +108,8 @@ def vanished_share(model: keras.Model, x, y, smallness: float, scale: float) -> 
             for g in tape.gradient(loss, network.trainable_variables)
         ]
 
-    exact = build_model(x.shape[1], model.get_layer("hidden_1").units, "float32")
+    units = model.get_layer("hidden_1").units
+    exact = build_model(x.shape[1], units, "float32", model.output_shape[-1])
     exact.set_weights(model.get_weights())
     rounded = (
         np.concatenate([np.ravel(g) for g in gradients(model, smallness * scale)])
@@ -119,7 +121,14 @@ def vanished_share(model: keras.Model, x, y, smallness: float, scale: float) -> 
 
 
 def descend(
-    weights_in: str, x, y, units: int, steps: int, learning_rate: float, seed: int = 0
+    weights_in: str,
+    x,
+    y,
+    units: int,
+    steps: int,
+    learning_rate: float,
+    seed: int = 0,
+    classes: int = 10,
 ):
     """Full-batch gradient descent in small steps, forward and backward pass in 16 bits,
     with the weights in 16 or in 32 bits. Returns the losses (steps,) and the weights
@@ -129,7 +138,7 @@ def descend(
     """
     keras.utils.set_random_seed(seed)
     policy = "float16" if weights_in == "float16" else "mixed_float16"
-    model = build_model(x.shape[1], units, policy)
+    model = build_model(x.shape[1], units, policy, classes)
     before = model.get_weights()
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     scale = 1024.0
@@ -181,10 +190,8 @@ def plot_findings(
 
 def main(config: Config, run: Run) -> None:
     run.plan(len(POLICIES) * config.restarts)
-    (x_train, y_train), (x_test, y_test) = data.load(config.data)
-    x_train, x_test = (
-        x.reshape(len(x), -1).astype("float32") for x in (x_train, x_test)
-    )
+    (x_train, y_train), (x_test, y_test) = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
     inputs = x_train.shape[1]
 
     # The same trainings in each precision: the same starts, the same batches.
@@ -194,7 +201,7 @@ def main(config: Config, run: Run) -> None:
         accuracies = []
         for start in starts:
             keras.utils.set_random_seed(int(start))
-            model = build_model(inputs, config.units, policy)
+            model = build_model(inputs, config.units, policy, classes)
             compile_classifier(model, policy, config.learning_rate)
             started = time.perf_counter()
             history = training.fit(
@@ -235,6 +242,7 @@ def main(config: Config, run: Run) -> None:
             config.small_steps,
             3e-3,
             run.seed,
+            classes,
         )
         for dtype in ("float32", "float16")
     }
@@ -251,6 +259,7 @@ def main(config: Config, run: Run) -> None:
     kinds = {weight.dtype for policy in POLICIES for weight in models[policy].weights}
     run.claim(
         "Activations take half the memory, while every variable stays in 32 bits",
+        any_data=True,
         holds=halves == {0.5} and kinds == {"float32"},
         measured=f"{bytes_of['float32']:,} bytes a batch in 32 bits, "
         f"{bytes_of['mixed_float16']:,} in 16; variables: {', '.join(sorted(kinds))}",
@@ -273,7 +282,7 @@ def main(config: Config, run: Run) -> None:
         f"{learned[1]:.3f}, with 32-bit weights by {learned[0]:.3f}",
     )
     # The weights serve in any precision.
-    served = build_model(inputs, config.units, "float32")
+    served = build_model(inputs, config.units, "float32", classes)
     served.set_weights(models["mixed_float16"].get_weights())
     run.export(serving.classifier(served), example=x_test[:3])
 

@@ -33,8 +33,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "mnist_5k"
-    """mnist_5k or digits (embedded), or mnist / fashion_mnist where Keras can download
-    or has cached them"""
+    """mnist_5k or digits (embedded), mnist / fashion_mnist where Keras can download or
+    has cached them, or your own images: a folder with one subfolder a class, or an .npz
+    file"""
     sparsities: tuple[Annotated[float, Interval(gt=0, lt=1)], ...] = (
         0.5,
         0.8,
@@ -224,6 +225,8 @@ def plot_weights(
 def main(config: Config, run: Run) -> None:
     run.plan((2 + 2 * len(config.sparsities)) * config.restarts)
     (x_train, y_train), (x_test, y_test) = data.load(config.data, size=28)
+    shape = x_train.shape[1:]
+    classes = len(data.class_names(config.data))
     levels = sorted(config.sparsities)
     key = min(levels, key=lambda sparsity: abs(sparsity - PAPER_SPARSITY))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -243,14 +246,14 @@ def main(config: Config, run: Run) -> None:
         return accuracy_of(model, x_test, y_test)
 
     # One model starts anew each time: to trace another takes longer than to train it.
-    model = Prunable(build_network(x_train.shape[1:]))
+    model = Prunable(build_network(shape, classes))
     model.compile(
         keras.optimizers.Adam(config.learning_rate), loss, metrics=["accuracy"]
     )
     model.optimizer.build(model.trainable_variables)
     moments = [variable.numpy() for variable in model.optimizer.variables]
     for _ in range(config.restarts):
-        model.network.set_weights(build_network(x_train.shape[1:]).get_weights())
+        model.network.set_weights(build_network(shape, classes).get_weights())
         model.set_masks([np.ones(kernel.shape) for kernel in model.kernels])
         for variable, value in zip(model.optimizer.variables, moments, strict=True):
             variable.assign(value)
@@ -308,7 +311,7 @@ def main(config: Config, run: Run) -> None:
     run.metric("pruned_test_accuracy", stepwise)
     run.metric("two_of_four_test_accuracy", patterned)
     run.figure("curves", plot_curves(mean, levels, full))
-    pixels = np.count_nonzero(kept, axis=1).reshape(x_train.shape[1:3])
+    pixels = np.count_nonzero(kept, axis=1).reshape(shape).sum(axis=-1)
     run.figure("weights", plot_weights(kernels[0], kept, pixels))
 
     run.claim(

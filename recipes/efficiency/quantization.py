@@ -36,8 +36,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own images: a folder with one subfolder a class, or an .npz file"""
     epochs: int = 20
     """passes over the training images in 32 bits"""
     tuning_epochs: int = 6
@@ -209,7 +209,8 @@ def main(config: Config, run: Run) -> None:
         return twin
 
     # Every network below starts from these weights and is tuned for as long.
-    learned = build_model(x_train.shape[1:])
+    classes = len(data.class_names(config.data))
+    learned = build_model(x_train.shape[1:], classes)
     train(learned, config.epochs, config.learning_rate)
     start = compression.fold(learned)
     tuning = {"epochs": config.tuning_epochs, "learning_rate": config.learning_rate / 4}

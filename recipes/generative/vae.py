@@ -36,8 +36,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "mnist_5k"
-    """mnist_5k or digits (embedded), or mnist / fashion_mnist where Keras can download
-    or has cached them"""
+    """mnist_5k or digits (embedded), mnist / fashion_mnist where Keras can download or
+    has cached them, or your own images: a folder with one subfolder a class, or an .npz
+    file"""
     size: int = 28
     """side of the images in pixels"""
     latent_size: int = 8
@@ -306,7 +307,8 @@ class Mixture:
         """Expectation maximization on x (n, pixels), from random images."""
         average = (x.sum(axis=0) + 0.5) / (len(x) + 1)
         self.priors = np.full(classes, 1 / classes)
-        self.means = 0.25 + 0.5 * x[random.permutation(len(x))[:classes]]
+        first = np.resize(random.permutation(len(x)), classes)
+        self.means = 0.25 + 0.5 * x[first]
         for _ in range(20):
             log_joint = self.log_joint(x)
             shares = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))

@@ -30,8 +30,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own images: a folder with one subfolder a class, or an .npz file"""
     epochs: int = 25
     """batches of 32 random images, in times the training images"""
 
@@ -181,11 +181,13 @@ def mlp(weights: list[Node], x: np.ndarray) -> Node:
     return relu(Node(x) @ weights[0] + weights[1]) @ weights[2] + weights[3]
 
 
-def mlp_in_keras(inputs: int) -> keras.Model:
-    """The same network. Input: (batch, inputs) float64. Output: (batch, 10) logits."""
+def mlp_in_keras(inputs: int, classes: int = 10) -> keras.Model:
+    """The same network. Input: (batch, inputs) float64. Output: (batch, classes)
+    logits."""
     x = keras.Input((inputs,), name="x", dtype="float64")
     hidden = keras.layers.Dense(128, "relu", dtype="float64")(x)
-    model = keras.Model(x, keras.layers.Dense(10, dtype="float64")(hidden), name="mlp")
+    logits = keras.layers.Dense(classes, dtype="float64")(hidden)
+    model = keras.Model(x, logits, name="mlp")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
     model.compile(keras.optimizers.SGD(0.2), loss)
     return model
@@ -231,10 +233,11 @@ def plot_graph(output: Node) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     (images, y), (test_images, y_test) = data.load(config.data)
+    classes = len(data.class_names(config.data))
     x, x_test = (
         each.reshape(len(each), -1).astype("float64") for each in (images, test_images)
     )
-    model = mlp_in_keras(x.shape[1])
+    model = mlp_in_keras(x.shape[1], classes)
     weights = [Node(value) for value in model.get_weights()]
     random = np.random.default_rng(run.seed)
     batches = random.integers(len(x), size=(config.epochs * len(x) // 32, 32))
@@ -259,12 +262,13 @@ def main(config: Config, run: Run) -> None:
     )
     run.claim(
         "The graph of NumPy gates trains a network to the weights that Keras trains it to",
+        any_data=True,
         holds=apart.max() < 1e-5,
         measured=f"in {len(batches):,} steps no weight differs by more than {apart.max():.1e}",
     )
-    # Ten filters; the largest response of each, anywhere, is the logit of a digit.
+    # A filter a class; its largest response, anywhere, is the logit.
     kernel, pixels, labels = (
-        Node(random.normal(size=(3, 3, 1, 10))),
+        Node(random.normal(size=(3, 3, images.shape[-1], classes))),
         Node(images[:64]),
         y[:64],
     )
@@ -275,14 +279,15 @@ def main(config: Config, run: Run) -> None:
         k = tf.Variable(kernel.value)
         z = tf.reduce_max(tf.nn.conv2d(pixels.value, k, 1, "VALID"), axis=(1, 2))
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
-    by_k = tape.gradient(loss, k).numpy() / 64
-    p_minus_e = (tf.nn.softmax(z).numpy() - np.eye(10)[labels]) / 64
+    by_k = tape.gradient(loss, k).numpy() / len(labels)
+    p_minus_e = (tf.nn.softmax(z).numpy() - np.eye(classes)[labels]) / len(labels)
     off = (
         np.abs(logits.gradient[:, 0, 0] - p_minus_e).max(),
         np.abs(kernel.gradient - by_k).max(),
     )
     run.claim(
         "The gradient of −log softmax is p − e(y); a max-pool sends it to each window's largest",
+        any_data=True,
         holds=max(off) < 1e-9 and np.count_nonzero(maps.gradient) == logits.value.size,
         measured=f"{off[0]:.0e} from p − e(y); {np.count_nonzero(maps.gradient)} of the pool's "
         f"{maps.value.size:,} inputs get any; by the filters {off[1]:.0e} from TensorFlow's tape",
@@ -298,6 +303,7 @@ def main(config: Config, run: Run) -> None:
         reciprocal(exp(many * -1) + 1).backward()
     run.claim(
         "The sigmoid as one gate has the slope of the gates it is made of, and outlives them",
+        any_data=True,
         holds=np.isclose(one.gradient, many.gradient, rtol=1e-9).tolist()
         == [True, False],
         measured=f"at 1 and −1000: one gate {one.gradient}, many gates {many.gradient}",
@@ -305,7 +311,7 @@ def main(config: Config, run: Run) -> None:
     # Pixels 1000 times as large, with a learning rate 1000 and 1000² times as small.
     losses, gradients = [], []
     for scale, rate in ((1, 0.2), (1000, 0.2 / 1000), (1000, 0.2 / 1000**2)):
-        w = Node(np.zeros((x.shape[1], 10)))
+        w = Node(np.zeros((x.shape[1], classes)))
         for batch in batches[:400]:
             softmax_cross_entropy(Node(scale * x[batch]) @ w, y[batch]).backward()
             w.value -= rate * w.gradient

@@ -18,6 +18,7 @@ Tags: ewc, elastic weight consolidation, continual learning, lifelong learning,
     incremental learning, rehearsal, permuted mnist
 """
 
+import math
 from dataclasses import dataclass
 
 import keras
@@ -33,8 +34,9 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist / fashion_mnist where Keras can download or has
-    cached them"""
+    """digits (embedded), mnist / fashion_mnist where Keras can download or has cached
+    them, or your own: a folder of images by class, an .npz file, or a table (.csv,
+    .parquet) with --target"""
     units: int = 256
     """width of the hidden layer"""
     epochs: int = 40
@@ -140,12 +142,21 @@ class Learner(keras.Model):
         return super().compute_loss(*args, **kwargs) + penalty / 2
 
 
+def old_classes(classes: int) -> int:
+    """How many of them come first, where the others are new: half, 0 to 4 of digits."""
+    return math.ceil(classes / 2)
+
+
 def scenarios(train, test, random: np.random.Generator) -> dict[str, list[tuple]]:
     """Two ways to bring something new: lists of tasks (x, y, held-out x, held-out y), x
     flat."""
     pixels = train[0].shape[1]
+    half = old_classes(int(train[1].max()) + 1)
     orders = [np.arange(pixels), *(random.permutation(pixels) for _ in "BC")]
-    masks = [[y < 5 for _, y in (train, test)], [y >= 5 for _, y in (train, test)]]
+    masks = [
+        [y < half for _, y in (train, test)],
+        [y >= half for _, y in (train, test)],
+    ]
     return {
         NEW_DIGITS: [
             (train[0][a], train[1][a], test[0][b], test[1][b]) for a, b in masks
@@ -167,7 +178,7 @@ def mix(task: tuple, kept: list[tuple]) -> list[np.ndarray]:
 
 
 def plot_matrices(
-    matrices: dict[str, dict[str, np.ndarray]], shown: list[str]
+    matrices: dict[str, dict[str, np.ndarray]], shown: list[str], parts: list[str]
 ) -> plt.Figure:
     """Accuracies (after which task, on which task), a row for each way to bring
     something new."""
@@ -181,7 +192,7 @@ def plot_matrices(
                 axes.text(
                     on, after, f"{value:.0f}", ha="center", va="center", color=color
                 )
-            names = ["0-4", "5-9"] if way == NEW_DIGITS else list("ABC")
+            names = parts if way == NEW_DIGITS else list("ABC")
             axes.set(title=method, xlabel="read")
             axes.set_xticks(range(len(names)), names)
             axes.set_yticks(range(len(names)), names)
@@ -216,8 +227,11 @@ def plot_trade_off(ends: dict[str, np.ndarray]) -> plt.Figure:
 def main(config: Config, run: Run) -> None:
     strengths = (*config.strengths, config.strength)
     run.plan(15 + 8 * len(strengths))  # 3 tasks by all methods, 2 without even springs
-    train, test = ((x.reshape(len(x), -1), y) for x, y in data.load(config.data))
-    network = build_network(train[0].shape[1], config.units)
+    train, test = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
+    half = old_classes(classes)
+    parts = [f"0-{half - 1}", f"{half}-{classes - 1}"]
+    network = build_network(train[0].shape[1], config.units, classes)
     learner = Learner(network, name="learner")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     learner.compile(
@@ -282,7 +296,7 @@ def main(config: Config, run: Run) -> None:
         )
     figure.axes[0].set_ylim(0, 1.1)
     run.figure("forgetting", figure)
-    run.figure("matrices", plot_matrices(matrices, list(lines)))
+    run.figure("matrices", plot_matrices(matrices, list(lines), parts))
     ends = {name: matrix[-1] for name, matrix in matrices[NEW_PIXELS].items()}
     run.figure("trade_off", plot_trade_off(ends))
 
@@ -306,7 +320,7 @@ def main(config: Config, run: Run) -> None:
         few: f"Rehearsal of {config.memory} images a task saves more than half of what A loses",
         ewc: "EWC saves more than half of it too, without keeping an image",
     }.items():
-        saved = (ends[name][0] - ends[PLAIN][0]) / lost
+        saved = (ends[name][0] - ends[PLAIN][0]) / lost if lost else 0.0
         run.claim(
             text,
             holds=saved > 0.5 and ends[name][-1] > on_c - 0.1,
@@ -324,8 +338,8 @@ def main(config: Config, run: Run) -> None:
     run.claim(
         "New digits in the same outputs defeat EWC at any λ; rehearsal still holds",
         holds=best < 0.6 < 0.8 < on_low[few],
-        measured=f"on 0-4 after 5-9: plain SGD {on_low[PLAIN]:.3f}, EWC {best:.3f} at its best λ, "
-        f"rehearsal {on_low[few]:.3f}",
+        measured=f"on {parts[0]} after {parts[1]}: plain SGD {on_low[PLAIN]:.3f}, EWC "
+        f"{best:.3f} at its best λ, rehearsal {on_low[few]:.3f}",
     )
     run.export(serving.classifier(network), example=test[0][:3])  # EWC after A, B and C
 

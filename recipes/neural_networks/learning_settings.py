@@ -18,6 +18,7 @@ Tags: supervised, unsupervised, semi-supervised, multi-task, transfer learning,
     pseudo-label, structured prediction, viterbi
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -30,14 +31,15 @@ from matplotlib import pyplot as plt
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
-from deep_learning_recipes import data, figures, serving, training
+from deep_learning_recipes import UsageError, data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist where Keras can download or has cached it"""
+    """digits (embedded), mnist where Keras can download or has cached it, or your own
+    images: a folder with one subfolder a class, or an .npz file"""
     labels: Annotated[int, Interval(ge=10)] = 60
     """labeled images where labels are few, as many of each digit; rows hold six of
     them"""
@@ -58,7 +60,7 @@ QUICK = Config(restarts=2, epochs=30)
 FULL = Config(data="mnist", units=512, restarts=5)
 
 WITHHELD = -1
-CLASSES = {"digit": 10, "odd": 2, "high": 2}
+LABELS = ("digit", "odd", "high")
 STEPS, LENGTH = (1, 2, 3), 6  # the rule of rows, and how many digits stand in one
 FEW, ALL, NONE, SOME = (
     "supervised",
@@ -71,11 +73,13 @@ ORDER = (FEW, NONE, SOME, MULTI, TRANSFER, STRUCTURED, ALL)
 
 
 def withhold(x: np.ndarray, y: np.ndarray, **seen: np.ndarray) -> dict[str, np.ndarray]:
-    """What can be told of each image: its digit, whether that is odd, whether it is 5
-    or more, and its own pixels. Only that of the images `seen` (indices, by name) is;
-    all else is −1."""
+    """What can be told of each image: its digit, whether that is odd, whether it is in
+    the upper half (5 or more), and its own pixels. Only that of the images `seen`
+    (indices, by name) is; all else is −1."""
     found = {}
-    for name, known in {"digit": y, "odd": y % 2, "high": y // 5, "pixels": x}.items():
+    half = math.ceil((int(y.max()) + 1) / 2)
+    known_of = {"digit": y, "odd": y % 2, "high": y // half, "pixels": x}
+    for name, known in known_of.items():
         found[name] = np.full_like(known, WITHHELD)
         indices = seen.get(name, [])
         found[name][indices] = known[indices]
@@ -116,14 +120,17 @@ def squared_error(pixels, decoded):
     )
 
 
-def build_network(pixels: int, units: int, learning_rate: float) -> keras.Model:
+def build_network(
+    pixels: int, units: int, learning_rate: float, classes: int = 10
+) -> keras.Model:
     """A body of two layers, and on its code a head for each label and a decoder. Input:
     (batch, pixels) in [0, 1]. Outputs: logits of digit, odd and high; pixels."""
     x = keras.Input((pixels,), name="x")
     hidden = layers.Dense(units, activation="relu")(x)
     code = layers.Dense(units // 2, activation="relu", name="code")(hidden)
+    sizes = {"digit": classes, "odd": 2, "high": 2}
     outputs = {
-        name: layers.Dense(n, dtype="float32")(code) for name, n in CLASSES.items()
+        name: layers.Dense(size, dtype="float32")(code) for name, size in sizes.items()
     }
     decoded = layers.Dense(units, activation="relu")(code)
     outputs["pixels"] = layers.Dense(pixels, dtype="float32")(decoded)
@@ -131,38 +138,41 @@ def build_network(pixels: int, units: int, learning_rate: float) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, ignore_class=WITHHELD
     )
-    losses = {**dict.fromkeys(CLASSES, loss), "pixels": squared_error}
+    losses = {**dict.fromkeys(LABELS, loss), "pixels": squared_error}
     network.compile(keras.optimizers.Adam(learning_rate), losses)
     network.optimizer.build(network.trainable_variables)
     return network
 
 
-def clusters_named(codes, codes_test, y_test: np.ndarray) -> np.ndarray:
-    """Ten clusters of the codes, and for each held-out image the digit of its cluster:
-    names go one to one, so that as many as can be are right, the usual score of a
-    clustering."""
+def clusters_named(codes, codes_test, y_test: np.ndarray, classes: int = 10):
+    """As many clusters of the codes as there are digits, and for each held-out image
+    the digit of its cluster: names go one to one, so that as many as can be are right,
+    the usual score of a clustering."""
     codes, codes_test = (np.asarray(each, "float64") for each in (codes, codes_test))
-    clusters = KMeans(10, n_init=10, random_state=0).fit(codes).predict(codes_test)
-    counts = np.zeros((10, 10), int)
+    clusters = KMeans(classes, n_init=10, random_state=0).fit(codes).predict(codes_test)
+    counts = np.zeros((classes, classes), int)
     np.add.at(counts, (clusters, y_test), 1)
     return linear_sum_assignment(counts, maximize=True)[1][clusters]
 
 
-def draw_rows(y: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def draw_rows(
+    y: np.ndarray, count: int, random: np.random.Generator, classes: int = 10
+) -> np.ndarray:
     """Rows that obey the rule, of images drawn at random: indices (count, 6)."""
     steps = random.choice(STEPS, (count, LENGTH))
-    steps[:, 0] = random.integers(10, size=count)
-    digits = np.cumsum(steps, axis=1) % 10
+    steps[:, 0] = random.integers(classes, size=count)
+    digits = np.cumsum(steps, axis=1) % classes
     return np.array(
         [[random.choice(np.flatnonzero(y == d)) for d in row] for row in digits]
     )
 
 
-def learn_transitions(rows: np.ndarray) -> np.ndarray:
-    """log p(next digit | digit), (10, 10), by how often rows (n, length) step by each,
-    plus 1."""
-    counts = 1 + np.bincount((np.diff(rows, axis=1) % 10).ravel(), minlength=10)
-    differences = (np.arange(10)[None] - np.arange(10)[:, None]) % 10
+def learn_transitions(rows: np.ndarray, classes: int = 10) -> np.ndarray:
+    """log p(next digit | digit), (classes, classes), by how often rows (n, length) step
+    by each, plus 1."""
+    steps = (np.diff(rows, axis=1) % classes).ravel()
+    counts = 1 + np.bincount(steps, minlength=classes)
+    differences = (np.arange(classes)[None] - np.arange(classes)[:, None]) % classes
     return np.log(counts / counts.sum())[differences]
 
 
@@ -200,9 +210,10 @@ def plot_settings(
         scores.barh(row, np.mean(values), color="C0")
         scores.plot(values, [row] * len(values), "k.")
         scores.text(1.01, row, f"{np.mean(values):.1%}", va="center")
+    start = math.floor(10 * min(0.5, *map(min, accuracies.values()))) / 10
     scores.set(
-        xlim=(0.5, 1),
-        xlabel="share of held-out digits (bars start at 0.5; dots: restarts)",
+        xlim=(start, 1),
+        xlabel=f"share of held-out digits (bars start at {start:g}; dots: restarts)",
     )
     scores.set_title("what it reads")
     seen.grid(visible=False)
@@ -212,10 +223,18 @@ def plot_settings(
 def main(config: Config, run: Run) -> None:
     run.plan(9 * config.restarts)  # some settings have several stages
     (x_train, y_train), (x_test, y_test) = data.load(config.data)
+    classes = len(data.class_names(config.data))
+    if len(np.unique(y_test)) < classes:
+        raise UsageError(f"--data {config.data}: each class needs a held-out image")
+    if config.labels < max(classes, LENGTH):
+        raise UsageError(
+            f"--labels {config.labels}: at least one of each of the {classes} classes"
+        )
     shape = x_test.shape[1:]
     x_train, x_test = (x.reshape(len(x), -1) for x in (x_train, x_test))
     random = np.random.default_rng(run.seed)
-    network = build_network(x_train.shape[1], config.units, config.learning_rate)
+    sizes = (x_train.shape[1], config.units, config.learning_rate, classes)
+    network = build_network(*sizes)
     encoder = keras.Model(network.input, network.get_layer("code").output)
     variables = [*network.weights, *network.optimizer.variables]
 
@@ -233,13 +252,16 @@ def main(config: Config, run: Run) -> None:
 
     counts, accuracies, alone_in_rows = {}, {name: [] for name in ORDER}, []
     for _ in range(config.restarts):
-        fresh = build_network(x_train.shape[1], config.units, config.learning_rate)
+        fresh = build_network(*sizes)
         start = [
             ops.convert_to_numpy(v)
             for v in (*fresh.weights, *fresh.optimizer.variables)
         ]
-        of_each = [random.permutation(np.flatnonzero(y_train == d)) for d in range(10)]
-        few = np.concatenate([indices[: config.labels // 10] for indices in of_each])
+        of_each = [
+            random.permutation(np.flatnonzero(y_train == d)) for d in range(classes)
+        ]
+        share = config.labels // classes
+        few = np.concatenate([indices[:share] for indices in of_each])
         for name, stages in sights(x_train, y_train, few).items():
             for variable, value in zip(variables, start, strict=True):
                 variable.assign(value)
@@ -251,7 +273,7 @@ def main(config: Config, run: Run) -> None:
                 )
                 fit(own, config.epochs // len(stages))
             digits, odd, high = (
-                max(sum(is_told(t[k])) for t in stages) for k in CLASSES
+                max(sum(is_told(t[k])) for t in stages) for k in LABELS
             )
             counts[name] = [
                 digits if name in (FEW, MULTI) else len(x_train),
@@ -261,13 +283,16 @@ def main(config: Config, run: Run) -> None:
             logits = network(x_test)["digit"]
             answers = np.argmax(logits, axis=1)
             if name == NONE:
-                answers = clusters_named(encoder(x_train), encoder(x_test), y_test)
+                answers = clusters_named(
+                    encoder(x_train), encoder(x_test), y_test, classes
+                )
             accuracies[name].append(float(np.mean(answers == y_test)))
             if name == FEW:
-                rows = draw_rows(y_train[few], config.labels // LENGTH, random)
-                transitions = learn_transitions(y_train[few][rows])
+                count = config.labels // LENGTH
+                rows = draw_rows(y_train[few], count, random, classes)
+                transitions = learn_transitions(y_train[few][rows], classes)
                 rows, log_p = (
-                    draw_rows(y_test, 200, random),
+                    draw_rows(y_test, 200, random, classes),
                     np.array(ops.log_softmax(logits)),
                 )
                 jointly = np.array([viterbi(log_p[row], transitions) for row in rows])

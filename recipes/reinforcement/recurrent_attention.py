@@ -35,7 +35,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist where Keras can download or has cached it"""
+    """digits (embedded), mnist where Keras can download or has cached it, or your own
+    images: a folder with one subfolder a class, or an .npz file"""
     digit_size: int = 12
     """side of a digit in pixels; clutter is made of pieces a third as large"""
     side: int = 32
@@ -188,17 +189,15 @@ class Attention(keras.Model):
     """Looks by a policy of POLICIES: where it has learned to, anywhere, or at the
     center alone."""
 
-    def __init__(self, config: Config, policy: str, **kwargs):
+    def __init__(self, config: Config, policy: str, classes: int = 10, **kwargs):
         super().__init__(**kwargs)
         self.config, self.policy = config, policy
-        self.core = build_core(
-            config.scales * config.patch**2, config.units, classes=10
-        )
+        self.core = build_core(config.scales * config.patch**2, config.units, classes)
         self.chooser = build_chooser(config.units) if policy == "learned" else None
         self.seeds = keras.random.SeedGenerator()
 
     def call(self, pictures, exploring=False):
-        """Logits after each glimpse (batch, glimpses, 10), locations (batch, glimpses,
+        """Logits after each glimpse (batch, glimpses, classes), locations (batch, glimpses,
         2). Then, of a learned policy, the chosen locations (before they are kept in the
         picture), their means and the expected returns, (batch, glimpses − 1, ...)."""
         location = ops.zeros_like(pictures[:, 0, :2])
@@ -265,8 +264,9 @@ def seen_by(picture, locations, patch: int, scales: int) -> np.ndarray:
 def main(config: Config, run: Run) -> None:
     run.plan(len(POLICIES) + 1)  # and the dense network
     (x_train, y_train), (x_test, y_test) = data.load(
-        config.data, size=config.digit_size
+        config.data, size=config.digit_size, channels=1
     )
+    classes = len(data.class_names(config.data))
     strewn = config.side, np.random.default_rng(run.seed)
     x, y = clutter(x_train[..., 0], y_train, config.pictures, *strewn)
     x_test, y_test = clutter(x_test[..., 0], y_test, 4000, *strewn)
@@ -281,7 +281,8 @@ def main(config: Config, run: Run) -> None:
 
     accuracies, agents = {}, {}
     for policy in POLICIES:
-        agents[policy] = agent = fit(Attention(config, policy, name=f"looks-{policy}"))
+        agent = Attention(config, policy, classes, name=f"looks-{policy}")
+        agents[policy] = fit(agent)
         logits, locations, *_ = map(np.asarray, agent(x_test))
         accuracies[policy] = np.mean(logits.argmax(axis=-1) == y_test[:, None], axis=0)
         if policy == "learned":
@@ -304,7 +305,7 @@ def main(config: Config, run: Run) -> None:
     hidden = layers.Dense(config.units, "relu")(layers.Flatten()(picture))
     hidden = layers.Dense(config.units, "relu")(hidden)
     rival = keras.Model(
-        picture, layers.Dense(10, dtype="float32")(hidden), name="sees-all"
+        picture, layers.Dense(classes, dtype="float32")(hidden), name="sees-all"
     )
     fit(rival, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     whole = float(np.mean(np.argmax(rival(x_test), axis=-1) == y_test))

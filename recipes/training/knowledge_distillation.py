@@ -34,8 +34,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits_by_writer"
-    """digits_by_writer or digits (embedded), or mnist where Keras can download or has
-    cached it"""
+    """digits_by_writer or digits (embedded), mnist where Keras can download or has
+    cached it, or your own images: a folder with one subfolder a class, or an .npz file"""
     size: int = 8
     """side of the images in pixels"""
     members: int = 3
@@ -170,8 +170,10 @@ def accuracy(logits, labels: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=1) == labels))
 
 
-def plot_accuracies(by_source: dict[str, list[float]], teacher: float, unseen: dict):
-    """Accuracies of all restarts by what they learned from; reading a digit never
+def plot_accuracies(
+    by_source: dict[str, list[float]], teacher: float, unseen: dict, left_out: str
+):
+    """Accuracies of all restarts by what they learned from; reading a class never
     shown."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
     for index, values in enumerate(100 * np.array(list(by_source.values()))):
@@ -200,8 +202,8 @@ def plot_accuracies(by_source: dict[str, list[float]], teacher: float, unseen: d
         right.bar_label(bars, fmt="%.0f")
     right.set_xticks(np.arange(2) + 0.2, ["as trained", "with a bias"])
     right.set(
-        ylabel=f"held-out {LEFT_OUT}s read, %",
-        title=f"Students that never saw a {LEFT_OUT}",
+        ylabel=f"held-out {left_out}s read, %",
+        title=f"Students that never saw a {left_out}",
     )
     right.legend(loc="upper left")
     return figure
@@ -215,11 +217,12 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
         row[0].imshow(image[..., 0], cmap="gray")
         row[0].set_axis_off()
         for axes, temperature in zip(row[1:], temperatures, strict=True):
-            axes.bar(range(10), ops.softmax(scores / temperature))
-            axes.set(ylim=(0, 1), xticks=range(10), title=f"T = {temperature:g}")
+            classes = range(len(scores))
+            axes.bar(classes, ops.softmax(scores / temperature))
+            axes.set(ylim=(0, 1), xticks=classes, title=f"T = {temperature:g}")
         row[1].set_ylabel("probability")
     figure.suptitle(
-        "What the teacher says of held-out digits: softer, it tells what they are like"
+        "What the teacher says of held-out images: softer, it tells what they are like"
     )
     return figure
 
@@ -227,11 +230,16 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
 def main(config: Config, run: Run) -> None:
     temperatures = sorted({1.0, 5.0, *config.temperatures})
     run.plan(config.members + (1 + len(temperatures)) * config.restarts + 4)
-    (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.size)
+    (x_train, y_train), (x_test, y_test) = data.load(
+        config.data, size=config.size, channels=1
+    )
+    names = data.class_names(config.data)
+    left_out = min(LEFT_OUT, len(names) - 1)
     sizes = {"batch_size": config.batch_size, "callbacks": run.callbacks}
     random = np.random.default_rng(run.seed)
     members = [
-        build_teacher(config.size, f"teacher-{n + 1}") for n in range(config.members)
+        build_teacher(config.size, f"teacher-{n + 1}", len(names))
+        for n in range(config.members)
     ]
     for member in members:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -250,12 +258,13 @@ def main(config: Config, run: Run) -> None:
         schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
         # One distiller starts anew each time: to trace another takes longer than to
         # train it.
-        distiller = Distiller(build_student(config.size, config.units), **targets)
+        student = build_student(config.size, config.units, len(names))
+        distiller = Distiller(student, **targets)
         distiller.compile(keras.optimizers.Adam(schedule))
         distiller.optimizer.build(distiller.trainable_variables)
         targets_shown = y_train[shown], soft_train[shown]
         for _ in range(restarts):
-            student = build_student(config.size, config.units)
+            student = build_student(config.size, config.units, len(names))
             distiller.student.set_weights(student.get_weights())
             for variable in distiller.optimizer.variables:
                 variable.assign(ops.zeros_like(variable))
@@ -278,12 +287,12 @@ def main(config: Config, run: Run) -> None:
     for name, value in mean.items():
         run.metric(f"test_accuracy_{name.replace(' = ', '_')}", value)
 
-    digit = y_test == LEFT_OUT
+    digit = y_test == left_out
     unseen = {}
     for name in ("labels", f"T = {temperatures[-1]:g}"):
         shares = []
-        for student in train(2, y_train != LEFT_OUT, **sources[name]):
-            bias = correct_bias(student(x_train), y_train, LEFT_OUT)
+        for student in train(2, y_train != left_out, **sources[name]):
+            bias = correct_bias(student(x_train), y_train, left_out)
             logits = np.asarray(student(x_test[digit]))
             shares.append(
                 [accuracy(each, y_test[digit]) for each in (logits, logits + bias)]
@@ -292,7 +301,9 @@ def main(config: Config, run: Run) -> None:
     (_, by_labels), (_, by_teacher) = unseen.values()
     run.metric("test_recall_of_the_unseen_digit", by_teacher)
 
-    run.figure("accuracies", plot_accuracies(accuracies, of_teacher, unseen))
+    run.figure(
+        "accuracies", plot_accuracies(accuracies, of_teacher, unseen, names[left_out])
+    )
     # Digits that the teacher reads surely, until softened targets show another one in
     # them.
     sure, second = (
@@ -319,9 +330,9 @@ def main(config: Config, run: Run) -> None:
         f"{confidence[1]:.4f} on average), at T = 5 {mean['T = 5']:.4f} ({confidence[5]:.4f})",
     )
     run.claim(
-        f"A student that never saw a {LEFT_OUT} learns it from what others have of it",
+        f"A student that never saw a {names[left_out]} learns it from what others have of it",
         holds=by_teacher > by_labels + 0.2 and by_teacher > 0.5,
-        measured=f"held-out {LEFT_OUT}s read, with a bias fitted on training images: "
+        measured=f"held-out {names[left_out]}s read, with a bias fitted on training images: "
         f"{by_teacher:.1%} taught, {by_labels:.1%} by labels",
     )
     run.export(serving.classifier(students[0]), example=x_test[:3])

@@ -26,7 +26,8 @@ from deep_learning_recipes.run import Run, cli
 @dataclass
 class Config:
     data: str = "digits"
-    """digits (embedded), or mnist where Keras can download or has cached it"""
+    """digits (embedded), mnist where Keras can download or has cached it, or your own
+    images: a folder with one subfolder a class, or an .npz file"""
     units: int = 64
     """width of the hidden layer"""
     restarts: int = 5

@@ -266,7 +266,7 @@ def test_crops_come_from_the_photo_of_their_label():
             {"name": "digit"},
             "unknown data set 'digit'; did you mean digits or printed_digits? "
             "(digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos, textures, "
-            "faces, mnist, fashion_mnist, cifar10, cifar100)",
+            "faces, mnist, fashion_mnist, cifar10, cifar100), and there is no such path",
         ),
         ({"size": 3}, "size must be from 4 to 1024 pixels, not 3"),
         ({"size": 1025}, "size must be from 4 to 1024 pixels, not 1025"),

@@ -101,6 +101,7 @@ def test_unknown_names():
     with pytest.raises(UsageError, match="^unknown table 'wines'"):
         data.feature_names("wines")
     with pytest.raises(
-        UsageError, match=r"'co'; did you mean co2\? \(co2, elnino, sunspots\)$"
+        UsageError,
+        match=r"'co'; did you mean co2\? \(co2, elnino, sunspots\), and there is no such path$",
     ):
         data.load_series("co")

@@ -98,7 +98,8 @@ def test_names_can_be_told_apart_by_their_letters():
 
 def test_unknown_text():
     with pytest.raises(
-        UsageError, match=r"^unknown text 'pros'; did you mean prose\? \(prose\)$"
+        UsageError,
+        match=r"^unknown text 'pros'; did you mean prose\? \(prose\), and there is no such path$",
     ):
         data.load_text("pros")
 

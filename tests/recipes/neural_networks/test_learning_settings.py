@@ -45,7 +45,7 @@ def test_withheld_labels_can_be_scrambled(images):
     before, after = ls.sights(x, y, few), ls.sights(x, scrambled(y, few), few)
     for setting in (ls.FEW, ls.NONE, ls.SOME, ls.MULTI):
         for one, other in zip(before[setting], after[setting], strict=True):
-            assert one.keys() == other.keys() == {*ls.CLASSES, "pixels"}
+            assert one.keys() == other.keys() == {*ls.LABELS, "pixels"}
             for name in one:
                 np.testing.assert_array_equal(one[name], other[name])
     # Other digits with the same other labels: 1 and 3, 2 and 4, 5 and 7, 6 and 8 change
@@ -64,7 +64,7 @@ def test_withheld_labels_can_be_scrambled(images):
 def test_counts_of_what_is_told(images):
     told = {
         setting: [
-            [int(np.sum(stage[name] != -1)) for name in ls.CLASSES] for stage in stages
+            [int(np.sum(stage[name] != -1)) for name in ls.LABELS] for stage in stages
         ]
         for setting, stages in ls.sights(*images).items()
     }
