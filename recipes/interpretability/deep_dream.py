@@ -211,17 +211,21 @@ WAYS = {
 }
 
 
-def dream_all(run: Run, ways: dict[str, Way], model, random, photos, config: Config):
-    """{name: what a way makes of the photos (n, height, width, channels)}. random: the
-    model with random weights, where a way asks for it."""
-    scales = [config.octave_scale**-k for k in reversed(range(config.octaves))]
+def build_climbs(ways: dict[str, Way], model, random, config: Config) -> dict:
+    """{(layer, trained): the climb}. random: the model with random weights, where a way
+    asks for it."""
     climbs = {}
     for way in ways.values():
         key = way.layer, way.trained
         if key not in climbs:
             features = features_of(model if way.trained else random, way.layer)
             climbs[key] = build_climb(features, config.step_size)
+    return climbs
 
+
+def dream_all(run: Run, ways: dict[str, Way], climbs: dict, photos, config: Config):
+    """{name: what a way makes of the photos (n, height, width, channels)}."""
+    scales = [config.octave_scale**-k for k in reversed(range(config.octaves))]
     names = list(ways)
     dreams = np.zeros((len(names), *photos.shape), "float32")
     for number in run.loop("dreaming", len(names), {"dreams": dreams}, unit="dreams"):
@@ -274,7 +278,8 @@ def dream_with(run: Run, own: classifiers.Classifier, config: Config) -> None:
         if channels == 1:
             photos = photos.mean(axis=-1, keepdims=True)
     ways = {name: Way(name) for name in choose_from_middle(own.map_names)}
-    dreams = dream_all(run, ways, own.model, None, photos, config)
+    climbs = build_climbs(ways, own.model, None, config)
+    dreams = dream_all(run, ways, climbs, photos, config)
     for name, images in dreams.items():
         run.metric(f"coherence_{name}", coherence(images - photos).mean())
     title = f"What {own.model.name} dreams"
@@ -302,7 +307,8 @@ def main(config: Config, run: Run) -> None:
 
     model = own.model
     random = forget(model, data.load_photos(own.model.inputs[0].shape[1]))
-    dreams = dream_all(run, WAYS, model, random, photos, config)
+    climbs = build_climbs(WAYS, model, random, config)
+    dreams = dream_all(run, WAYS, climbs, photos, config)
     lines, waves = {}, {}
     for name, images in dreams.items():
         lines[name] = coherence(images - photos).mean()
@@ -330,7 +336,7 @@ def main(config: Config, run: Run) -> None:
     draw(run, "parts", title, names[:2], shown)
     if config.image:
         ways = {name: WAYS[name] for name in LAYERS}
-        shown = dream_all(run, ways, model, random, picture[None], config)
+        shown = dream_all(run, ways, climbs, picture[None], config)
         columns = {"as it is": picture[None], **shown}
         draw(run, "own", config.image, ["picture"], columns)
 
