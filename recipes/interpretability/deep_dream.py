@@ -261,7 +261,9 @@ def photo_names(config: Config) -> list[str]:
 def draw(run: Run, name: str, title: str, rows, columns: dict[str, np.ndarray]):
     """A row for each picture, a column for the images (n, height, width, channels) of
     each name."""
-    table = dict(zip(rows, zip(*columns.values(), strict=True), strict=True))
+    # Gray pictures, too, have three channels to show.
+    shown = [np.broadcast_to(each, (*each.shape[:3], 3)) for each in columns.values()]
+    table = dict(zip(rows, zip(*shown, strict=True), strict=True))
     run.figure(name, figures.picture_table(table, title=title, captions=list(columns)))
 
 
