@@ -259,17 +259,6 @@ def plot_patches(
     return figure
 
 
-def forget(model: keras.Model, photos) -> keras.Model:
-    """The network with random weights, batch norm's statistics being those of the
-    photos."""
-    random = keras.models.clone_model(model)
-    for layer in random.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = 0.0
-    random(photos, training=True)
-    return random
-
-
 def tiles_of(photos: np.ndarray, size: int) -> np.ndarray:
     """Squares that photos (n, side, side, 3) are cut into, (tiles, size, size, 3)."""
     count = photos.shape[1] // size
@@ -278,41 +267,40 @@ def tiles_of(photos: np.ndarray, size: int) -> np.ndarray:
     return parts.swapaxes(2, 3).reshape(-1, size, size, 3)
 
 
-def patches_of(maps: np.ndarray, images: np.ndarray, field, count: int):
-    """Of each neuron of a layer, that is each channel of the maps (n, height, width,
-    channels), the `count` patches that excite it most."""
-    channels = range(maps.shape[-1])
-    places = [strongest_places(maps, channel, count) for channel in channels]
-    return [cut(images, each, field) for each in places]
+def within(maps: np.ndarray, field: tuple[int, int, int], side: int) -> np.ndarray:
+    """The maps (n, places, places, channels) of pictures with `side` rows and columns,
+    lowest at the neurons whose receptive field reaches beyond the edge."""
+    size, stride, start = field
+    first = start + stride * np.arange(maps.shape[1])
+    is_within = (first >= 0) & (first + size <= side)
+    both = is_within[:, None] & is_within
+    return np.where(both[..., None], maps, maps.min())
 
 
 def look_at_photographs(run: Run, config: Config) -> None:
-    """What the first layers of ImageNet's network look for in nine photographs."""
-    size = 112
-    own = classifiers.load(IMAGENET, size=(size, size), pixel_range=config.pixel_range)
-    tiles = tiles_of(data.load_photos(4 * size), size)
-    networks = {"trained": own.model, "random": forget(own.model, tiles[::4])}
-    alike, shown, captions = {}, {}, {}
+    """What ImageNet's network looks for in the nine photographs."""
+    own = classifiers.load(IMAGENET, pixel_range=config.pixel_range)
+    side = own.model.inputs[0].shape[1]
+    tiles = tiles_of(data.load_photos(3 * side), side)
+    shown, captions = {}, {}
     for name in IMAGENET_LAYERS:
         field = receptive_field(own.model, name)
-        for state, model in networks.items():
-            part = keras.Model(model.input, model.get_layer(name).output)
-            maps = np.concatenate([part(each) for each in np.split(tiles, 9)])
-            patches = patches_of(maps, tiles, field, config.patches)
-            likeness = [alikeness(each) for each in patches]
-            alike[f"{state}_{name}"] = np.mean(likeness)
-            if state == "trained":
-                best = np.argsort(likeness)[::-1][:6]
-                shown[name] = [patches[i] for i in best]
-                captions[name] = [f"neuron {i}" for i in best]
-    run.metrics("imagenet_alikeness", alike)
-    title = "What excites six neurons of three layers most, in photographs"
+        part = keras.Model(own.model.input, own.model.get_layer(name).output)
+        maps = np.concatenate([part(each) for each in np.split(tiles, 9)])
+        maps = within(maps, field, side)
+        patches = []
+        for neuron in range(maps.shape[-1]):
+            places = strongest_places(maps, neuron, config.patches)
+            patches.append(cut(tiles, places, field))
+        best = np.argsort([-alikeness(each) for each in patches])[:6]
+        shown[name] = [patches[neuron] for neuron in best]
+        captions[name] = [f"neuron {neuron}" for neuron in best]
+    title = "What excites six neurons of three ImageNet layers most, in photographs"
     run.figure("imagenet", plot_patches(shown, captions, title))
-    cat = data.load_photos(224)[1]
-    whole = classifiers.load(IMAGENET)
-    drawn = plot_maps(whole.model, "stem_conv", "block5c_add", cat, "photograph")
+
+    cat = data.load_photos(side)[1]
+    drawn = plot_maps(own.model, "stem_conv", "block5c_add", cat, "photograph")
     run.figure("cat", drawn)
-    print(alike)
 
 
 def main(config: Config, run: Run) -> None:
@@ -327,7 +315,6 @@ def main(config: Config, run: Run) -> None:
         own = classifiers.from_flags(config, run)
         look_into(own, own.pictures(config.image))
         return
-    look_at_photographs(run, config)
     size = (config.size, config.size)
     picture = classifiers.read_image(config.image, size) if config.image else None
     train, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
@@ -440,6 +427,7 @@ def main(config: Config, run: Run) -> None:
         holds=after < before - 0.4,
         measured=f"change from pixel to pixel {before:.2f} (noise: 2), after training {after:.2f}",
     )
+    look_at_photographs(run, config)
     run.export(serving.classifier(model), example=test.images[:3])
 
 
