@@ -339,7 +339,7 @@ def draw_imagenet_classes(run: Run, config: Config) -> None:
         "without priors": list(made["none"].clip(0, 1)),
         "jitter, blur, TV": list(with_more_contrast(made["all"])),
     }
-    title = f"What {own.model.name} wants to see (below: contrast raised)"
+    title = f"What {IMAGENET} wants to see (below: contrast raised)"
     names = [own.class_names[number] for number in classes]
     run.figure("imagenet", figures.picture_table(rows, title=title, captions=names))
     run.claim(
