@@ -95,7 +95,7 @@ class Config:
 QUICK = Config(
     classes="pineapple, volcano, flamingo",
     image_size=80,
-    image_steps=16,
+    image_steps=28,
     size=16,
     epochs=6,
     steps=40,
