@@ -53,7 +53,7 @@ class Config:
     """weight λ of the mean difference of neighboring pixels"""
 
 
-QUICK = Config(size=64, photos=2, steps=50)
+QUICK = Config(size=64, photos=2, steps=70)
 FULL = Config(size=224, photos=9, steps=1000)
 
 # The ends of three of the network's seven stages, and the mean over all places.
