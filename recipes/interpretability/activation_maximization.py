@@ -6,8 +6,9 @@ noise: almost any picture can be bent a little in every pixel until the score is
 asks for a natural picture: an L2 norm or an α-norm (α = 6) keeps the pixels in range,
 the total variation asks for flat areas, jitter moves the picture at each step so that
 single pixels cannot matter, blur wipes out fine grain.
-Look at the class images with each of them, read by a judge that the network has never
-met, and at those of a network trained in noise, which no single pixel can sway: its own
+Look at the flamingo and the volcano of a network that was trained on ImageNet; at class
+images of digits with each regularizer, read by a judge that the network has never met;
+and at those of a network trained in noise, which no single pixel can sway: its own
 gradients are strokes.
 
 Lectures: CS Visualizing & Understanding (Synthesizing images); N18 4.3 Understanding
@@ -18,9 +19,10 @@ Paper: Simonyan et al., Deep inside convolutional networks, 2014 (section 2: L2)
     through deep visualization, 2015 (blur); Mordvintsev et al., Inceptionism, 2015
     (jitter)
 Tags: feature visualization, input optimization, class model, total variation, xai,
-    explainability
+    explainability, imagenet
 """
 
+import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -35,19 +37,35 @@ from tf_keras_vis.activation_maximization.input_modifiers import Jitter
 from tf_keras_vis.activation_maximization.regularizers import Norm, TotalVariation2D
 from tf_keras_vis.utils.scores import CategoricalScore
 
-from deep_learning_recipes import classifiers, data, figures, serving, training
+from deep_learning_recipes import (
+    UsageError,
+    classifiers,
+    data,
+    did_you_mean,
+    figures,
+    serving,
+    training,
+)
 from deep_learning_recipes.run import Run, cli
 
+IMAGENET = "EfficientNetLite0"
 REGULARIZERS = ("l2", "alpha_norm", "total_variation", "jitter", "blur")
 
 
 @dataclass
 class Config:
-    model: str = ""
-    """a .keras file or a network of keras.applications, to draw the first ten classes
-    of, in place of the networks trained here"""
+    model: str = IMAGENET
+    """EfficientNetLite0, whose ImageNet weights need no download, and networks that
+    learn digits; or another one, to draw its first ten classes: of keras.applications,
+    or a .keras file"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
+    classes: str = "daisy, goldfish, pineapple, volcano, flamingo, zebra"
+    """of ImageNet, to be drawn, with commas between"""
+    image_size: int = 144
+    """side of their pictures in pixels"""
+    image_steps: int = 96
+    """of gradient ascent on them"""
     size: int = 24
     """side of the digits in pixels"""
     epochs: int = 12
@@ -74,8 +92,21 @@ class Config:
     a step"""
 
 
-QUICK = Config(size=16, epochs=6, starts=3, steps=40, step_size=0.15)
-FULL = Config(epochs=40, starts=10, steps=500)
+QUICK = Config(
+    classes="pineapple, volcano, flamingo",
+    image_size=80,
+    image_steps=28,
+    size=16,
+    epochs=6,
+    steps=40,
+    step_size=0.15,
+)
+FULL = Config(image_size=224, image_steps=400, epochs=40, starts=10, steps=500)
+
+
+# --------------------------------------------------------------------------------------
+# The idea: hold the weights, and change the picture
+# --------------------------------------------------------------------------------------
 
 
 def build_model(size: int, noise: float, classes: int = 10) -> keras.Model:
@@ -134,9 +165,8 @@ def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed
     strengths = {
         name: tf.constant(each, tf.float32) for name, each in strengths.items()
     }
-    is_moved, is_blurred = (
-        strengths[name][:, None, None, None] > 0 for name in REGULARIZERS[3:]
-    )
+    is_moved = strengths["jitter"][:, None, None, None] > 0
+    is_blurred = strengths["blur"][:, None, None, None] > 0
 
     @tf.function
     def ascend(images, first, last):
@@ -162,6 +192,11 @@ def build_ascent(model, classes, strengths, config: Config, *, unit: float, seed
         return images
 
     return ascend
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: flamingos by ImageNet's network, digits by small ones
+# --------------------------------------------------------------------------------------
 
 
 def with_tf_keras_vis(model, start, config: Config, unit: float) -> np.ndarray:
@@ -193,103 +228,202 @@ def likeness(
     return np.where(y == classes[:, None], correlations, -1).max(axis=1)
 
 
-def main(config: Config, run: Run) -> None:
-    run.plan(1 if config.model else 4)  # two networks, and a climb of each
+def climb(run: Run, title: str, model, classes, start, settings, config, unit: float):
+    """{setting: what a copy of `start` climbs to}. settings: a regularizer's name,
+    "all", or "none"."""
+    strengths = {}
+    for name in REGULARIZERS:
+        is_on = np.isin(settings, [name, "all"])
+        strengths[name] = np.repeat(getattr(config, name) * is_on, len(start))
+    classes = np.tile(classes, len(settings))
+    ascend = build_ascent(model, classes, strengths, config, unit=unit, seed=run.seed)
 
-    def climb(name, model, classes, start, settings, unit):
-        """{setting: what a copy of `start` climbs to, with one regularizer, all, or
-        none}."""
-        is_on = {each: np.isin(settings, [each, "all"]) for each in REGULARIZERS}
-        count = len(start)
-        strengths = {
-            k: np.repeat(getattr(config, k) * on, count) for k, on in is_on.items()
-        }
-        classes = np.tile(classes, len(settings))
-        ascend = build_ascent(
-            model, classes, strengths, config, unit=unit, seed=run.seed
-        )
-        images = tf.Variable(np.tile(start, (len(settings), 1, 1, 1)))
-        for tenth in run.loop(name, 10, {"images": images}, unit="tenths"):
-            first, last = (
-                tf.constant(config.steps * each // 10) for each in (tenth, tenth + 1)
-            )
-            images.assign(ascend(images, first, last))
-        return dict(zip(settings, np.split(images.numpy(), len(settings)), strict=True))
+    images = tf.Variable(np.tile(start, (len(settings), 1, 1, 1)))
+    for tenth in run.loop(title, 10, {"images": images}, unit="tenths"):
+        first = tf.constant(config.steps * tenth // 10)
+        last = tf.constant(config.steps * (tenth + 1) // 10)
+        images.assign(ascend(images, first, last))
+    return dict(zip(settings, np.split(images.numpy(), len(settings)), strict=True))
 
+
+def noise_around_gray(run: Run, shape) -> np.ndarray:
     random = np.random.default_rng(run.seed)
-    if config.model:
-        own = classifiers.from_flags(config, run)
-        names = own.class_names[:10]
-        shape = len(names), *own.model.inputs[0].shape[1:]
-        start = 0.5 + 0.2 * random.standard_normal(shape, "float32")
-        # A network that says the same of every picture has no spread to divide by.
-        unit = np.std(own.model(start, training=False)) or 1.0
-        images = climb("climbing", own.model, range(len(names)), start, ["all"], unit)[
-            "all"
-        ]
-        for name, each in zip(names, np.diag(own.probabilities(images)), strict=True):
-            run.metric(f"confidence_{name}", each)
-        options = {
-            "title": f"What {own.model.name} wants to see",
-            "captions": names,
-            "columns": 5,
-        }
-        run.figure("class_images", figures.image_grid(images.clip(0, 1), **options))
-        return
+    return 0.5 + 0.2 * random.standard_normal(shape, "float32")
 
-    (x_train, y_train), (x_test, y_test) = data.load("digits", size=config.size)
+
+def draw_own_classes(run: Run, config: Config) -> None:
+    """The first ten classes of a user's own network."""
+    own = classifiers.from_flags(config, run)
+    names = own.class_names[:10]
+    classes = range(len(names))
+    start = noise_around_gray(run, (len(names), *own.model.inputs[0].shape[1:]))
+    # A network that says the same of every picture has no spread to divide by.
+    unit = np.std(own.model(start, training=False)) or 1.0
+    found = climb(run, "climbing", own.model, classes, start, ["all"], config, unit)
+    images = found["all"]
+    confidence = np.diag(own.probabilities(images))
+    for name, each in zip(names, confidence, strict=True):
+        run.metric(f"confidence_{name}", each)
+    title = f"What {own.model.name} wants to see"
+    images = images.clip(0, 1)
+    grid = figures.image_grid(images, title=title, captions=names, columns=5)
+    run.figure("class_images", grid)
+
+
+def numbers_of(classes: str, known: list[str]) -> np.ndarray:
+    """Of the classes that a user named. Raises UsageError for an unknown one."""
+    numbers = []
+    for name in classes.split(","):
+        name = name.strip()
+        if name not in known:
+            raise UsageError(
+                f"--classes {name}: no class of ImageNet{did_you_mean(name, known)}"
+            )
+        numbers.append(known.index(name))
+    return np.array(numbers)
+
+
+def seen_coarsely(images: np.ndarray) -> np.ndarray:
+    """Shrunk to half of their size and enlarged again, (n, size, size, 3): what is in a
+    picture stays, grain goes."""
+    size = images.shape[1]
+    small = tf.image.resize(images, (size // 2, size // 2), antialias=True)
+    return np.asarray(tf.image.resize(small, (size, size), "bicubic"))
+
+
+def with_more_contrast(images: np.ndarray) -> np.ndarray:
+    """Each picture's mean and deviation made those of a photograph, as they are shown."""
+    mean = images.mean(axis=(1, 2, 3), keepdims=True)
+    deviation = images.std(axis=(1, 2, 3), keepdims=True)
+    return (0.5 + 0.17 * (images - mean) / deviation).clip(0, 1)
+
+
+def draw_imagenet_classes(run: Run, config: Config) -> None:
+    """Class images with and without the priors, and whether they are still read when
+    seen coarsely."""
+    size = config.image_size
+    own = classifiers.load(IMAGENET, size=(size, size), pixel_range=config.pixel_range)
+    classes = numbers_of(config.classes, own.class_names)
+    start = noise_around_gray(run, (len(classes), size, size, 3))
+    photos = data.load_photos(size)
+    unit = np.std(own.model(photos, training=False))
+    priors = dataclasses.replace(
+        config,
+        steps=config.image_steps,
+        step_size=0.1,
+        l2=0.0,
+        alpha_norm=0.0,
+        total_variation=0.5,
+        jitter=8,
+        blur=0.6,
+    )
+    made = climb(
+        run, "ImageNet", own.model, classes, start, ["none", "all"], priors, unit
+    )
+
+    confidence, read = {}, {}
+    for name, images in made.items():
+        images = images.clip(0, 1)
+        said = own.probabilities(images)
+        confidence[name] = np.mean(said[np.arange(len(classes)), classes])
+        again = own.probabilities(seen_coarsely(images)).argmax(axis=1)
+        read[name] = np.mean(again == classes)
+    seen = own.probabilities(photos).argmax(axis=1)
+    again = own.probabilities(seen_coarsely(photos)).argmax(axis=1)
+    of_photos = np.mean(again == seen)
+
+    run.metrics("imagenet_confidence", confidence)
+    run.metrics("imagenet_read_coarsely", read)
+    run.metric("photographs_read_coarsely", of_photos)
+    rows = {
+        "without priors": list(made["none"].clip(0, 1)),
+        "jitter, blur, TV": list(with_more_contrast(made["all"])),
+    }
+    title = f"What {IMAGENET} wants to see (below: contrast raised)"
+    names = [own.class_names[number] for number in classes]
+    run.figure("imagenet", figures.picture_table(rows, title=title, captions=names))
+    run.claim(
+        "ImageNet's classes: without priors the network is sure of pictures that it no "
+        "longer knows when they are seen coarsely; most of those with priors it knows",
+        holds=min(confidence.values()) > 0.8 and read["all"] > read["none"] + 0.4,
+        measured=f"confidence {confidence['none']:.2f} without, {confidence['all']:.2f}; "
+        f"at half the resolution {read['none']:.0%} and {read['all']:.0%} are read, and "
+        f"of nine photographs {of_photos:.0%} as before",
+    )
+
+
+def measure(model, images, classes, judge, x_test, y_test) -> dict[str, float]:
+    """Class images of digits (n, size, size, 1) by a judge's eye and by their pixels."""
+    shown = images.clip(0, 1)
+    probabilities = np.asarray(ops.softmax(model(images)))
+    return {
+        "read": np.mean(judge.predict(shown.reshape(len(shown), -1)) == classes),
+        "likeness": np.mean(likeness(shown, classes, x_test, y_test)),
+        "confidence": np.mean(probabilities[np.arange(len(classes)), classes]),
+        "l2": np.mean(images**2),
+        "alpha_norm": np.mean((2 * images - 1) ** 6),
+        "total_variation": np.mean(total_variation(images)),
+    }
+
+
+def train(run: Run, noise: float, digits, config: Config) -> keras.Model:
+    (x_train, y_train), (x_test, y_test) = digits
+    model = build_model(config.size, noise)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    training.fit(model, x_train, y_train, epochs=config.epochs, callbacks=run.callbacks)
+    return model
+
+
+def draw_digits(run: Run, name: str, table: dict, images: dict) -> None:
+    """The class images of a network, a row for each regularizer."""
+    rows = {}
+    for each, row in table.items():
+        run.metric(f"{name}_{each}_read", row["read"])
+        run.metric(f"{name}_{each}_likeness", row["likeness"])
+        label = f"{each.replace('_', ' ')}\n{row['read']:.0%} read"
+        rows[label] = images[each].clip(0, 1)
+    title = f"What the {name} network wants to see, by regularizer"
+    run.figure(name, figures.image_rows(rows, title=title))
+
+
+def main(config: Config, run: Run) -> None:
+    if config.model != IMAGENET:
+        run.plan(1)
+        draw_own_classes(run, config)
+        return
+    run.plan(5)  # ImageNet's classes, two networks of digits, and a climb of each
+    draw_imagenet_classes(run, config)
+
+    digits = data.load("digits", size=config.size)
+    (x_train, y_train), (x_test, y_test) = digits
     judge = SVC().fit(x_train.reshape(len(x_train), -1), y_train)
     classes = np.tile(np.arange(10), config.starts)
-    start = 0.5 + 0.2 * random.standard_normal(
-        (len(classes), *x_train.shape[1:]), "float32"
-    )
-
-    def measure(model, images):
-        shown, probabilities = images.clip(0, 1), np.asarray(ops.softmax(model(images)))
-        return {
-            "read": np.mean(judge.predict(shown.reshape(len(shown), -1)) == classes),
-            "likeness": np.mean(likeness(shown, classes, x_test, y_test)),
-            "confidence": np.mean(probabilities[np.arange(len(classes)), classes]),
-            "l2": np.mean(images**2),
-            "alpha_norm": np.mean((2 * images - 1) ** 6),
-            "total_variation": np.mean(total_variation(images)),
-        }
-
-    table = {}
+    start = noise_around_gray(run, (len(classes), *x_train.shape[1:]))
+    settings = ["all", "none", *REGULARIZERS]
+    tables = {}
     for name, noise in {"plain": 0.0, "robust": config.noise}.items():
-        model = build_model(config.size, noise)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, metrics=["accuracy"])
-        training.fit(
-            model, x_train, y_train, epochs=config.epochs, callbacks=run.callbacks
-        )
+        model = train(run, noise, digits, config)
         unit = np.std(model.predict(x_train, verbose=0))
-        images = climb(
-            name, model, classes, start, ["all", "none", *REGULARIZERS], unit
-        )
-        table[name] = {each: measure(model, made) for each, made in images.items()}
-        rows = {}
-        for each, row in table[name].items():
-            run.metric(f"{name}_{each}_read", row["read"])
-            run.metric(f"{name}_{each}_likeness", row["likeness"])
-            rows[f"{each.replace('_', ' ')}\n{row['read']:.0%} read"] = images[
-                each
-            ].clip(0, 1)
-        run.metric(
-            f"{name}_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1]
-        )
-        title = f"What the {name} network wants to see, by regularizer"
-        run.figure(name, figures.image_rows(rows, title=title))
+        images = climb(run, name, model, classes, start, settings, config, unit)
+        tables[name] = {
+            each: measure(model, made, classes, judge, x_test, y_test)
+            for each, made in images.items()
+        }
+        draw_digits(run, name, tables[name], images)
+        accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
+        run.metric(f"{name}_test_accuracy", accuracy)
 
-    packaged = (
-        with_tf_keras_vis(model, start[:10], config, unit).clip(0, 1).reshape(10, -1)
-    )
-    run.metric(
-        "tf_keras_vis_robust_read", np.mean(judge.predict(packaged) == np.arange(10))
-    )
+    packaged = with_tf_keras_vis(model, start[:10], config, unit).clip(0, 1)
+    read = judge.predict(packaged.reshape(10, -1)) == np.arange(10)
+    run.metric("tf_keras_vis_robust_read", np.mean(read))
+    judge_digits(run, tables["plain"], tables["robust"])
+    run.export(serving.classifier(model), example=x_test[:3])
 
-    plain, bare = table["plain"], table["robust"]["none"]
-    none, every = plain["none"], plain["all"]
+
+def judge_digits(run: Run, plain: dict, robust: dict) -> None:
+    """The claims. plain, robust: {setting: what was measured} of each network."""
+    none, every, bare = plain["none"], plain["all"], robust["none"]
     run.claim(
         "Without a natural-image regularizer a network is sure of pictures that a judge cannot "
         "read; with them both agree",
@@ -298,10 +432,12 @@ def main(config: Config, run: Run) -> None:
         measured=f"confidence {none['confidence']:.3f} without, {every['confidence']:.3f}; the "
         f"judge reads {none['read']:.0%} and {every['read']:.0%} of the pictures",
     )
-    aims = dict(
-        zip(REGULARIZERS, REGULARIZERS[:3] + REGULARIZERS[2:3] * 2, strict=True)
-    )
-    left = {each: plain[each][aim] / none[aim] for each, aim in aims.items()}
+    left = {
+        "l2": plain["l2"]["l2"] / none["l2"],
+        "alpha_norm": plain["alpha_norm"]["alpha_norm"] / none["alpha_norm"],
+    }
+    for each in ("total_variation", "jitter", "blur"):
+        left[each] = plain[each]["total_variation"] / none["total_variation"]
     run.claim(
         "Each alone cuts what it is for: the norms the pixels' range, the others the differences "
         "of neighboring pixels",
@@ -323,7 +459,6 @@ def main(config: Config, run: Run) -> None:
         measured=f"likeness {bare['likeness']:.2f} against {none['likeness']:.2f}, read "
         f"{bare['read']:.0%} against {none['read']:.0%}",
     )
-    run.export(serving.classifier(model), example=x_test[:3])
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 Show a network a photograph, ask one layer what it has found, and change the picture so
 that it finds more: x ← x + η·g/σ(g), with g the gradient of the layer's mean squared
-activity. Bare, that gives grain as fine as the pixels. Two habits make pictures of it:
-the picture is moved a few pixels at random before each step and back after it (jitter),
-so that no pixel counts by itself; and the climb begins on a small copy and goes on with
-larger ones (octaves), so that patterns of every size appear. Look at what each layer
-adds, and at a dream without each of the two habits.
+activity. Two habits make pictures of it: the picture is moved a few pixels at random
+before each step and back after it (jitter), so that no pixel counts by itself; and the
+climb begins on a small copy and goes on with larger ones (octaves), so that patterns of
+every size appear. Early layers of a network that was trained on ImageNet draw hatching
+and curves, later ones eyes and the faces of animals.
+Look at what each layer adds, at a dream without each of the two habits, and at the
+dream of the same network with random weights: its activity rises as well, but what it
+adds is grain.
 
 Lectures: CS Visualizing & Understanding (Deep Dream); N18 4.3 Understanding CNNs
 Paper: Mordvintsev et al., Inceptionism: going deeper into neural networks, 2015
-Tags: deepdream, inceptionism, gradient ascent, feature visualization, octaves
+Tags: deepdream, inceptionism, gradient ascent, feature visualization, octaves, imagenet
 """
 
 from dataclasses import dataclass
@@ -20,86 +23,60 @@ import keras
 import numpy as np
 import tensorflow as tf
 from annotated_types import Interval
-from keras import layers
-from matplotlib import pyplot as plt
+from keras import layers, ops
+from scipy.ndimage import gaussian_filter
 
-from deep_learning_recipes import classifiers, data, serving, training
+from deep_learning_recipes import classifiers, data, figures
 from deep_learning_recipes.run import Run, cli
+
+IMAGENET = "EfficientNetLite0"
 
 
 @dataclass
 class Config:
-    model: str = ""
-    """a .keras file or a network of keras.applications, to dream in place of our own"""
+    model: str = IMAGENET
+    """EfficientNetLite0, whose ImageNet weights need no download, or another network to
+    dream with: one of keras.applications, or a .keras file"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
     """a picture of your own to dream on, PNG or JPEG"""
-    size: int = 256
+    size: int = 320
     """side of the pictures in pixels"""
     photos: tuple[Annotated[int, Interval(ge=0, le=8)], ...] = (1, 7, 3)
     """numbers of the photographs to dream on, from 0 to 8"""
-    epochs: int = 5
-    """passes over the 3,600 crops of photographs that the network learns to tell
-    apart"""
-    batch_size: int = 32
-    """crops a gradient is averaged over"""
     octaves: int = 4
     """sizes of the picture that are dreamt on, from small to large"""
     octave_scale: Annotated[float, Interval(gt=1, le=4)] = 1.4
     """how much larger each is than the one before"""
-    steps: int = 12
+    steps: int = 14
     """of gradient ascent in each octave"""
-    step_size: float = 0.008
+    step_size: float = 0.012
     """root mean square of a pixel's change in a step"""
-    jitter: int = 8
+    jitter: int = 16
     """the most pixels that the picture is moved by before a step"""
 
 
 QUICK = Config(
-    size=80,
+    size=112,
     photos=(1, 7),
-    epochs=2,
-    batch_size=16,
     octaves=3,
     steps=8,
-    step_size=0.012,
+    step_size=0.02,
 )
-FULL = Config(size=768, epochs=30, octaves=6, steps=20, photos=tuple(range(9)))
-LAYERS = ("layer_2", "layer_3", "layer_4")
+FULL = Config(size=768, octaves=6, steps=20, photos=tuple(range(9)))
+
+# The sums at the end of three of the network's seven stages.
+LAYERS = {
+    "early": "block3b_add",
+    "middle": "block4c_add",
+    "late": "block5c_add",
+}
 
 
-def build_model(classes: int = 9) -> keras.Model:
-    """Input: (batch, height, width, 3) in [0, 1], of any size. Output: (batch, classes)
-    logits.
-
-    It sees each pixel's difference from its surroundings alone, so that it must tell
-    photographs by what is drawn in them, and its dreams leave the colors of large
-    areas as they are.
-    """
-    images = keras.Input((None, None, 3), name="images")
-    surroundings = layers.AveragePooling2D(9, 1, padding="same")(images)
-    x = layers.Subtract()([images, surroundings])
-    for depth, (filters, width) in enumerate(
-        ((24, 5), (48, 3), (96, 3), (128, 3)), start=1
-    ):
-        if depth > 1:
-            x = layers.AveragePooling2D(2)(x)
-        x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
-        x = layers.ReLU(name=f"layer_{depth}")(
-            layers.BatchNormalization(momentum=0.9)(x)
-        )
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="crops")
-
-
-def features_of(model: keras.Model, layer: str) -> keras.Model:
-    """The network up to a layer, for pictures of any size."""
-    part = keras.Model(model.inputs[0], model.get_layer(layer).output)
-    images = keras.Input((None, None, part.inputs[0].shape[-1]), name="images")
-    free = keras.models.clone_model(part, input_tensors=images)
-    free.set_weights(part.get_weights())
-    return free
+# --------------------------------------------------------------------------------------
+# The idea: climb to where the layer sees more
+# --------------------------------------------------------------------------------------
 
 
 def activity(features: keras.Model, images):
@@ -112,11 +89,12 @@ def build_climb(features: keras.Model, step_size: float):
     jitter, seed) that raises the layer's activity; traced once for pictures of all
     sizes."""
     number = tf.TensorSpec((), tf.int32)
-    images = tf.TensorSpec((None, None, None, features.inputs[0].shape[-1]))
+    pictures = tf.TensorSpec((None, None, None, features.inputs[0].shape[-1]))
 
-    @tf.function(input_signature=[images, number, number, number])
+    @tf.function(input_signature=[pictures, number, number, number])
     def climb(images, steps, jitter, seed):
         for step in tf.range(steps):
+            # No pixel may count by itself: the layer sees the picture moved.
             shift = tf.random.stateless_uniform(
                 (2,), (seed, step), -jitter, jitter + 1, tf.int32
             )
@@ -125,6 +103,7 @@ def build_climb(features: keras.Model, step_size: float):
                 tape.watch(moved)
                 total = tf.reduce_sum(activity(features, moved))
             gradient = tape.gradient(total, moved)
+
             size = tf.math.reduce_std(gradient, axis=(1, 2, 3), keepdims=True) + 1e-12
             moved = tf.clip_by_value(moved + step_size * gradient / size, 0, 1)
             images = tf.roll(moved, -shift, axis=(1, 2))
@@ -146,23 +125,61 @@ def dream(climb, photos, scales, *, steps: int, jitter: int, seed: int) -> np.nd
     return (photos + added).numpy()
 
 
+def features_of(model: keras.Model, layer: str) -> keras.Model:
+    """The network up to a layer, for pictures of any size."""
+    part = keras.Model(model.inputs[0], model.get_layer(layer).output)
+    images = keras.Input((None, None, part.inputs[0].shape[-1]), name="images")
+    free = keras.models.clone_model(part, input_tensors=images)
+    free.set_weights(part.get_weights())
+    return free
+
+
+def forget(model: keras.Model, photos) -> keras.Model:
+    """The network with random weights. Its batch norm takes the statistics of the
+    photos, so that signals neither die out nor explode in it."""
+    random = keras.models.clone_model(model)
+    for layer in random.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+    random(photos, training=True)
+    return random
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: layers, habits, and a network that knows nothing
+# --------------------------------------------------------------------------------------
+
+
 def wavelength(changes: np.ndarray) -> np.ndarray:
     """The typical size of the pattern in each of (n, side, side, channels), in pixels:
     the geometric mean of the wavelengths, weighted by their energy, (n,)."""
     energy = np.sum(np.abs(np.fft.fft2(changes, axes=(1, 2))) ** 2, axis=-1)
-    rows, columns = (np.fft.fftfreq(side) for side in changes.shape[1:3])
+    rows = np.fft.fftfreq(changes.shape[1])
+    columns = np.fft.fftfreq(changes.shape[2])
     frequencies = np.hypot(rows[:, None], columns)
+
     waves = frequencies > 0
     logs = -np.log(frequencies[waves])
     return np.exp(energy[:, waves] @ logs / energy[:, waves].sum(axis=1))
 
 
-def total_variation(images: np.ndarray) -> np.ndarray:
-    """The mean absolute difference of neighboring pixels, (n,)."""
-    down, right = (
-        np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)
-    )
-    return (down + right) / 2
+def coherence(changes: np.ndarray) -> np.ndarray:
+    """How far each of (n, height, width, channels) consists of lines, (n,): 0 if every
+    direction is as frequent near each pixel, 1 if there is one alone.
+
+    (λ₁ − λ₂) / (λ₁ + λ₂) of the structure tensor, the mean of slope times slope within
+    three pixels, weighted by its trace (Bigün and Granlund, Optimal orientation
+    detection of linear symmetry, 1987).
+    """
+    gray = gaussian_filter(changes.mean(axis=-1), 1, axes=(1, 2))
+    down, right = np.gradient(gray, axis=(1, 2))
+
+    def nearby(products):
+        return gaussian_filter(products, 3, axes=(1, 2))
+
+    unlike = np.hypot(nearby(down**2) - nearby(right**2), 2 * nearby(down * right))
+    trace = nearby(down**2) + nearby(right**2)
+    return unlike.sum(axis=(1, 2)) / trace.sum(axis=(1, 2))
 
 
 def choose_from_middle(names: list[str], count: int = 3) -> list[str]:
@@ -171,150 +188,201 @@ def choose_from_middle(names: list[str], count: int = 3) -> list[str]:
     return list(dict.fromkeys(names[round(place)] for place in places))
 
 
-def plot_dreams(
-    photos: np.ndarray, dreams: dict[str, np.ndarray], title: str
-) -> plt.Figure:
-    """A row for each photo (n, side, side, channels): itself, then its dreams by
-    name."""
-    columns = {"photograph": photos} | dreams
-    shape = len(photos), len(columns)
-    size = 2.7 * len(columns), 2.75 * len(photos) + 0.6
-    figure, grid = plt.subplots(*shape, figsize=size, squeeze=False)
-    for (name, images), line in zip(columns.items(), grid.T, strict=True):
-        line[0].set_title(name.replace("_", " "))
-        for image, axes in zip(images, line, strict=True):
-            axes.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
-            axes.axis("off")
-    figure.suptitle(title)
-    return figure
+@dataclass
+class Way:
+    """One way to dream."""
+
+    layer: str
+    octaves: bool = True
+    """False: all steps are made on the whole picture"""
+    jitter: bool = True
+    trained: bool = True
+    """False: the network has random weights"""
+
+
+WAYS = {
+    "early": Way(LAYERS["early"]),
+    "middle": Way(LAYERS["middle"]),
+    "late": Way(LAYERS["late"]),
+    "early_without_octaves": Way(LAYERS["early"], octaves=False),
+    "early_without_either": Way(LAYERS["early"], octaves=False, jitter=False),
+    "early_random": Way(LAYERS["early"], trained=False),
+    "late_random": Way(LAYERS["late"], trained=False),
+}
+
+
+def build_climbs(ways: dict[str, Way], model, random, config: Config) -> dict:
+    """{(layer, trained): the climb}. random: the model with random weights, where a way
+    asks for it."""
+    climbs = {}
+    for way in ways.values():
+        key = way.layer, way.trained
+        if key not in climbs:
+            features = features_of(model if way.trained else random, way.layer)
+            climbs[key] = build_climb(features, config.step_size)
+    return climbs
+
+
+def dream_all(run: Run, ways: dict[str, Way], climbs: dict, photos, config: Config):
+    """{name: what a way makes of the photos (n, height, width, channels)}."""
+    scales = [config.octave_scale**-k for k in reversed(range(config.octaves))]
+    names = list(ways)
+    dreams = np.zeros((len(names), *photos.shape), "float32")
+    for number in run.loop("dreaming", len(names), {"dreams": dreams}, unit="dreams"):
+        way = ways[names[number]]
+        dreams[number] = dream(
+            climbs[way.layer, way.trained],
+            tf.constant(photos),
+            scales if way.octaves else [1.0],
+            # As many steps where there are no octaves.
+            steps=config.steps if way.octaves else config.steps * config.octaves,
+            jitter=config.jitter if way.jitter else 0,
+            seed=run.seed,
+        )
+    return dict(zip(names, dreams, strict=True))
+
+
+def measure_gains(model, dreams: dict[str, np.ndarray], photos) -> np.ndarray:
+    """How many times as active as in the photos each of LAYERS (rows) is in the dream
+    of each (columns)."""
+    gains = []
+    for layer in LAYERS.values():
+        features = features_of(model, layer)
+        before = np.mean(activity(features, photos))
+        gains.append([np.mean(activity(features, dreams[k])) / before for k in LAYERS])
+    return np.array(gains)
+
+
+def photo_names(config: Config) -> list[str]:
+    names = data.class_names("photos")
+    return [names[number] for number in config.photos]
+
+
+def draw(run: Run, name: str, title: str, rows, columns: dict[str, np.ndarray]):
+    """A row for each picture, a column for the images (n, height, width, channels) of
+    each name."""
+    # Gray pictures, too, have three channels to show.
+    shown = [np.broadcast_to(each, (*each.shape[:3], 3)) for each in columns.values()]
+    table = dict(zip(rows, zip(*shown, strict=True), strict=True))
+    run.figure(name, figures.picture_table(table, title=title, captions=list(columns)))
+
+
+def dream_with(run: Run, own: classifiers.Classifier, config: Config) -> None:
+    """What three layers of another network dream."""
+    channels = own.model.inputs[0].shape[-1]
+    if config.image:
+        size = config.size, config.size
+        photos = classifiers.read_image(config.image, size, channels)[None]
+        rows = ["picture"]
+    else:
+        photos = data.load_photos(config.size)[list(config.photos)]
+        rows = photo_names(config)
+        if channels == 1:
+            photos = photos.mean(axis=-1, keepdims=True)
+    ways = {name: Way(name) for name in choose_from_middle(own.map_names)}
+    climbs = build_climbs(ways, own.model, None, config)
+    dreams = dream_all(run, ways, climbs, photos, config)
+    for name, images in dreams.items():
+        run.metric(f"coherence_{name}", coherence(images - photos).mean())
+    title = f"What {own.model.name} dreams"
+    draw(run, "dreams", title, rows, {"as it is": photos, **dreams})
+
+
+def build_meter(model: keras.Model) -> keras.Model:
+    """A service that tells how active the layers are in pictures."""
+    maps = [model.get_layer(layer).output for layer in LAYERS.values()]
+    means = [ops.mean(each**2, axis=(1, 2, 3)) for each in maps]
+    outputs = dict(zip(LAYERS, means, strict=True))
+    return keras.Model(model.input, outputs, name="activity_meter")
 
 
 def main(config: Config, run: Run) -> None:
-    run.plan(1 if config.model else 3 if config.image else 2)
-    scales = [
-        config.octave_scale**-octave for octave in reversed(range(config.octaves))
-    ]
-    # As many steps where there are no octaves.
-    ways = {
-        "with both": (scales, config.steps, config.jitter),
-        "without jitter": (scales, config.steps, 0),
-        "without octaves": ([1.0], config.steps * config.octaves, config.jitter),
-        "without either": ([1.0], config.steps * config.octaves, 0),
-    }
-
-    def dream_all(model, photos, wanted):
-        """The dreams of each of the (layer, way) wanted, (wanted, n, height, width,
-        channels)."""
-        climbs = {
-            layer: build_climb(features_of(model, layer), config.step_size)
-            for layer in dict.fromkeys(layer for layer, _ in wanted)
-        }
-        dreams = np.zeros((len(wanted), *photos.shape), "float32")
-        for number in run.loop(
-            "dreaming", len(wanted), {"dreams": dreams}, unit="dreams"
-        ):
-            layer, way = wanted[number]
-            octaves, steps, jitter = ways[way]
-            options = {"steps": steps, "jitter": jitter, "seed": run.seed}
-            dreams[number] = dream(
-                climbs[layer], tf.constant(photos), octaves, **options
-            )
-        return dreams
-
-    size = (config.size,) * 2
-    photos = data.load_photos(config.size)[list(config.photos)]
-    if config.model:
-        own = classifiers.from_flags(config, run)
-        channels = own.model.inputs[0].shape[-1]
-        if config.image:
-            photos = classifiers.read_image(config.image, size, channels)[None]
-        elif channels == 1:
-            photos = photos.mean(axis=-1, keepdims=True)
-        names = choose_from_middle(own.map_names)
-        dreams = dream_all(own.model, photos, [(name, "with both") for name in names])
-        dreams = dict(zip(names, dreams, strict=True))
-        for name, images in dreams.items():
-            run.metric(f"total_variation_{name}", total_variation(images).mean())
-        run.figure(
-            "dreams", plot_dreams(photos, dreams, f"What {own.model.name} dreams")
-        )
+    is_usual = config.model == IMAGENET
+    run.plan(2 if is_usual and config.image else 1)
+    size = config.size, config.size
+    picture = classifiers.read_image(config.image, size) if config.image else None
+    own = classifiers.from_flags(config, run)
+    if not is_usual:
+        dream_with(run, own, config)
         return
-    picture = classifiers.read_image(config.image, size)[None] if config.image else None
+    photos = data.load_photos(config.size)[list(config.photos)]
 
-    (x_train, y_train), (x_test, y_test) = data.load("photos", size=32)
-    model = build_model()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, x_train, y_train, callbacks=run.callbacks, **options)
+    model = own.model
+    random = forget(model, data.load_photos(own.model.inputs[0].shape[1]))
+    climbs = build_climbs(WAYS, model, random, config)
+    dreams = dream_all(run, WAYS, climbs, photos, config)
+    lines, waves = {}, {}
+    for name, images in dreams.items():
+        lines[name] = coherence(images - photos).mean()
+        waves[name] = np.exp(np.log(wavelength(images - photos)).mean())
+    gains = measure_gains(model, dreams, photos)
+    random_features = features_of(random, LAYERS["late"])
+    after = np.mean(activity(random_features, dreams["late_random"]))
+    random_gain = after / np.mean(activity(random_features, photos))
 
-    both, still, flat, bare = ((LAYERS[1], way) for way in ways)
-    wanted = [*((layer, "with both") for layer in LAYERS), still, flat, bare]
-    dreams = dict(zip(wanted, dream_all(model, photos, wanted), strict=True))
-    added = {key: images - photos for key, images in dreams.items()}
-    rough = {
-        key: total_variation(each).mean() / each.std() for key, each in added.items()
+    run.metrics("coherence", lines)
+    run.metrics("wavelength", waves, unit="pixels")
+    run.metrics("activity_gain", dict(zip(LAYERS, np.diag(gains), strict=True)))
+    shown = {name: dreams[name] for name in LAYERS}
+    title = "What early, middle, and late layers see in photographs"
+    names = photo_names(config)
+    draw(run, "dreams", title, names, {"photograph": photos, **shown})
+    shown = {
+        "octaves and jitter": dreams["early"],
+        "without octaves": dreams["early_without_octaves"],
+        "without either": dreams["early_without_either"],
+        "random weights": dreams["early_random"],
     }
-    waves = {
-        key: np.exp(np.log(wavelength(dreams[key] - photos)).mean()) for key in dreams
-    }
-    gains = {}
-    for layer in LAYERS:
-        features = features_of(model, layer)
-        after = np.mean(activity(features, dreams[layer, "with both"]))
-        gains[layer] = after / np.mean(activity(features, photos))
+    title = "The early layer's dream, and what it owes to the habits and to the weights"
+    shown = {name: each[:2] for name, each in shown.items()}
+    draw(run, "parts", title, names[:2], shown)
+    if config.image:
+        ways = {name: WAYS[name] for name in LAYERS}
+        shown = dream_all(run, ways, climbs, picture[None], config)
+        columns = {"as it is": picture[None], **shown}
+        draw(run, "own", config.image, ["picture"], columns)
 
-    for key in (both, still, flat, bare):
-        run.metric(f"roughness_{key[1].replace(' ', '_')}", rough[key])
-        run.metric(f"wavelength_{key[1].replace(' ', '_')}", waves[key], unit="pixels")
-    for layer in LAYERS:
-        run.metric(f"activity_gain_{layer}", gains[layer])
-    run.metric("network_test_accuracy", model.evaluate(x_test, y_test, verbose=0)[1])
-    shown = {layer: dreams[layer, "with both"] for layer in LAYERS}
-    run.figure(
-        "dreams", plot_dreams(photos, shown, "What each layer sees in photographs")
-    )
-    if picture is not None:
-        shown = dict(zip(LAYERS, dream_all(model, picture, wanted[:3]), strict=True))
-        run.figure("own", plot_dreams(picture, shown, config.image))
-    middle = slice(config.size // 4, -(config.size // 4))
-    close = {
-        key[1]: dreams[key][:2, middle, middle] for key in (both, still, flat, bare)
-    }
-    run.figure(
-        "ways", plot_dreams(photos[:2, middle, middle], close, "Layer 3 from nearby")
-    )
-
+    own_gains = np.diag(gains)
+    others = np.max(gains - np.diag(own_gains), axis=1)
     run.claim(
-        "The dream is what the layer looks for: its mean squared activity multiplies",
-        holds=min(gains.values()) > 2,
-        measured=", ".join(f"{layer} ×{gain:.1f}" for layer, gain in gains.items()),
+        "Each layer finds most in its own dream: more than in the photographs, and more "
+        "than in what another layer dreams",
+        holds=np.all(own_gains > 1.4) and np.all(own_gains > 1.05 * others),
+        measured="mean squared activity in its own dream over that in the photographs "
+        "(in the best of the other two dreams): "
+        + ", ".join(
+            f"{name} {gain:.1f} ({other:.1f})"
+            for name, gain, other in zip(LAYERS, own_gains, others, strict=True)
+        ),
     )
     run.claim(
-        "Octaves make a dream smooth; jiggling, said to, hardly shows where averages pool",
-        holds=rough[both] < 0.85 * rough[flat]
-        and abs(rough[flat] / rough[bare] - 1) < 0.15,
-        measured=f"total variation over size of what is added {rough[both]:.3f}, without octaves "
-        f"{rough[flat]:.3f}, without jitter either {rough[bare]:.3f}",
+        "What a network dreams of it has learned: with random weights the activity "
+        "rises too, but no lines appear, only grain",
+        holds=random_gain > 1.4
+        and lines["early"] > 1.5 * lines["early_random"]
+        and lines["late"] > 1.2 * lines["late_random"],
+        measured=f"coherence of what the early layer adds {lines['early']:.2f}, with "
+        f"random weights {lines['early_random']:.2f}; the late one {lines['late']:.2f} "
+        f"and {lines['late_random']:.2f}, whose activity rises {random_gain:.1f} times",
     )
-    run.claim(
-        "Octaves add larger patterns",
-        holds=waves[both] > 1.2 * waves[flat],
-        measured=f"typical wavelength of what is added {waves[both]:.1f} pixels, "
-        f"{waves[flat]:.1f} without octaves",
+    run.compare(
+        "Octaves add larger patterns than as many steps on the whole picture",
+        {"with": waves["early"], "without": waves["early_without_octaves"]},
+        more="with",
+        less="without",
+        times=1.3,
     )
-    first, _, last = (added[key].ravel() for key in wanted[:3])
-    apart = np.corrcoef(first, last)[0, 1]
-    same = np.corrcoef(added[both].ravel(), added[still].ravel())[0, 1]
-    # Of one layer, too, jitter changes much: `same` wanders between 0.4 and 0.9.
-    run.claim(
-        "Layers far apart draw patterns of their own, but so different are those of one "
-        "layer with and without jitter in some networks",
-        holds=apart < 0.75,
-        measured=f"what layers 2 and 4 add correlates by {apart:.2f} (at most 0.75), what "
-        f"layer 3 adds with jitter and without by {same:.2f}",
+    run.compare(
+        "Moving the picture before each step draws finer grain out into lines",
+        {
+            "with jitter": lines["early_without_octaves"],
+            "without": lines["early_without_either"],
+        },
+        more="with jitter",
+        less="without",
+        by=0.02,
     )
-    run.export(serving.classifier(model), example=x_test[:3])
+    run.export(build_meter(model), example=data.load_photos(224)[:3])
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ What has a network learned to look for? The first layer's filters are pictures
 themselves: small patches of color that are laid over the image. Those of later layers
 weigh other layers' maps, and cannot be looked at. But a neuron can be asked for what it
 likes: go through many pictures, and cut out its receptive field, all that it can see,
-where it answered the loudest. Look at how the patches of one neuron are alike, by
-strokes in the first layers, by the digit in the last ones.
+where it answered the loudest.
+Look at what neurons of a network that was trained on ImageNet find in photographs:
+edges, grids, eyes; and at how the patches of one neuron are alike in a network that
+learns digits here, by strokes in the first layers, by the digit in the last ones.
 
 Lectures: CS Visualizing & Understanding (filter weights, maximally activating patches,
     activations)
 Paper: Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
     (section 4)
-Tags: feature maps, feature visualization, receptive field, cnn, convolution, xai
+Tags: feature maps, feature visualization, receptive field, cnn, convolution, imagenet,
+    xai
 """
 
 import math
@@ -24,6 +27,8 @@ from matplotlib import pyplot as plt
 
 from deep_learning_recipes import classifiers, data, serving, training
 from deep_learning_recipes.run import Run, cli
+
+IMAGENET = "EfficientNetLite0"
 
 
 @dataclass
@@ -38,9 +43,10 @@ class Config:
     """pictures a gradient is averaged over"""
     patches: int = 9
     """of each neuron, from as many pictures"""
-    model: str = ""
-    """a .keras file or a network of keras.applications, to look into in place of the
-    one trained"""
+    model: str = IMAGENET
+    """EfficientNetLite0, whose ImageNet weights need no download, and a network that
+    learns digits; or another one to look into: of keras.applications, or a .keras
+    file"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
     image: str = ""
@@ -51,6 +57,13 @@ QUICK = Config(size=24, scenes=1500, epochs=5, batch_size=32)
 FULL = Config(scenes=10_000, epochs=20)
 
 LAYERS = ("relu1", "relu2", "relu3", "relu4")
+# Of EfficientNetLite0: its neurons see 11, 19, and 67 pixels.
+IMAGENET_LAYERS = ("block2a_project_bn", "block2b_add", "block3b_add")
+
+
+# --------------------------------------------------------------------------------------
+# The idea: what a neuron can see, and where it answers the loudest
+# --------------------------------------------------------------------------------------
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
@@ -79,37 +92,49 @@ def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
 
 
+# Layers that work on each place alone. A sum sees what its widest branch sees.
+POINTWISE = (
+    layers.InputLayer,
+    layers.Rescaling,
+    layers.BatchNormalization,
+    layers.ReLU,
+    layers.Add,
+)
+WINDOWED = (layers.Conv2D, layers.DepthwiseConv2D, layers.MaxPooling2D)
+
+
 def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
     """What a neuron of layer `name` can see of the picture, in pixels: (size, stride,
     start).
 
     Neuron i of a row sees the pixels from start + i·stride on, `size` of them; some may
     lie outside the picture, where padding is. The layers up to there are one chain of
-    Conv2D, MaxPooling2D and layers that work on each place alone. Raises ValueError for
+    convolutions, pools and layers that work on each place alone, with sums that take up
+    an earlier link of it; strides divide the sides of the maps. Raises ValueError for
     another layer.
     """
     size, stride, start = 1, 1, 0
     for layer in model.layers:
-        if isinstance(layer, (layers.Conv2D, layers.MaxPooling2D)):
+        if isinstance(layer, WINDOWED):
             window = getattr(layer, "kernel_size", None) or layer.pool_size
-            reach, step = window[0] - 1, layer.strides[0]
-            before = reach // 2 if layer.padding == "same" else 0
-        elif isinstance(
-            layer, (layers.InputLayer, layers.BatchNormalization, layers.ReLU)
-        ):
-            reach, step, before = 0, 1, 0
-        else:
+            step = layer.strides[0]
+            before = (window[0] - step) // 2 if layer.padding == "same" else 0
+            size += (window[0] - 1) * stride
+            start -= before * stride
+            stride *= step
+        elif not is_pointwise(layer):
             raise ValueError(
                 f"{layer.name}: the receptive field of such a layer is not known here"
             )
-        size, start, stride = (
-            size + reach * stride,
-            start - before * stride,
-            stride * step,
-        )
         if layer.name == name:
             return size, stride, start
     raise ValueError(f"{model.name} has no layer {name!r}")
+
+
+def is_pointwise(layer) -> bool:
+    """Arithmetic with numbers, too, such as of preprocessing, is done at each place."""
+    arithmetic = "Add", "Subtract", "Multiply", "TrueDivide", "Divide"
+    return isinstance(layer, POINTWISE) or type(layer).__name__ in arithmetic
 
 
 def cut(
@@ -133,6 +158,11 @@ def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
     pictures = np.argsort(-flat.max(axis=1), kind="stable")[:count]
     rows, columns = np.divmod(flat[pictures].argmax(axis=1), maps.shape[2])
     return np.stack([pictures, rows, columns], axis=1)
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: ImageNet's neurons on photographs, and neurons that learn digits
+# --------------------------------------------------------------------------------------
 
 
 def alikeness(patches: np.ndarray) -> float:
@@ -208,10 +238,13 @@ def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, titl
     return figure
 
 
-def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[str]]):
+def plot_patches(
+    patches: dict[str, list[np.ndarray]], captions: dict[str, list[str]], title: str
+):
     """For each layer a row of neurons: the patches (n, size, size, 3) of each in one
     square."""
-    figure, grid = plt.subplots(len(patches), 6, figsize=(10, 7.4))
+    height = 1.75 * len(patches) + 0.4
+    figure, grid = plt.subplots(len(patches), 6, figsize=(10, height))
     for (name, neurons), line in zip(patches.items(), grid, strict=True):
         for axes, neuron, caption in zip(line, neurons, captions[name], strict=True):
             side = math.isqrt(len(neuron))
@@ -222,10 +255,52 @@ def plot_patches(patches: dict[str, list[np.ndarray]], captions: dict[str, list[
             )
             axes.set(xticks=[], yticks=[], title=caption)
         line[0].set_ylabel(f"{name}\n{neurons[0].shape[1]} pixels")
-    figure.suptitle(
-        "What excites a neuron most, from pictures that were not trained on"
-    )
+    figure.suptitle(title)
     return figure
+
+
+def tiles_of(photos: np.ndarray, size: int) -> np.ndarray:
+    """Squares that photos (n, side, side, 3) are cut into, (tiles, size, size, 3)."""
+    count = photos.shape[1] // size
+    shape = len(photos), count, size, count, size, 3
+    parts = photos[:, : count * size, : count * size].reshape(shape)
+    return parts.swapaxes(2, 3).reshape(-1, size, size, 3)
+
+
+def within(maps: np.ndarray, field: tuple[int, int, int], side: int) -> np.ndarray:
+    """The maps (n, places, places, channels) of pictures with `side` rows and columns,
+    lowest at the neurons whose receptive field reaches beyond the edge."""
+    size, stride, start = field
+    first = start + stride * np.arange(maps.shape[1])
+    is_within = (first >= 0) & (first + size <= side)
+    both = is_within[:, None] & is_within
+    return np.where(both[..., None], maps, maps.min())
+
+
+def look_at_photographs(run: Run, config: Config) -> None:
+    """What ImageNet's network looks for in the nine photographs."""
+    own = classifiers.load(IMAGENET, pixel_range=config.pixel_range)
+    side = own.model.inputs[0].shape[1]
+    tiles = tiles_of(data.load_photos(3 * side), side)
+    shown, captions = {}, {}
+    for name in IMAGENET_LAYERS:
+        field = receptive_field(own.model, name)
+        part = keras.Model(own.model.input, own.model.get_layer(name).output)
+        maps = np.concatenate([part(each) for each in np.split(tiles, 9)])
+        maps = within(maps, field, side)
+        patches = []
+        for neuron in range(maps.shape[-1]):
+            places = strongest_places(maps, neuron, config.patches)
+            patches.append(cut(tiles, places, field))
+        best = np.argsort([-alikeness(each) for each in patches])[:6]
+        shown[name] = [patches[neuron] for neuron in best]
+        captions[name] = [f"neuron {neuron}" for neuron in best]
+    title = "What excites six neurons of three ImageNet layers most, in photographs"
+    run.figure("imagenet", plot_patches(shown, captions, title))
+
+    cat = data.load_photos(side)[1]
+    drawn = plot_maps(own.model, "stem_conv", "block5c_add", cat, "photograph")
+    run.figure("cat", drawn)
 
 
 def main(config: Config, run: Run) -> None:
@@ -236,7 +311,7 @@ def main(config: Config, run: Run) -> None:
             drawn = plot_maps(own.model, first, last, image, caption)
             run.figure(f"own-{i}", drawn)
 
-    if config.model:
+    if config.model != IMAGENET:
         own = classifiers.from_flags(config, run)
         look_into(own, own.pictures(config.image))
         return
@@ -304,7 +379,14 @@ def main(config: Config, run: Run) -> None:
     neuron = int(np.argmax(shares(chosen_by, train.masks[:500])))
     share = shares(maps["trained"][-1], test.masks)[neuron]
     run.metric("activation_on_digit", share)
-    run.figure("patches", plot_patches(shown, captions))
+    run.figure(
+        "patches",
+        plot_patches(
+            shown,
+            captions,
+            "What excites a neuron most, from pictures that were not trained on",
+        ),
+    )
     example = int(np.argmax(maps["trained"][-1][..., neuron].max((1, 2))))
     run.figure(
         "maps", plot_maps(model, "conv1", "relu4", test.images[example], "held out")
@@ -345,6 +427,7 @@ def main(config: Config, run: Run) -> None:
         holds=after < before - 0.4,
         measured=f"change from pixel to pixel {before:.2f} (noise: 2), after training {after:.2f}",
     )
+    look_at_photographs(run, config)
     run.export(serving.classifier(model), example=test.images[:3])
 
 

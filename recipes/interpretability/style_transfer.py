@@ -54,8 +54,9 @@ class Config:
     last_steps: int = 60
     """on those of the whole size"""
     model: str = ""
-    """a .keras file or a network of keras.applications (VGG19) in place of random
-    filters"""
+    """a network in place of random filters: EfficientNetLite0, which needs no download;
+    one of keras.applications, such as VGG19, whose pictures are the papers'; or a
+    .keras file"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
 

@@ -211,3 +211,22 @@ def test_a_network_of_ones_own(tmp_path):
         "activation_maximization", tmp_path / "no", "--model", "no.keras"
     )
     assert missing.code == 2
+
+
+def test_pictures_seen_coarsely_lose_their_grain_alone():
+    rows, columns = np.indices((32, 32))
+    grain = np.where((rows + columns) % 2, 1.0, 0.0)
+    slope = rows / 32.0
+    pictures = np.stack([grain, slope])[..., None].astype("float32")
+    of_grain, of_slope = am.seen_coarsely(pictures)[..., 0]
+    np.testing.assert_allclose(of_grain[4:-4, 4:-4], 0.5, atol=0.02)
+    np.testing.assert_allclose(of_slope[4:-4], slope[4:-4], atol=0.02)
+
+
+def test_classes_by_name(tmp_path, capsys):
+    known = ["king penguin", "daisy", "zebra"]
+    np.testing.assert_array_equal(am.numbers_of("zebra, king penguin", known), [2, 0])
+    flags = "--preset", "quick", "--classes", "daisy, flamigo"
+    assert run_in_process("activation_maximization", tmp_path / "no", *flags).code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--classes flamigo: no class of ImageNet; did you mean flamingo" in line

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import run_in_process
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from recipes import deep_dream as dd
 
@@ -94,17 +95,42 @@ def test_the_wavelength_of_two_waves_is_their_geometric_mean_by_energy():
     assert dd.wavelength(picture) == pytest.approx([32**0.25 * 4**0.75])
 
 
-def test_total_variation_by_hand():
-    picture = np.array([[0.0, 1.0, 0.0], [0.5, 1.0, 0.0]])[None, :, :, None]
-    down, right = (0.5 + 0 + 0) / 3, (1 + 1 + 0.5 + 1) / 4
-    assert dd.total_variation(picture) == pytest.approx([(down + right) / 2])
+def test_coherence_is_high_for_lines_and_low_for_noise():
+    rows, columns = np.indices((64, 64))
+    lines = np.sin(0.8 * rows + 0.3 * columns)
+    rings = np.sin(0.8 * np.hypot(rows - 31.5, columns - 31.5))
+    noise = RANDOM.normal(size=(64, 64))
+    pictures = np.stack([lines, rings, noise])[..., None]
+    of_lines, of_rings, of_noise = dd.coherence(np.repeat(pictures, 3, axis=-1))
+    assert of_lines > 0.95
+    assert 0.7 < of_rings < of_lines
+    assert of_noise < 0.35
 
 
-def test_the_network_sees_no_color_that_is_everywhere():
-    model, images = dd.build_model(), uniform(2, 32, 40, 3)
-    tinted = images + np.array([0.2, -0.1, 0.3], "float32")
-    np.testing.assert_allclose(model(tinted), model(images), atol=1e-4)
-    assert np.abs(model(images * 1.5) - model(images)).max() > 1e-4
+def test_coherence_equals_that_of_the_structure_tensors_eigenvalues():
+    pictures = uniform(2, 40, 32, 3)
+    gray = gaussian_filter(pictures.mean(axis=-1), 1, axes=(1, 2))
+    for found, picture in zip(dd.coherence(pictures), gray, strict=True):
+        down, right = np.gradient(picture)
+        products = [down**2, down * right, down * right, right**2]
+        tensors = np.stack([gaussian_filter(each, 3) for each in products], axis=-1)
+        low, high = np.linalg.eigvalsh(tensors.reshape(-1, 2, 2)).T
+        assert found == pytest.approx((high - low).sum() / (high + low).sum())
+
+
+def test_a_network_that_forgets_has_other_weights_and_statistics_of_the_photos():
+    x = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3, use_bias=False)(x)
+    normalized = keras.layers.BatchNormalization(epsilon=1e-6, name="maps")(maps)
+    model = keras.Model(x, keras.layers.ReLU()(normalized))
+    photos, before = uniform(6, 16, 16, 3), model.get_weights()
+    random = dd.forget(model, photos)
+    found = keras.Model(random.input, random.get_layer("maps").output)(photos)
+    np.testing.assert_allclose(np.mean(found, axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(np.var(found, axis=(0, 1, 2)), 1, atol=1e-2)
+    assert np.abs(random.get_weights()[0] - before[0]).min() > 1e-6
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_features_of_pictures_of_any_size():
@@ -133,7 +159,7 @@ def test_a_network_and_a_picture_of_ones_own(channels, tmp_path):
     record = finished.metrics
     assert finished.code == 0
     assert record["claims"] == []
-    assert list(record["metrics"]) == ["total_variation_maps"]
+    assert list(record["metrics"]) == ["coherence_maps"]
     assert record["figures"] == ["dreams.png"]
     assert record["trainings"] == {"planned": 1, "begun": 1}
 

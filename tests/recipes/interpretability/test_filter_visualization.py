@@ -8,6 +8,7 @@ from conftest import run_in_process
 from keras import layers
 from PIL import Image
 
+from deep_learning_recipes import classifiers
 from recipes import filter_visualization as recipe
 
 
@@ -87,3 +88,39 @@ def test_a_network_and_a_picture_of_ones_own(tmp_path):
     assert record["figures"] == ["own-0.png"]
     assert set(record["metrics"]) == {"picture_0_class", "picture_0_probability"}
     assert record["claims"] == []
+
+
+def test_receptive_fields_in_a_network_of_sums_and_strides():
+    """Which pixels change a neuron of EfficientNet-Lite0, and which do not."""
+    model = classifiers.load("EfficientNetLite0", weights=None, size=(112, 112)).model
+    images = tf.Variable(np.random.default_rng(0).random((1, 112, 112, 3), "float32"))
+    for name, size in zip(recipe.IMAGENET_LAYERS, (11, 19, 67), strict=True):
+        field = recipe.receptive_field(model, name)
+        assert field[0] == size
+        part = keras.Model(model.input, model.get_layer(name).output)
+        with tf.GradientTape() as tape:
+            maps = part(images)
+            middle = maps.shape[1] // 2
+            answer = tf.reduce_sum(maps[0, middle, middle])
+        seen = np.abs(tape.gradient(answer, images)[0]).sum(-1)
+        rows, columns = np.nonzero(seen)
+        first = field[2] + field[1] * middle
+        assert (rows.min(), rows.max()) == (first, first + size - 1)
+        assert (columns.min(), columns.max()) == (first, first + size - 1)
+
+
+def test_neurons_at_the_edge_are_left_out():
+    maps = np.ones((1, 4, 4, 2))
+    maps[0, 1, 1, 0] = -3
+    found = recipe.within(maps, (3, 2, -1), 8)  # from -1, 1, 3, 5 on, three pixels each
+    np.testing.assert_array_equal(found[0, :, :, 1][0], -3)
+    np.testing.assert_array_equal(found[0, :, :, 1][:, 0], -3)
+    np.testing.assert_array_equal(found[0, 1:, 1:, 1], 1)
+
+
+def test_tiles_are_the_squares_of_the_photos():
+    photos = np.arange(2 * 7 * 7 * 3).reshape(2, 7, 7, 3)
+    tiles = recipe.tiles_of(photos, 3)
+    assert tiles.shape == (8, 3, 3, 3)
+    np.testing.assert_array_equal(tiles[1], photos[0, :3, 3:6])
+    np.testing.assert_array_equal(tiles[6], photos[1, 3:6, :3])
