@@ -578,14 +578,15 @@ def main(config: Config, run: Run) -> None:
         explain_own(config, run)
         return
     run.plan(1)
+    size = config.size
+    if config.image:  # a bad one is said before anything is trained
+        picture = classifiers.read_image(config.image, (size, size))
+
     run.print("asking EfficientNet-Lite0 for a cat, a cup and a rocket ...")
     objects = data.load_objects()
     maps, shuffled = find_objects(objects, run.seed)
     run.figure("objects", draw_objects(objects, maps, shuffled))
 
-    size = config.size
-    if config.image:  # a bad one is said before anything is trained
-        picture = classifiers.read_image(config.image, (size, size))
     train, test = data.load_scenes(config.train_scenes, 500, size=size, seed=run.seed)
     model = train_on(train, config, run)
     if config.image:
