@@ -49,8 +49,9 @@ def pytest_xdist_make_scheduler(config, log):
     class ByFileOrRecipe(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
-            is_contract = file.endswith("test_contract.py") and test.endswith("]")
-            return test[test.index("[") :] if is_contract else file
+            is_of_all = file.endswith(("test_contract.py", "test_own_data_by_path.py"))
+            is_of_a_recipe = is_of_all and test.endswith("]")
+            return test[test.index("[") :] if is_of_a_recipe else file
 
     return ByFileOrRecipe(config, log)
 

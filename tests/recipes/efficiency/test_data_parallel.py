@@ -9,7 +9,14 @@ from recipes import data_parallel
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(37, 5)).astype("float32")
 Y = RANDOM.integers(0, 10, 37).astype("int32")
-SETTING = {"seed": 0, "units": 8, "learning_rate": 0.1, "epochs": 2, "batch_size": 16}
+SETTING = {
+    "seed": 0,
+    "units": 8,
+    "classes": 10,
+    "learning_rate": 0.1,
+    "epochs": 2,
+    "batch_size": 16,
+}
 
 
 def test_parameters_with_and_without_normalization():
