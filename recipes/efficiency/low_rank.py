@@ -82,13 +82,14 @@ def build_smaller(
     budget: int, input_shape, widths: tuple[int, ...], classes: int
 ) -> keras.Model:
     """The narrowest network, all widths shrunk alike, with at least `budget`
-    multiply-adds."""
-    shares = np.arange(1, widths[0] + 1) / widths[0]
-    shrunk = (
-        tuple(max(1, round(width * share)) for width in widths) for share in shares
-    )
-    models = (build_model(input_shape, each, classes) for each in shrunk)
-    return next(model for model in models if multiply_adds(model) >= budget)
+    multiply-adds; of these very widths if none has as many."""
+    for first in range(1, widths[0] + 1):
+        share = first / widths[0]
+        shrunk = tuple(max(1, round(width * share)) for width in widths)
+        model = build_model(input_shape, shrunk, classes)
+        if multiply_adds(model) >= budget:
+            break
+    return model
 
 
 def multiply_adds(model: keras.Model) -> int:

@@ -42,9 +42,9 @@ class Config:
     """rows drawn around the training rows for the network to answer"""
     spread: float = 0.4
     """how far around, in standard deviations of each column"""
-    depth: int = 12
+    depth: Annotated[int, Interval(ge=6)] = 12
     """of the deepest trees: the longest row of questions"""
-    drawn_depth: int = 3
+    drawn_depth: Annotated[int, Interval(ge=1, le=6)] = 3
     """of the tree that is drawn and exported"""
     resamples: int = 8
     """of the training rows in each part, to see how much a tree depends on them"""

@@ -35,7 +35,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    updates: int = 1000
+    updates: Annotated[int, Interval(ge=50)] = 1000
     """of the agent's plans and of its model of the world"""
     horizon: int = 4
     """steps of each copy of the world between two updates"""

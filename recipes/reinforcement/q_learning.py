@@ -189,8 +189,15 @@ def plot_returns(runs: dict[str, tuple[np.ndarray, float]], agents: int) -> plt.
         steps, curves = np.linspace(0, len(returns), 41)[1:], []
         for own in np.split(returns, agents, axis=1):
             ends, _ = np.nonzero(np.isfinite(own))
-            means = np.convolve(own[np.isfinite(own)], np.ones(50) / 50, "valid")
-            curves.append(np.interp(steps, ends[49:], means))
+            width = min(50, len(ends))
+            if not width:
+                continue  # no episode of this copy has ended
+            weights = np.ones(width) / width
+            means = np.convolve(own[np.isfinite(own)], weights, "valid")
+            curves.append(np.interp(steps, ends[width - 1 :], means))
+        axes.set(title=name, xlabel="steps of each copy", ylabel="return of an episode")
+        if not curves:
+            continue
         axes.plot(
             steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes"
         )
@@ -198,7 +205,6 @@ def plot_returns(runs: dict[str, tuple[np.ndarray, float]], agents: int) -> plt.
             steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25
         )
         axes.axhline(optimum, color="black", linestyle="--", label="optimal policy")
-        axes.set(title=name, xlabel="steps of each copy", ylabel="return of an episode")
         axes.set_ylim(bottom=np.quantile(curves, 0.1))
         axes.locator_params(axis="x", nbins=4)
     figure.legend(

@@ -21,13 +21,15 @@ Tags: video prediction, model-based rl, mpc, model predictive control, cem, robo
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops, optimizers
 
-from deep_learning_recipes import figures, training
+from deep_learning_recipes import UsageError, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -39,7 +41,7 @@ class Config:
     """passes over the films"""
     batch_size: int = 64
     """films a gradient is averaged over"""
-    horizon: int = 8
+    horizon: Annotated[int, Interval(ge=2)] = 8
     """steps that a plan foresees; even"""
     candidates: int = 50
     """sequences of actions drawn in a round of the cross-entropy method"""
@@ -214,6 +216,8 @@ def simulated_costs(gripper, block, goal, plans) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
+    if config.horizon % 2:
+        raise UsageError(f"--horizon {config.horizon}: it must be even, such as 8")
     run.plan(4)  # the predictor, and three ways of planning
     random = np.random.default_rng(run.seed)
     frames, actions = film(config.films, UNROLL, random)

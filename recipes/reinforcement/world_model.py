@@ -19,10 +19,12 @@ Tags: model-based rl, latent dynamics, imagination, evolution strategy, vae, gru
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops, optimizers
 
 from deep_learning_recipes import figures, training
@@ -31,7 +33,7 @@ from deep_learning_recipes.run import Run, cli
 
 @dataclass
 class Config:
-    games: int = 8000
+    games: Annotated[int, Interval(ge=600)] = 8000
     """played at random, to learn the model from"""
     latent_size: int = 8
     """numbers in z"""

@@ -46,7 +46,7 @@ class Config:
     """LSTM layers on top of each other"""
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """share of each layer's outputs that training hides from the next layer"""
-    streams: int = 32
+    streams: Annotated[int, Interval(ge=2)] = 32
     """equal parts into which the text is cut, to be read side by side as one batch"""
     chunk: int = 32
     """characters between two updates: how far back a gradient reaches"""
