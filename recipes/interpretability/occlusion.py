@@ -210,11 +210,13 @@ def occlude_objects(model: keras.Model, objects: data.Objects) -> np.ndarray:
     covers = windows(*objects.images.shape[1:3], side, side)
     picture = objects.images[:1]
     gray = fillings(picture, side)["gray"]
-    whole = np.asarray(model(picture, training=False))
-    covered = np.where(covers[..., np.newaxis], gray, picture)
-    logits = np.asarray(model(covered, training=False))
-    fallen = (whole - logits)[:, objects.labels]
-    return heat_of(fallen.T, covers)
+    whole = np.asarray(model(picture, training=False))[:, objects.labels]
+    fallen = []
+    for part in np.split(covers, 4):  # what fits in memory
+        covered = np.where(part[..., np.newaxis], gray, picture)
+        logits = np.asarray(model(covered, training=False))
+        fallen.append(whole - logits[:, objects.labels])
+    return heat_of(np.concatenate(fallen).T, covers)
 
 
 def explain_objects(run: Run) -> None:
