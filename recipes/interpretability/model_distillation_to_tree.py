@@ -24,7 +24,7 @@ from typing import Annotated
 
 import keras
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from sklearn.model_selection import StratifiedKFold
