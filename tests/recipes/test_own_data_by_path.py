@@ -20,8 +20,9 @@ TAKING = [
     if re.search(r"^    data: str = ", recipe.path.read_text(), re.MULTILINE)
 ]
 TABLES = [r for r in TAKING if "data.load_vectors(" in r.path.read_text()]
-# The others run in `make test-all`.
-ALWAYS = {"lenet", "deep_compression", "mlp"}
+# Images, text and a table; the others run in `make test-all`.
+ALWAYS = {"lenet", "char_rnn"}
+ALWAYS_ON_A_TABLE = {"mlp"}
 # What makes a run as short as it gets, where the recipe has the flag.
 SHORT = {
     "restarts": "1",
@@ -36,12 +37,12 @@ SHORT = {
 LONGER = {"learning_settings": ("--epochs", "3")}
 
 
-def parameters(recipes):
+def parameters(recipes, always=ALWAYS):
     return [
         pytest.param(
             recipe,
             id=recipe.name,
-            marks=() if recipe.name in ALWAYS else pytest.mark.long,
+            marks=() if recipe.name in always else pytest.mark.long,
         )
         for recipe in recipes
     ]
@@ -119,7 +120,7 @@ def test_a_recipe_trains_on_two_classes(recipe):
         check(run(recipe, "--data", "own"))
 
 
-@pytest.mark.parametrize("recipe", parameters(TABLES))
+@pytest.mark.parametrize("recipe", parameters(TABLES, ALWAYS_ON_A_TABLE))
 def test_a_recipe_trains_on_a_table(recipe):
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.normal(size=(90, 5)), columns=list("abcde"))
