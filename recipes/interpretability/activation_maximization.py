@@ -87,7 +87,7 @@ class Config:
     """weight of the mean difference of neighboring pixels"""
     jitter: int = 2
     """the most pixels that a picture is moved by before a step"""
-    blur: float = 0.35
+    blur: Annotated[float, Interval(ge=0, le=50)] = 0.35
     """standard deviation in pixels of the Gaussian that a picture is blurred with after
     a step"""
 
