@@ -26,10 +26,12 @@ import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers, ops
 from sklearn.svm import SVC
 from tf_keras_vis.activation_maximization import ActivationMaximization
