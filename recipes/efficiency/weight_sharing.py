@@ -26,7 +26,7 @@ from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import compression, data, serving, training
+from deep_learning_recipes import UsageError, compression, data, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -223,6 +223,12 @@ def main(config: Config, run: Run) -> None:
         )  # as many as those with trained centroids get
         in_full.append(accuracy(network))
         for bits in config.bits:
+            fewest = min(np.prod(kernel.shape) for kernel in get_kernels(network))
+            if fewest < 2**bits:
+                raise UsageError(
+                    f"--units {config.units}: a kernel of {fewest} weights cannot share "
+                    f"{2**bits} values; take more units, or fewer --bits than {bits}"
+                )
             for start in reversed(STARTS):  # the linear one stays
                 network.set_weights(weights)
                 kernels = [kernel.numpy() for kernel in get_kernels(network)]

@@ -19,10 +19,12 @@ Tags: tcav, cav, concept-based explanations, probing, xai, explainability
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
 import tensorflow as tf
+from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
 from scipy.stats import ttest_ind
@@ -36,11 +38,11 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     size: int = 32
     """side of the pictures in pixels"""
-    scenes: int = 3000
+    scenes: Annotated[int, Interval(ge=100)] = 3000
     """pictures of a digit on a photograph to train on"""
     epochs: int = 8
     """passes over them, of each of the two networks"""
-    examples: int = 100
+    examples: Annotated[int, Interval(ge=2)] = 100
     """pictures of a concept, and as many random ones, for a CAV"""
     draws: int = 30
     """CAVs of each concept, each from other pictures; three times as many of random

@@ -157,11 +157,11 @@ def invert(run: Run, title: str, features, pictures, weights, config: Config):
     return images.numpy()
 
 
-def invert_layers(run: Run, model, layers, pictures, weights, config: Config):
-    """{name: what the features that a layer gives turn into}. layers: {name: of a
+def invert_layers(run: Run, model, inverted, pictures, weights, config: Config):
+    """{name: what the features that a layer gives turn into}. inverted: {name: of a
     layer}."""
     inversions = {}
-    for name, layer in layers.items():
+    for name, layer in inverted.items():
         features = features_of(model, layer)
         title = f"inverting {name}"
         inversions[name] = invert(run, title, features, pictures, weights, config)
