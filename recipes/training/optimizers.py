@@ -410,7 +410,7 @@ def draw_paths(surfaces: dict[str, Surface], races: dict[str, dict[str, Race]]):
                 linestyle=figures.DASHES[index],
                 marker=figures.MARKERS[index],
                 markersize=4,
-                markevery=list(range(0, 40, 4)),
+                markevery=(0, 25),
                 linewidth=1.3,
                 label=name,
             )
