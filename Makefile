@@ -11,18 +11,19 @@ run: $(READY)  ## train LeNet-5 on real digits and leave a SavedModel in saved_m
 
 # Four runs, as a process that has run all tests would hold too much memory.
 KITCHEN := tests/deep_learning_recipes
-TRAIN := $(KITCHEN)/training $(KITCHEN)/distribute
-REST := $(KITCHEN) tests/deploy $(addprefix --ignore ,$(KITCHEN)/compression $(TRAIN))
+CONVERT := $(KITCHEN)/compression $(KITCHEN)/data
+TRAIN := $(KITCHEN)/training $(KITCHEN)/distribute $(KITCHEN)/classifiers
+REST := $(KITCHEN) tests/deploy $(addprefix --ignore ,$(CONVERT) $(TRAIN))
 
 test: $(READY)  ## every recipe's quick run and all that is fast
 	$(BIN)/python -m pytest tests/recipes
-	$(BIN)/python -m pytest $(KITCHEN)/compression
+	$(BIN)/python -m pytest $(CONVERT)
 	$(BIN)/python -m pytest $(TRAIN)
 	$(BIN)/python -m pytest $(REST)
 
 test-all: $(READY)  ## also what is long: clusters, kills, every recipe twice with the same seed
 	$(BIN)/python -m pytest -m '' tests/recipes
-	$(BIN)/python -m pytest -m '' $(KITCHEN)/compression
+	$(BIN)/python -m pytest -m '' $(CONVERT)
 	$(BIN)/python -m pytest -m '' $(TRAIN)
 	$(BIN)/python -m pytest -m '' $(REST)
 

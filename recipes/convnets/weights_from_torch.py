@@ -15,7 +15,7 @@ Lectures: ICME Deep Learning Libraries (Keras, PyTorch, model zoo); INFO 4 Compu
     Vision (pre-trained models)
 Paper: Tan and Le, EfficientNet: rethinking model scaling for convolutional neural
     networks, 2019; Slaviero, Sour pickles, 2011 (what a pickle can do)
-Tags: torch, pth, state dict, checkpoint, convert, pickle security, efficientnet,
+Tags: pth, state dict, checkpoint, convert, pickle security, efficientnet,
     imagenet
 """
 
