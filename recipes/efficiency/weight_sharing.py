@@ -189,6 +189,17 @@ def plot_centroids(values: np.ndarray, centroids: dict[str, np.ndarray]) -> plt.
     return figure
 
 
+def require_weights(network: keras.Model, config: Config) -> None:
+    """Raises UsageError for kernels of fewer weights than the values they share."""
+    fewest = min(np.prod(kernel.shape) for kernel in get_kernels(network))
+    bits = max(config.bits)
+    if fewest < 2**bits:
+        raise UsageError(
+            f"--units {config.units}: a kernel of {fewest} weights cannot share "
+            f"{2**bits} values; take more units, or fewer --bits than {bits}"
+        )
+
+
 def main(config: Config, run: Run) -> None:
     run.plan((2 + len(config.bits)) * config.restarts)
     (x, y), (x_test, y_test) = data.load_vectors(config.data)
@@ -216,6 +227,7 @@ def main(config: Config, run: Run) -> None:
     in_full, losses, codebook_of = [], defaultdict(list), {}
     for _ in range(config.restarts):
         network = build_model(x.shape[1], config.units, classes)
+        require_weights(network, config)
         fit(network, config.epochs)
         weights = network.get_weights()
         fit(
@@ -223,12 +235,6 @@ def main(config: Config, run: Run) -> None:
         )  # as many as those with trained centroids get
         in_full.append(accuracy(network))
         for bits in config.bits:
-            fewest = min(np.prod(kernel.shape) for kernel in get_kernels(network))
-            if fewest < 2**bits:
-                raise UsageError(
-                    f"--units {config.units}: a kernel of {fewest} weights cannot share "
-                    f"{2**bits} values; take more units, or fewer --bits than {bits}"
-                )
             for start in reversed(STARTS):  # the linear one stays
                 network.set_weights(weights)
                 kernels = [kernel.numpy() for kernel in get_kernels(network)]

@@ -32,6 +32,32 @@ class Columns:
     categories: list[str]
 
 
+@dataclass
+class Prepared:
+    """A table, split, and how its columns become features."""
+
+    features: "pd.DataFrame"
+    y: np.ndarray
+    train: np.ndarray
+    """indices of rows"""
+    test: np.ndarray
+    columns: Columns
+    dates: list[str]
+    """columns that are numbers of days"""
+    encoder: Any
+
+
+def prepare(path: Path, target: str, most: int, tell: Tell) -> Prepared:
+    frame = load(path, target, most, tell=tell)
+    y, names = encode(target_values(frame, target), path, f"column {target}")
+    train, test = hold_out(y, names, path, tell=tell)
+    features = frame.drop(columns=target)
+    columns = sort_columns(path, features, train, tell=tell)
+    encoder = fitted_encoder(features.iloc[train], columns)
+    dates = frame.attrs["dates"]
+    return Prepared(features, y, train, test, columns, dates, encoder)
+
+
 def read(path: Path, target: str, most: int) -> Split:
     """Rows of numbers and classes: `((x_train, y_train), (x_test, y_test))`, a fixed
     random 80/20 split within each class.
@@ -40,14 +66,12 @@ def read(path: Path, target: str, most: int) -> Split:
     rows to train on, what is missing is their median; each category is a feature of 0
     and 1. y: int64, (n,). Says which columns are left out, and what was missing.
     """
-    frame = load(path, target, most, tell=say)
-    y, names = encode(target_values(frame, target), path, f"column {target}")
-    train, test = hold_out(y, names, path, tell=say)
-    features = frame.drop(columns=target)
-    columns = sort_columns(path, features, train, tell=say)
-    encoder = fitted_encoder(features.iloc[train], columns)
-    x = np.asarray(encoder.transform(features), "float32")
-    say(path, f"{x.shape[1]} features of {len(features.columns)} columns")
+    table = prepare(path, target, most, tell=say)
+    x = np.asarray(table.encoder.transform(table.features), "float32")
+    say(path, f"{x.shape[1]} features of {len(table.features.columns)} columns")
+    y = table.y
+    train = table.train
+    test = table.test
     return (x[train], y[train]), (x[test], y[test])
 
 
@@ -55,12 +79,9 @@ def described(path: Path, target: str, most: int) -> list[dict[str, Any]]:
     """What stands for each feature of x: a number of a column, (it − mean) / deviation
     after what is missing became the median; or a category, 1 where the column has it.
     """
-    frame = load(path, target, most, tell=quiet)
-    y, names = encode(target_values(frame, target), path, f"column {target}")
-    train, _ = hold_out(y, names, path, tell=quiet)
-    features = frame.drop(columns=target)
-    columns = sort_columns(path, features, train, tell=quiet)
-    encoder = fitted_encoder(features.iloc[train], columns)
+    table = prepare(path, target, most, tell=quiet)
+    columns = table.columns
+    encoder = table.encoder
     found: list[dict[str, Any]] = []
     if columns.numbers:
         imputer, scaler = encoder.named_transformers_["numbers"]
@@ -71,7 +92,7 @@ def described(path: Path, target: str, most: int) -> list[dict[str, Any]]:
             found.append(
                 {
                     "column": name,
-                    "unit": "days since 1970" if name in frame.attrs["dates"] else "",
+                    "unit": "days since 1970" if name in table.dates else "",
                     "median": float(median),
                     "mean": float(mean),
                     "deviation": float(deviation),
