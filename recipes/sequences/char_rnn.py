@@ -185,6 +185,24 @@ def generate(model: keras.Model, prompts, length: int, temperature: float):
     return tf.transpose(written.stack())
 
 
+def compile_model(model: keras.Model, learning_rate: float, steps: int) -> None:
+    model.compile(
+        keras.optimizers.Adam(
+            learning_rates(learning_rate, steps), global_clipnorm=1.0
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[bits_per_character],
+    )
+
+
+def start_empty(model: keras.Model) -> keras.callbacks.Callback:
+    """Lets each text be read from its start, with an empty state."""
+    return keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: forget(model),
+        on_test_begin=lambda *_: forget(model),
+    )
+
+
 def standalone(epochs: int = 8) -> None:
     """The LSTM alone, on Python's manual: the main of a standalone copy."""
     manual = "\n\n".join(topics[name] for name in sorted(topics))
@@ -196,17 +214,7 @@ def standalone(epochs: int = 8) -> None:
     x, y = in_chunks(ids[:-held_out], streams=32, chunk=32)
 
     model = build_model(len(characters), units=128, depth=2, dropout=0.1, streams=32)
-    rates = learning_rates(8e-3, steps=epochs * len(x) // 32)
-    model.compile(
-        keras.optimizers.Adam(rates, global_clipnorm=1.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[bits_per_character],
-    )
-    # Each text is read from its start, with an empty state.
-    start_empty = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_: forget(model),
-        on_test_begin=lambda *_: forget(model),
-    )
+    compile_model(model, 8e-3, steps=epochs * len(x) // 32)
     # The chunks of a stream follow one another, so they are not shuffled.
     model.fit(
         x,
@@ -216,7 +224,7 @@ def standalone(epochs: int = 8) -> None:
         shuffle=False,
         validation_data=in_chunks(ids[-held_out:], streams=32, chunk=32),
         validation_batch_size=32,
-        callbacks=[start_empty],
+        callbacks=[start_empty(model)],
     )
     prompts = tf.constant([ids[:100]] * 32)
     written = generate(model, prompts, 400, tf.constant(0.5))[0]
@@ -297,17 +305,7 @@ def train(config: Config, text: Text, run: Run):
         streams=config.streams,
     )
     steps = config.epochs * len(inputs) // config.streams
-    rates = learning_rates(config.learning_rate, steps)
-    model.compile(
-        keras.optimizers.Adam(rates, global_clipnorm=1.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[bits_per_character],
-    )
-    # Each text is read from its start, with an empty state.
-    start_empty = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_: forget(model),
-        on_test_begin=lambda *_: forget(model),
-    )
+    compile_model(model, config.learning_rate, steps)
     history = training.fit(
         model,
         inputs,
@@ -316,7 +314,7 @@ def train(config: Config, text: Text, run: Run):
         epochs=config.epochs,
         shuffle=False,
         validation_data=in_chunks(text.test_ids, config.streams, config.chunk),
-        callbacks=[start_empty, *run.callbacks],
+        callbacks=[start_empty(model), *run.callbacks],
     ).history
     curves = {
         "training": history["bits_per_character"],
