@@ -54,6 +54,10 @@ QUICK = Config(bits=(1, 2, 4), epochs=20, centroid_epochs=6)
 FULL = Config(data="mnist", units=512, centroid_epochs=3)
 STARTS = ("linear", "random", "density")
 
+# --------------------------------------------------------------------------------------
+# The idea: k-means over a kernel's weights, and gradients of its centroids
+# --------------------------------------------------------------------------------------
+
 
 def build_model(inputs: int, units: int, classes: int = 10) -> keras.Model:
     """Input: (batch, inputs) floats. Output: (batch, classes) logits."""
@@ -147,6 +151,11 @@ def shared_bytes(model: keras.Model, bits: int) -> int:
     weights = sum(kernel.numpy().size for kernel in kernels)
     biases = model.count_params() - weights
     return int(np.ceil(weights * bits / 8)) + 4 * len(kernels) * 2**bits + 4 * biases
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: bits before and after training, by where k-means starts
+# --------------------------------------------------------------------------------------
 
 
 def plot_accuracies(
