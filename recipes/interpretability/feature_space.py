@@ -3,9 +3,10 @@
 The last layer but one turns a picture into a vector. The nearest vectors by L2 distance
 are pictures of the same thing; the nearest by pixels are pictures in the same colors.
 PCA lays the vectors flat along the two directions of most variance, t-SNE so that
-neighbors stay neighbors, whatever becomes of the long distances. Look at both planes,
-and at who stands next to whom, also for digits of a kind that the network was never
-shown.
+neighbors stay neighbors, whatever becomes of the long distances. Look at who stands
+next to whom: crops of photographs to a network that learned on ImageNet, without their
+colors as well, then digits on photographs, also of a kind that the network was never
+shown. And look at both planes.
 
 Lectures: CS Visualizing & Understanding (cluster by L2-nn, PCA, t-SNE)
 Paper: Krizhevsky et al., ImageNet classification with deep convolutional networks, 2012
@@ -15,9 +16,8 @@ Tags: embeddings, t-sne, pca, nearest neighbors, dimensionality reduction, image
     retrieval
 """
 
-import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import keras
 import numpy as np
@@ -28,22 +28,22 @@ from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
-from deep_learning_recipes import classifiers, data, training
+from deep_learning_recipes import UsageError, classifiers, data, training
 from deep_learning_recipes.run import Run, cli
 
 
 @dataclass
 class Config:
-    size: int = 48
+    size: Annotated[int, Interval(ge=24, le=256)] = 48
     """side of the scenes in pixels"""
-    scenes: int = 3000
+    scenes: Annotated[int, Interval(ge=100)] = 3000
     """pictures of a digit on a photograph to train on"""
-    held_out: int = 500
+    held_out: Annotated[int, Interval(ge=100)] = 500
     """pictures whose neighbors are looked for, among each other"""
-    neighbors: int = 5
+    neighbors: Annotated[int, Interval(ge=1, le=20)] = 5
     """of each picture"""
     unseen: tuple[Annotated[int, Interval(ge=0, le=9)], ...] = (3, 6, 8)
-    """digits that a second network is never shown"""
+    """digits that a second network is never shown, from two to nine of them"""
     epochs: int = 7
     """passes over the pictures"""
     batch_size: int = 64
@@ -56,6 +56,13 @@ class Config:
 
 QUICK = Config(size=24, scenes=1000, held_out=250, epochs=6, batch_size=32)
 FULL = Config(scenes=10_000, held_out=2000, epochs=20)
+
+CROPS = 180  # of nine photographs
+CROP = 64  # side in pixels
+
+# --------------------------------------------------------------------------------------
+# The idea: distances between vectors, and two ways to lay them flat
+# --------------------------------------------------------------------------------------
 
 
 def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
@@ -108,11 +115,9 @@ def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
     return centered @ directions[:count].T
 
 
-def cluster(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """How well ten k-means clusters are the ten digits: 1 if they are, 0 by chance
-    (adjusted Rand index)."""
-    clusters = KMeans(10, n_init=5, random_state=0).fit_predict(vectors)
-    return float(adjusted_rand_score(labels, clusters))
+# --------------------------------------------------------------------------------------
+# The experiment: crops of photographs, then digits on photographs
+# --------------------------------------------------------------------------------------
 
 
 def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure:
@@ -131,7 +136,9 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
     return figure
 
 
-def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
+def plot_neighbors(
+    images: np.ndarray, asked: np.ndarray, found: dict[str, np.ndarray], title: str
+) -> plt.Figure:
     """Rows of a picture (of `asked`, (n, height, width, 3)) and its neighbors in each
     space: numbers (n, count) of `images`."""
     count = next(iter(found.values())).shape[1]
@@ -151,133 +158,271 @@ def plot_neighbors(images, asked, found: dict[str, np.ndarray]) -> plt.Figure:
                 axes.imshow(images[number])
             if i == 0:
                 places[0].set_title(f"nearest in {name}", fontsize=10, loc="left")
-    figure.suptitle("Held-out pictures and their neighbors")
+    figure.suptitle(title)
     return figure
+
+
+class Neighborhood(NamedTuple):
+    """Pictures in several spaces."""
+
+    images: np.ndarray
+    """(n, height, width, 3)"""
+    labels: np.ndarray
+    """(n,)"""
+    spaces: dict[str, np.ndarray]
+    """name: vectors, (n, d)"""
+
+    def agreements(self, count: int) -> dict[str, float]:
+        """The mean share of neighbors with the same label, by space."""
+        return {
+            name: float(agreement(vectors, self.labels, count).mean())
+            for name, vectors in self.spaces.items()
+        }
+
+    def draw(self, asked: np.ndarray, title: str) -> plt.Figure:
+        """The nearest five in features and in pixels of some pictures, by number."""
+        found = {
+            name: nearest(self.spaces[name], 5)[asked]
+            for name in ("features", "pixels")
+        }
+        return plot_neighbors(self.images, self.images[asked], found, title)
+
+
+def see_crops(seed: int) -> Neighborhood:
+    """Gray crops of nine photographs, as a network sees them that learned on ImageNet.
+    They are gray, as colors alone tell most of the nine apart."""
+    _, (crops, photos) = data.load("photos", size=CROP, seed=seed)
+    gray = crops[:CROPS].mean(axis=-1, keepdims=True)
+    images = np.repeat(gray, 3, axis=-1)
+    network = classifiers.load("EfficientNetLite0", size=(CROP, CROP))
+    features = network.model.get_layer("avg_pool").output
+    encoder = keras.Model(network.model.input, features)
+    spaces = {
+        "features": encoder.predict(images, verbose=0),
+        "pixels": images.reshape(len(images), -1),
+        "brightness": gray.mean(axis=(1, 2)),
+    }
+    classifiers.shuffle_weights(network.model, seed)
+    spaces["shuffled weights"] = encoder.predict(images, verbose=0)
+    return Neighborhood(images, photos[:CROPS], spaces)
+
+
+def ask_imagenet(config: Config, run: Run) -> None:
+    run.print("laying crops of photographs out by EfficientNet-Lite0's features ...")
+    seen = see_crops(run.seed)
+    same = seen.agreements(config.neighbors)
+    run.metrics("same_photograph", same)
+    strongest = max((name for name in same if name != "features"), key=same.__getitem__)
+    run.compare(
+        "To a network that learned on ImageNet, crops of one photograph are alike, "
+        "without their colors as well",
+        same,
+        more="features",
+        less=strongest,
+        by=0.2,
+    )
+    asked = np.arange(9)  # one of each photograph
+    title = "Gray crops of photographs and their neighbors"
+    run.figure("photographs", seen.draw(asked, title))
+
+
+def train(images: np.ndarray, labels: np.ndarray, config: Config, run: Run):
+    """A network that reads digits, with its features."""
+    model = build_model(images.shape[1:])
+    steps = config.epochs * -(-len(labels) // config.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    training.fit(
+        model,
+        images,
+        labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        callbacks=run.callbacks,
+    )
+    return with_features(model)
+
+
+def cluster(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """How well ten k-means clusters are the ten digits: 1 if they are, 0 by chance
+    (adjusted Rand index)."""
+    clusters = KMeans(10, n_init=5, random_state=0).fit_predict(vectors)
+    return float(adjusted_rand_score(labels, clusters))
+
+
+def color_difference(seen: Neighborhood, space: str, count: int) -> float:
+    """How far a picture's mean color is from its neighbors', in [0, 1]."""
+    colors = seen.images.mean(axis=(1, 2))
+    neighbors = nearest(seen.spaces[space], count)
+    return float(np.mean(np.abs(colors[neighbors] - colors[:, np.newaxis])))
+
+
+def judge_neighbors(seen: Neighborhood, config: Config, run: Run) -> None:
+    same = seen.agreements(config.neighbors)
+    run.metrics("same_digit", same)
+    run.compare(
+        "Neighbors in feature space show the same digit, neighbors in pixels seldom do",
+        {name: same[name] for name in ("features", "pixels")},
+        more="features",
+        less="pixels",
+        by=0.4,
+    )
+    run.compare(
+        "It is training that brings them together",
+        {name: same[name] for name in ("features", "untrained features")},
+        more="features",
+        less="untrained features",
+        by=0.4,
+    )
+    run.compare(
+        "What neighbors in pixels share is the color: it differs less than among "
+        "neighbors in feature space",
+        {
+            name: color_difference(seen, name, config.neighbors)
+            for name in ("features", "pixels")
+        },
+        more="features",
+        less="pixels",
+        times=1.25,
+    )
+    run.compare(
+        "So pictures cluster by digit in feature space, without a label, and not in "
+        "pixels (adjusted Rand index of ten clusters)",
+        {
+            name: cluster(seen.spaces[name], seen.labels)
+            for name in ("features", "pixels")
+        },
+        more="features",
+        less="pixels",
+        by=0.2,
+    )
+    in_pixels = agreement(seen.spaces["pixels"], seen.labels, config.neighbors)
+    asked = np.argsort(in_pixels, kind="stable")[:6]
+    title = "Held-out pictures and their neighbors"
+    run.figure("neighbors", seen.draw(asked, title))
+
+
+def judge_unseen(narrow: keras.Model, seen: Neighborhood, config: Config, run: Run):
+    """Neighbors of digits that `narrow` was never shown, among each other."""
+    strangers = np.isin(seen.labels, config.unseen)
+    images = seen.images[strangers]
+    spaces = {
+        "features": narrow.predict(images, verbose=0)["features"],
+        "pixels": images.reshape(len(images), -1),
+    }
+    unseen = Neighborhood(images, seen.labels[strangers], spaces)
+    digits = ", ".join(map(str, config.unseen))
+    run.compare(
+        f"Features serve for digits that the network was never shown ({digits})",
+        unseen.agreements(config.neighbors),
+        more="features",
+        less="pixels",
+        by=0.1,
+    )
+
+
+def require_strangers(labels: np.ndarray, config: Config) -> None:
+    """Raises UsageError for unseen digits that cannot be told apart, or leave none."""
+    digits = " ".join(map(str, config.unseen))
+    if not 2 <= len(set(config.unseen)) <= 9:
+        raise UsageError(
+            f"--unseen {digits}: take from two to nine digits, such as 3 6 8"
+        )
+    strangers = int(np.isin(labels, config.unseen).sum())
+    if strangers <= config.neighbors:
+        raise UsageError(
+            f"--unseen {digits}: there are {strangers} pictures of them, too few for "
+            f"--neighbors {config.neighbors}; take more --held-out than {len(labels)}"
+        )
+
+
+def judge_planes(seen: Neighborhood, config: Config, run: Run) -> None:
+    pixels = seen.spaces["pixels"]
+    features = seen.spaces["features"]
+    tsne = TSNE(init="pca", random_state=run.seed)
+    planes = {
+        "PCA of pixels": principal_components(pixels),
+        "PCA of features": principal_components(features),
+        "t-SNE of features": tsne.fit_transform(features),
+    }
+    run.figure("planes", plot_planes(planes, seen.labels))
+    flat = Neighborhood(seen.images, seen.labels, planes)
+    same = flat.agreements(config.neighbors)
+    run.metrics("same_digit", same)
+    run.compare(
+        "In two dimensions t-SNE keeps pictures of a digit together, PCA lays digits over "
+        "each other",
+        {name: same[name] for name in ("t-SNE of features", "PCA of features")},
+        more="t-SNE of features",
+        less="PCA of features",
+        by=0.15,
+    )
+    kept = {
+        name: trustworthiness(features, planes[name], n_neighbors=config.neighbors)
+        for name in ("t-SNE of features", "PCA of features")
+    }
+    run.compare(
+        "Who is near in t-SNE's plane was near in feature space (trustworthiness)",
+        kept,
+        more="t-SNE of features",
+        less="PCA of features",
+        by=0.03,
+    )
+
+
+def draw_own(picture: np.ndarray, model: keras.Model, seen: Neighborhood) -> plt.Figure:
+    """A picture of the user's, (size, size, 3), and its neighbors."""
+    one = picture[np.newaxis]
+    own = {
+        "features": np.asarray(model(one)["features"]),
+        "pixels": one.reshape(1, -1),
+    }
+    found = {}
+    for name, vector in own.items():
+        distances = squared_distances(vector, seen.spaces[name])
+        found[name] = np.argsort(distances, axis=1)[:, :5]
+    return plot_neighbors(seen.images, one, found, "Your picture and its neighbors")
 
 
 def main(config: Config, run: Run) -> None:
     run.plan(2)
-    size = (config.size, config.size)
-    picture = classifiers.read_image(config.image, size) if config.image else None
-    train, test = data.load_scenes(
+    shape = (config.size, config.size, 3)
+    picture = classifiers.read_image(config.image, shape[:2]) if config.image else None
+    train_part, test_part = data.load_scenes(
         config.scenes, config.held_out, size=config.size, seed=run.seed
     )
+    require_strangers(test_part.labels, config)
+    ask_imagenet(config, run)
 
-    def fit(images, labels) -> keras.Model:
-        model = build_model((*size, 3))
-        steps = config.epochs * math.ceil(len(labels) / config.batch_size)
-        rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(rate), loss)
-        options = {"epochs": config.epochs, "batch_size": config.batch_size}
-        training.fit(model, images, labels, callbacks=run.callbacks, **options)
-        return with_features(model)
-
-    model = fit(train.images, train.labels)
-    shown = ~np.isin(train.labels, config.unseen)
-    narrow = fit(train.images[shown], train.labels[shown])
-    outputs = model.predict(test.images, verbose=0)
-    run.metric(
-        "test_accuracy", np.mean(outputs["logits"].argmax(axis=1) == test.labels)
+    model = train(train_part.images, train_part.labels, config, run)
+    is_shown = ~np.isin(train_part.labels, config.unseen)
+    narrow = train(
+        train_part.images[is_shown], train_part.labels[is_shown], config, run
     )
 
-    count, labels = config.neighbors, test.labels
+    images, labels = test_part.images, test_part.labels
+    outputs = model.predict(images, verbose=0)
+    untrained = with_features(build_model(shape)).predict(images, verbose=0)
     spaces = {
         "features": outputs["features"],
-        "pixels": test.images.reshape(len(labels), -1),
-        "untrained features": with_features(build_model((*size, 3))).predict(
-            test.images, verbose=0
-        )["features"],
+        "pixels": images.reshape(len(images), -1),
+        "untrained features": untrained["features"],
     }
-    same = {
-        name: agreement(vectors, labels, count).mean()
-        for name, vectors in spaces.items()
-    }
-    likeness = {
-        name: np.mean(
-            np.abs(
-                test.images[nearest(vectors, count)].mean((2, 3))
-                - test.images.mean((1, 2))[:, None]
-            )
-        )
-        for name, vectors in spaces.items()
-    }
-    strangers = np.isin(labels, config.unseen)
-    found = {"pixels": spaces["pixels"]}
-    found["features"] = narrow.predict(test.images, verbose=0)["features"]
-    unseen = {
-        name: agreement(v[strangers], labels[strangers], count).mean()
-        for name, v in found.items()
-    }
-    rand = {name: cluster(vectors, labels) for name, vectors in spaces.items()}
-
-    planes = {
-        "PCA of pixels": principal_components(spaces["pixels"]),
-        "PCA of features": principal_components(spaces["features"]),
-        "t-SNE of features": TSNE(init="pca", random_state=run.seed).fit_transform(
-            spaces["features"]
-        ),
-    }
-    flat = {
-        name: agreement(points, labels, count).mean() for name, points in planes.items()
-    }
-    kept = {
-        name: trustworthiness(spaces["features"], points, n_neighbors=count)
-        for name, points in planes.items()
-        if name.endswith("of features")
-    }
-    for name, value in same.items():
-        run.metric(f"same_digit_{name.replace(' ', '_')}", value)
-    for name, value in flat.items():
-        run.metric(f"same_digit_{name.replace(' ', '_')}", value)
-    run.figure("planes", plot_planes(planes, labels))
-    asked = np.flatnonzero(agreement(spaces["pixels"], labels, count) < 0.5)[:6]
-    rows = {name: nearest(spaces[name], 5)[asked] for name in ("features", "pixels")}
-    run.figure("neighbors", plot_neighbors(test.images, test.images[asked], rows))
+    seen = Neighborhood(images, labels, spaces)
+    accuracy = np.mean(outputs["logits"].argmax(axis=1) == labels)
+    judge_neighbors(seen, config, run)
+    run.metric("test_accuracy", accuracy)
+    judge_unseen(narrow, seen, config, run)
+    judge_planes(seen, config, run)
     if picture is not None:
-        own = np.asarray(model(picture[None])["features"]), picture.reshape(1, -1)
-        rows = {
-            name: np.argsort(squared_distances(vector, spaces[name]), axis=1)[:, :5]
-            for name, vector in zip(("features", "pixels"), own, strict=True)
-        }
-        run.figure("neighbors-own", plot_neighbors(test.images, picture[None], rows))
+        run.figure("neighbors-own", draw_own(picture, model, seen))
 
-    run.claim(
-        "Neighbors in feature space show the same digit, neighbors in pixels seldom do",
-        holds=same["features"] > max(same["pixels"], same["untrained features"]) + 0.4,
-        measured=", ".join(f"{name} {value:.2f}" for name, value in same.items())
-        + f" of {count} neighbors",
-    )
-    run.claim(
-        "What neighbors in pixels share is the color",
-        holds=likeness["pixels"] < 0.8 * likeness["features"],
-        measured=f"difference of mean color {likeness['pixels']:.3f}, of neighbors in feature "
-        f"space {likeness['features']:.3f}",
-    )
-    run.claim(
-        "So pictures cluster by digit in feature space, without a label, and not in pixels",
-        holds=rand["features"] > rand["pixels"] + 0.2,
-        measured=f"adjusted Rand index of ten clusters {rand['features']:.2f}, of pixels "
-        f"{rand['pixels']:.2f}",
-    )
-    run.claim(
-        "Features serve for digits that the network was never shown",
-        holds=unseen["features"] > unseen["pixels"] + 0.1,
-        measured=f"{', '.join(map(str, config.unseen))} among each other: same digit "
-        f"{unseen['features']:.2f}, by pixels {unseen['pixels']:.2f}",
-    )
-    pca, tsne = "PCA of features", "t-SNE of features"
-    run.claim(
-        "In two dimensions t-SNE keeps neighbors together, PCA lays digits over each other",
-        holds=flat[tsne] > flat[pca] + 0.15 and kept[tsne] > kept[pca] + 0.03,
-        measured=f"same digit among neighbors {flat[tsne]:.2f}, PCA {flat[pca]:.2f}; "
-        f"trustworthiness {kept[tsne]:.3f}, PCA {kept[pca]:.3f}",
-    )
-    probabilities = {"probabilities": ops.softmax(model.output["logits"])}
-    served = keras.Model(
-        model.input, {**probabilities, "features": model.output["features"]}
-    )
-    run.export(served, example=test.images[:3])
+    served = {
+        "probabilities": ops.softmax(model.output["logits"]),
+        "features": model.output["features"],
+    }
+    run.export(keras.Model(model.input, served), example=images[:3])
 
 
 if __name__ == "__main__":
