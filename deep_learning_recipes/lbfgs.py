@@ -107,6 +107,7 @@ class LBFGS:
         for variable, tensor in zip(self.state, new, strict=True):
             variable.assign(tensor)
 
+    @tf.function  # so that `advance`, which asks three times, traces it once
     def slope(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The functions' values (n,), and their gradients (n, columns)."""
         with tf.GradientTape() as tape:

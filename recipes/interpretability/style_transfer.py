@@ -7,14 +7,18 @@ until E_content + w · E_style is small. Speckles are the cheapest way to a Gram
 a little total variation forbids them. First the picture is small, and the layers see
 wide strokes in it; then larger ones start from that. The content's colors are moved to
 the style's beforehand, so that the two do not fight over them.
-Look at the curve of what one term costs the other as their weight changes.
+Look at the curve of what one term costs the other as their weight changes, and at what
+the filters have to do with it: random ones, which need no training, take on the texture
+and break up the shapes; those of a network that learned on ImageNet, here
+EfficientNet-Lite0, keep shapes and take on less. The papers' pictures are VGG's
+(--model VGG19, where Keras can download it).
 
 Lectures: CS Visualizing & Understanding (Neural Style Transfer); N18 4.3
 Paper: Gatys et al., Image style transfer using convolutional neural networks, 2016
     (equations 1, 4, 5 and 7); Gatys et al., Controlling perceptual factors in neural
     style transfer, 2017 (colours, coarse to fine); Johnson et al., Perceptual losses
     for real-time style transfer and super-resolution, 2016 (total variation)
-Tags: neural style, image stylization, gram matrix, artistic, perceptual loss
+Tags: neural style, imagenet, image stylization, gram matrix, artistic, perceptual loss
 """
 
 from dataclasses import dataclass
@@ -25,6 +29,7 @@ import tensorflow as tf
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from scipy.ndimage import gaussian_gradient_magnitude
+from skimage.feature import hog
 
 from deep_learning_recipes import UsageError, classifiers, data, figures, painting
 from deep_learning_recipes.lbfgs import LBFGS
@@ -64,12 +69,25 @@ class Config:
 QUICK = Config(styles="painting, brick", size=160, filters=16, steps=20, last_steps=10)
 FULL = Config(size=512, filters=128, steps=300, last_steps=200)
 
+IMAGENET = "EfficientNetLite0"
+# As many maps of ImageNet's network, at a half to an eighth of the resolution.
+IMAGENET_LAYERS = (
+    "stem_activation",
+    "block2a_expand_activation",
+    "block3a_expand_activation",
+    "block4a_expand_activation",
+)
 KERNELS = 5, 3, 3, 3
 CONTENT_LAYER = 2  # the third
 # pixels around a picture that less windows cover than the others: cut off at the end
 MARGIN = 8
 INNER = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
 PADDING = (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)
+
+
+# --------------------------------------------------------------------------------------
+# The idea: the content's maps at their places, the style's Gram matrices
+# --------------------------------------------------------------------------------------
 
 
 def build_network(filters: int) -> keras.Model:
@@ -127,6 +145,35 @@ def energies_by(network: keras.Model, contents: np.ndarray, styles: np.ndarray):
     return energies
 
 
+def build_energy(energies, weights, smoothness):
+    """E_content + w · E_style + v · total variation of pictures (n, height, width, 3),
+    (n,). energies: of `energies_by`. weights, smoothness: (n,)."""
+
+    def energy(painted):
+        content, style = energies(painted)
+        pixels = painted[0].shape.num_elements()
+        variation = tf.image.total_variation(painted) / pixels
+        beyond = ops.mean((painted - ops.clip(painted, 0, 1)) ** 2, axis=(1, 2, 3))
+        return content + weights * (style + 10 * beyond) + smoothness * variation
+
+    return energy
+
+
+def maps_of(model: keras.Model, names) -> keras.Model:
+    """The maps of some layers, of pictures of any size."""
+    outputs = [model.get_layer(name).output for name in names]
+    part = keras.Model(model.inputs[0], outputs)
+    pictures = keras.Input((None, None, 3), name="picture")
+    free = keras.models.clone_model(part, input_tensors=pictures)
+    free.set_weights(part.get_weights())
+    return free
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: weights, scales, smoothness, and two networks
+# --------------------------------------------------------------------------------------
+
+
 def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of the strength of the edges, wider than a hundredth of the picture, at each
     pixel."""
@@ -152,8 +199,52 @@ def plot_trade_off(pictures, content, style, captions) -> plt.Figure:
     return figure
 
 
+def shape_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the histograms of oriented gradients of two pictures, in cells of 8 pixels:
+    which way edges run, however strong they are."""
+    cells = [hog(each.mean(axis=-1), pixels_per_cell=(8, 8)) for each in (a, b)]
+    return float(np.corrcoef(*cells)[0, 1])
+
+
+def compare_networks(run: Run, by_random, by_trained, contents, styles, names) -> None:
+    """What either network's pictures keep of the content and take of the style, by
+    measures that no network has a part in. All pictures: (n, size, size, 3)."""
+    painted = {"random": by_random, "imagenet": by_trained}
+    shapes = {}
+    textures = {}
+    for name, pictures in painted.items():
+        shapes[name] = np.mean(
+            [shape_correlation(*pair) for pair in zip(pictures, contents, strict=True)]
+        )
+        textures[name] = np.mean(
+            [
+                painting.texture_distance(*pair)
+                for pair in zip(pictures, styles, strict=True)
+            ]
+        )
+    run.metrics("shape_correlation_by_filters", shapes)
+    run.metrics("texture_distance_by_filters", textures)
+    run.claim(
+        "Filters that learned on ImageNet keep more of the content's shapes than random "
+        "ones; of the style's texture they do not take on much more",
+        holds=shapes["imagenet"] > shapes["random"] + 0.04
+        and textures["imagenet"] > 0.8 * textures["random"],
+        measured=f"correlation of shapes with the content {shapes['imagenet']:.2f}, by "
+        f"random filters {shapes['random']:.2f}; distance of textures to the style "
+        f"{textures['imagenet']:.2f}, by random filters {textures['random']:.2f}",
+    )
+    table = {
+        "style": styles,
+        "random filters": by_random,
+        "ImageNet's": by_trained,
+    }
+    title = "By random filters, and by those of EfficientNet-Lite0"
+    run.figure("networks", figures.picture_table(table, title=title, captions=names))
+
+
 def main(config: Config, run: Run) -> None:
-    run.plan(1 if config.model else 4)  # three sizes, and one scale
+    # Three sizes, one scale, and two sizes by ImageNet's network.
+    run.plan(1 if config.model else 6)
     names = [name.strip() for name in config.styles.split(",")]
     n = len(names)
 
@@ -175,30 +266,16 @@ def main(config: Config, run: Run) -> None:
         """The pictures of the first rows, and their energies. start: if not contents,
         any size."""
         energies = energies_by(network, contents, styles)
-        weights, smoothness = (
-            all_weights[: len(contents)],
-            all_smoothness[: len(contents)],
-        )
-
-        def energy(painted):
-            content, style = energies(painted)
-            variation = (
-                tf.image.total_variation(painted) / painted[0].shape.num_elements()
-            )
-            beyond = ops.mean((painted - ops.clip(painted, 0, 1)) ** 2, axis=(1, 2, 3))
-            return content + weights * (style + 10 * beyond) + smoothness * variation
-
+        count = len(contents)
+        energy = build_energy(energies, all_weights[:count], all_smoothness[:count])
         start = contents if start is None else start
         start = tf.image.resize(start, contents.shape[1:3], "bicubic")
-        solver = LBFGS(energy, start, steps_per_call=10)
+        solver = LBFGS(energy, start, steps_per_call=5)
         show = lambda: {"energy": float(np.mean(solver.value))}  # noqa: E731
-        calls, unit = (
-            -(-steps // solver.steps_per_call),
-            f"times {solver.steps_per_call} steps",
-        )
-        solver.minimize(
-            run.loop(title, calls, {"solver": solver.state}, unit=unit, show=show)
-        )
+        calls = -(-steps // solver.steps_per_call)
+        unit = f"times {solver.steps_per_call} steps"
+        state = {"solver": solver.state}
+        solver.minimize(run.loop(title, calls, state, unit=unit, show=show))
         painted = np.clip(solver.x, 0, 1)
         return painted, *(np.asarray(each) for each in energies(painted))
 
@@ -232,6 +309,19 @@ def main(config: Config, run: Run) -> None:
     _, style_before = energies_by(*settings)(settings[1])
     style_left = style[:n] / style_before[:n]
     cut = painted[INNER]
+
+    # The same again, with the filters of a network that was trained.
+    trained = maps_of(classifiers.load(IMAGENET).model, IMAGENET_LAYERS)
+    by_trained = None
+    for size in (config.size // 4, config.size // 2):
+        contents, styles = load(size, rows[:n])
+        settings = trained, np.pad(contents, PADDING, "reflect"), styles
+        by_trained, _, _ = transfer(
+            f"{IMAGENET}, {size} pixels", *settings, config.steps, by_trained
+        )
+    by_trained = by_trained[INNER]
+    by_random = cut[:n]
+    compare_networks(run, by_random, by_trained, contents, styles, names)
 
     whole_contents, whole_styles = load(config.size, rows[:n])
     settings = network, np.pad(whole_contents, PADDING, "reflect"), whole_styles

@@ -5,6 +5,7 @@ import small
 from conftest import run_in_process
 from PIL import Image
 
+from deep_learning_recipes import data
 from recipes import style_transfer as st
 
 
@@ -105,3 +106,42 @@ def test_a_bad_picture_gets_one_clear_line(tmp_path, capsys):
         run_in_process("style_transfer", tmp_path / "size", "--size", "128").code == 2
     )
     assert "--size 128: at least 160" in capsys.readouterr().err
+
+
+def test_maps_of_layers_of_pictures_of_any_size(random):
+    picture = keras.Input((24, 24, 3))
+    first = keras.layers.Conv2D(4, 3, activation="relu", name="first")(2 * picture - 1)
+    second = keras.layers.Conv2D(5, 3, strides=2, name="second")(first)
+    top = keras.layers.GlobalAveragePooling2D()(second)
+    model = keras.Model(picture, keras.layers.Dense(2)(top))
+    maps = st.maps_of(model, ("first", "second"))
+    pictures = random.uniform(size=(2, 24, 24, 3)).astype("float32")
+    expected = keras.Model(picture, [first, second])(pictures)
+    for found, wanted in zip(maps(pictures), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    shapes = [each.shape for each in maps(pictures[:1, :20, :16])]
+    assert shapes == [(1, 18, 14, 4), (1, 8, 6, 5)]
+
+
+def test_the_energy_is_the_sum_of_its_parts_by_numpy(network, random):
+    pictures = random.uniform(-0.2, 1.2, size=(2, 48, 48, 3)).astype("float32")
+    contents = random.uniform(size=(2, 48, 48, 3)).astype("float32")
+    energies = st.energies_by(network, contents, contents)
+    weights = np.array([2.0, 5.0], "float32")
+    smoothness = np.array([3.0, 0.0], "float32")
+    energy = st.build_energy(energies, weights, smoothness)
+    found = np.asarray(energy(keras.ops.convert_to_tensor(pictures)))
+    content, style = (np.asarray(each) for each in energies(pictures))
+    beyond = ((pictures - pictures.clip(0, 1)) ** 2).mean(axis=(1, 2, 3))
+    steps = np.abs(np.diff(pictures, axis=1)).sum(axis=(1, 2, 3))
+    steps += np.abs(np.diff(pictures, axis=2)).sum(axis=(1, 2, 3))
+    variation = steps / pictures[0].size
+    expected = content + weights * (style + 10 * beyond) + smoothness * variation
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_shapes_are_which_way_edges_run_however_strong():
+    picture = data.load_picture("cat", 64)
+    faint = 0.5 + 0.2 * (picture - 0.5)
+    assert st.shape_correlation(picture, faint) > 0.95
+    assert st.shape_correlation(picture, picture[:, ::-1]) < 0.5
