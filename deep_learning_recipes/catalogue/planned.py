@@ -47,11 +47,6 @@ PLANNED = {
         "penalties that keep weights small, few or bounded",
         "weight decay, l1, l2, max-norm, overfitting",
     ),
-    "dropout": Planned(
-        "training",
-        "units switched off at random, and what the noise tells",
-        "dropconnect, monte carlo dropout, uncertainty, overfitting",
-    ),
     "stochastic_depth": Planned(
         "training",
         "a residual network whose layers skip training at random",
