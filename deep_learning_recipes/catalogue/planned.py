@@ -22,11 +22,6 @@ PLANNED = {
         "scaling, centering and whitening what a network is fed",
         "normalization, standardization, zca, pca, whitening",
     ),
-    "mini_batches": Planned(
-        "training",
-        "what the size of a batch does to noise, steps and time",
-        "batch size, sgd, gradient noise, stochastic gradient",
-    ),
     "second_order": Planned(
         "training",
         "steps that use the curvature, where they pay and where not",
