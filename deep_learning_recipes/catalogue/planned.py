@@ -77,11 +77,6 @@ PLANNED = {
         "a crowd of models that copy their best and explore",
         "pbt, hpo, tuning, evolutionary",
     ),
-    "ensembles": Planned(
-        "training",
-        "many models that vote, and cheap ways to get them",
-        "bagging, snapshot ensemble, ema, polyak averaging, swa",
-    ),
     "multi_label": Planned(
         "training",
         "several yes-or-no answers for one input",

@@ -1,0 +1,502 @@
+"""Ensembles: the average of several models, and two ways to get it from one training.
+
+Models that began at other weights are wrong about other examples, so the average of
+their probabilities, p(y|x) = 1/M Σ pₘ(y|x), is wrong about fewer. It costs M trainings,
+and M networks whenever it answers. A snapshot ensemble takes its members from one
+training: the rate falls along a cosine to 0, jumps up, falls again, and each time the
+network has come to rest its weights are kept. Polyak averaging keeps a running mean of
+the weights themselves, w̄ ← β·w̄ + (1 − β)·w: one training, one network.
+Look at the table of costs: what each way takes in steps and in networks at test time,
+and what it gives for them.
+
+Lectures: CS Model Ensembles; SEL Model Ensembles, SGDR
+Paper: Huang et al., Snapshot ensembles: train 1, get M for free, 2017 (equation 2);
+    Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992
+Tags: bagging, sgdr, ema, exponential moving average, polyak, swa, weight averaging,
+    warm restarts
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import keras
+import numpy as np
+import tensorflow as tf
+from annotated_types import Interval
+from keras import layers, ops
+from matplotlib import pyplot as plt
+
+from deep_learning_recipes import data, figures, serving
+from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes.training import stacks
+
+
+@dataclass
+class Config:
+    members: Annotated[int, Interval(ge=2, le=20)] = 5
+    """networks of an ensemble, and cycles of a training that snapshots are taken of"""
+    groups: Annotated[int, Interval(ge=1, le=20)] = 4
+    """ensembles of each kind, of which the mean is reported"""
+    epochs: Annotated[int, Interval(ge=1, le=1000)] = 6
+    """of each cycle"""
+    ema_momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.99
+    """share of the running mean of the weights that stays in each step"""
+
+
+QUICK = Config(members=3, groups=2, epochs=6)
+FULL = Config(groups=10, epochs=20)
+
+# --------------------------------------------------------------------------------------
+# The idea: averages of probabilities, snapshots, averages of weights
+# --------------------------------------------------------------------------------------
+
+
+def average_probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """What an ensemble says: the mean of its members' probabilities.
+
+    logits: (members, examples, classes). Returns (examples, classes).
+    """
+    return tf.reduce_mean(tf.nn.softmax(logits), axis=0)
+
+
+def cyclic_cosine(steps: np.ndarray, total: int, cycles: int) -> np.ndarray:
+    """What the first rate is multiplied by at each of `steps`, array: a cosine from 1
+    to 0, anew in each cycle (equation 2, and SGDR's).
+
+    keras.optimizers.schedules.CosineDecayRestarts(rate, total / cycles, t_mul=1.0) is
+    the same.
+    """
+    length = total / cycles
+    within = steps % length
+    return (1 + np.cos(np.pi * within / length)) / 2
+
+
+def update_average(average, weights, step, momentum: float):
+    """The running mean of the weights after a step, the first of which is step 0.
+
+    keras.optimizers.SGD(use_ema=True, ema_momentum=0.99) does this.
+    """
+    # The mean begins at the first weights that were trained, not at 0.
+    kept = tf.where(step == 0, 0.0, momentum)
+    return kept * average + (1 - kept) * weights
+
+
+def build_model(name: str = "digits") -> keras.Model:
+    """A small network for digits. Input: (batch, 144). Output: (batch, 10) logits."""
+    x = keras.Input((144,), name="x")
+    hidden = layers.Dense(32, "relu", kernel_initializer="he_normal")(x)
+    return keras.Model(x, layers.Dense(10, name="logits")(hidden), name=name)
+
+
+def build_ensemble(members: Sequence[keras.Model]) -> keras.Model:
+    """One network of several that take the same input. Output: the logarithm of the
+    members' mean probabilities, which is what softmax takes for logits."""
+    x = keras.Input(members[0].input.shape[1:], name="x")
+    probabilities = [ops.softmax(member(x)) for member in members]
+    mean = layers.Average()(probabilities)
+    return keras.Model(x, ops.log(mean + 1e-12), name="ensemble")
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: what each way costs and gives
+# --------------------------------------------------------------------------------------
+
+SIDE = 12  # of the digits, in pixels
+BATCH_SIZE = 32
+MOMENTUM = 0.9
+LEARNING_RATES = (0.03, 0.1, 0.3)  # to choose from, for each way by itself
+
+
+@tf.function(jit_compile=True)
+def train_epoch(
+    model, rows, velocity, averages, first_step, rates, batches, x, y, ema_momentum
+):
+    """A step of each network on each of its own batches, at its own rate.
+
+    rows, velocity, averages: variables (networks, weights). rates: (steps, networks).
+    batches: (steps, networks, batch size) rows of x and y.
+    """
+    for index in tf.range(batches.shape[0]):
+        images = tf.gather(x, batches[index])
+        labels = tf.gather(y, batches[index])
+        velocity.assign(MOMENTUM * velocity + gradients(model, rows, images, labels))
+        rows.assign_sub(rates[index][:, tf.newaxis] * velocity)
+        step = first_step + index
+        averages.assign(update_average(averages, rows, step, ema_momentum))
+
+
+def gradients(model, rows, images, labels):
+    """Of each network's loss on its own batch by its own weights, (networks,
+    weights)."""
+    with tf.GradientTape() as tape:
+        values = tf.identity(rows)
+        tape.watch(values)
+        logits = stacks.call_each(model, values, images)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        loss = tf.reduce_sum(tf.reduce_mean(losses, axis=1))
+    return tape.gradient(loss, values)
+
+
+@dataclass
+class Trained:
+    """Networks of one schedule, at each learning rate from each start."""
+
+    snapshots: np.ndarray
+    """weights at the end of each cycle, (cycles, rates, starts, weights)"""
+    averages: np.ndarray
+    """running means of the weights at the end, (rates, starts, weights)"""
+
+
+def train(
+    name: str, factors: np.ndarray, starts: np.ndarray, cycles: int, parts, config, run
+) -> list[Trained]:
+    """A training by schedule, rate and start, all at once; each start has batches of
+    its own.
+
+    factors: what the rates are multiplied by, (steps, schedules). starts: (starts,
+    weights). Returns a `Trained` for each schedule.
+    """
+    x, y = parts.train
+    random = np.random.default_rng(run.seed)
+    schedules = factors.shape[1]
+    kinds = schedules * len(LEARNING_RATES)
+    rates = factors[:, :, np.newaxis] * LEARNING_RATES
+    rates = np.repeat(rates.reshape(-1, kinds), len(starts), axis=1)
+    rates = rates.astype("float32")
+    rows = tf.Variable(np.tile(starts, (kinds, 1)))
+    velocity = tf.Variable(tf.zeros_like(rows))
+    averages = tf.Variable(tf.zeros_like(rows))
+    snapshots = np.zeros((cycles, *rows.shape), "float32")
+    model = build_model()
+
+    steps = len(x) // BATCH_SIZE
+    epochs = len(factors) // steps
+    state = {"all": [rows, velocity, averages, snapshots, random]}
+    name = f"{rows.shape[0]} networks, {name}"
+    for epoch in run.loop(name, epochs, state, unit="epochs"):
+        orders = np.array([random.permutation(len(x)) for _ in starts])
+        orders = orders[:, : steps * BATCH_SIZE]
+        batches = orders.reshape(len(starts), steps, BATCH_SIZE).swapaxes(0, 1)
+        first = epoch * steps
+        train_epoch(
+            model,
+            rows,
+            velocity,
+            averages,
+            tf.constant(first),
+            tf.constant(rates[first : first + steps]),
+            tf.constant(np.tile(batches, (1, kinds, 1))),
+            x,
+            y,
+            tf.constant(config.ema_momentum, "float32"),
+        )
+        cycle, rest = divmod((epoch + 1) * cycles, epochs)
+        if rest == 0:
+            snapshots[cycle - 1] = rows.numpy()
+    shape = schedules, len(LEARNING_RATES), len(starts), -1
+    snapshots = snapshots.reshape(cycles, *shape)
+    averages = averages.numpy().reshape(shape)
+    return [Trained(snapshots[:, i], averages[i]) for i in range(schedules)]
+
+
+@dataclass
+class Parts:
+    """Digits, flat."""
+
+    train: tuple[tf.Tensor, tf.Tensor]
+    held_out: tf.Tensor
+    """those to choose by, and then those to report"""
+    labels: np.ndarray
+    """of the held-out ones"""
+    validation: int
+    """how many of them are to choose by"""
+
+
+def load_parts(run: Run) -> Parts:
+    (x, y), (x_test, y_test) = data.load("mnist_5k", size=SIDE)
+    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    order = np.random.default_rng(run.seed).permutation(len(x))
+    chosen_by, rest = np.split(order, [len(x) // 5])
+    return Parts(
+        train=(tf.constant(x[rest]), tf.constant(y[rest])),
+        held_out=tf.constant(np.concatenate([x[chosen_by], x_test])),
+        labels=np.concatenate([y[chosen_by], y_test]),
+        validation=len(chosen_by),
+    )
+
+
+@tf.function(jit_compile=True)
+def logits_of(model, rows, x):
+    """(networks, examples, classes)"""
+    return stacks.call(model, rows, x)
+
+
+def probabilities_of(model: keras.Model, rows: np.ndarray, parts: Parts) -> np.ndarray:
+    """Of networks (rates, starts, weights) on the held-out digits, (rates, starts,
+    digits, classes)."""
+    flat = tf.constant(rows.reshape(-1, rows.shape[-1]))
+    found = tf.nn.softmax(logits_of(model, flat, parts.held_out))
+    return found.numpy().reshape(*rows.shape[:2], *found.shape[1:])
+
+
+@dataclass
+class Way:
+    """One way to a classifier, at the learning rate that validates best."""
+
+    steps: int
+    """of gradient descent, in all"""
+    networks: int
+    """that answer at test time"""
+    rate: int
+    """place of the learning rate"""
+    validation: np.ndarray
+    """log loss on the digits to choose by, (runs,)"""
+    loss: np.ndarray
+    """log loss on the test digits in nats, (runs,)"""
+    accuracy: np.ndarray
+    """on the test digits, (runs,)"""
+
+
+def judge(probabilities: np.ndarray, parts: Parts, steps: int, networks: int) -> Way:
+    """probabilities: (rates, runs, digits, classes)."""
+    right = probabilities[..., np.arange(len(parts.labels)), parts.labels]
+    losses = -np.log(right + 1e-12)
+    validation = losses[..., : parts.validation].mean(axis=-1)
+    rate = int(validation.mean(axis=1).argmin())
+    hits = probabilities.argmax(axis=-1) == parts.labels
+    return Way(
+        steps,
+        networks,
+        rate,
+        validation[rate],
+        losses[rate, :, parts.validation :].mean(axis=-1),
+        hits[rate, :, parts.validation :].mean(axis=-1),
+    )
+
+
+def in_groups(values: np.ndarray, config: Config) -> np.ndarray:
+    """(rates, starts, ...) as (rates, groups, members, ...)."""
+    return values.reshape(len(values), config.groups, config.members, *values.shape[2:])
+
+
+CONSTANT = "one, constant rate"
+AVERAGED = "its running mean (EMA)"
+COSINE = "one, cosine"
+LONG = "one, cosine, longer"
+INDEPENDENT = "independent networks"
+SHORT = "short independent ones"
+SNAPSHOTS = "snapshots of one"
+WITHOUT = "snapshots, no restarts"
+MEAN_WEIGHTS = "mean of their weights"
+
+
+def compare_ways(
+    constant: Trained,
+    cosine: Trained,
+    cycles: Trained,
+    long: Trained,
+    steps,
+    parts,
+    config,
+) -> dict[str, Way]:
+    """steps: of a whole training."""
+    model = build_model()
+    members = config.members
+    of_cosine = [probabilities_of(model, rows, parts) for rows in cosine.snapshots]
+    of_cycles = [probabilities_of(model, rows, parts) for rows in cycles.snapshots]
+    independent = in_groups(of_cosine[-1], config).mean(axis=2)
+    short = in_groups(of_cycles[0], config).mean(axis=2)
+    mean_weights = in_groups(cosine.snapshots[-1], config).mean(axis=2)
+    found = {
+        CONSTANT: (probabilities_of(model, constant.snapshots[-1], parts), steps, 1),
+        AVERAGED: (probabilities_of(model, constant.averages, parts), steps, 1),
+        COSINE: (of_cosine[-1], steps, 1),
+        LONG: (probabilities_of(model, long.snapshots[-1], parts), steps * members, 1),
+        INDEPENDENT: (independent, steps * members, members),
+        SHORT: (short, steps, members),
+        SNAPSHOTS: (np.mean(of_cycles, axis=0), steps, members),
+        WITHOUT: (np.mean(of_cosine, axis=0), steps, members),
+        MEAN_WEIGHTS: (
+            probabilities_of(model, mean_weights, parts),
+            steps * members,
+            1,
+        ),
+    }
+    return {name: judge(each[0], parts, *each[1:]) for name, each in found.items()}
+
+
+def best_member(way: Way, config: Config) -> np.ndarray:
+    """Test losses of the member of each group that validates best, (groups,)."""
+    best = way.validation.reshape(config.groups, -1).argmin(axis=1)
+    losses = way.loss.reshape(config.groups, -1)
+    return losses[np.arange(config.groups), best]
+
+
+def judge_ways(ways: dict[str, Way], config: Config, run: Run) -> None:
+    losses = {name: float(way.loss.mean()) for name, way in ways.items()}
+    accuracies = {name: float(way.accuracy.mean()) for name, way in ways.items()}
+    run.metrics("test_loss", losses)
+    run.metrics("test_accuracy", accuracies)
+    run.compare(
+        f"The average of {config.members} independent networks is right more often "
+        "than they are on average",
+        {"average member": accuracies[COSINE], "ensemble": accuracies[INDEPENDENT]},
+        more="ensemble",
+        less="average member",
+        by=0.001,
+    )
+    run.compare(
+        "It is better than the member that validates best, too (log loss)",
+        {
+            "best member": best_member(ways[COSINE], config).mean(),
+            "ensemble": losses[INDEPENDENT],
+        },
+        more="best member",
+        less="ensemble",
+        times=1.05,
+    )
+    run.compare(
+        f"A single network that takes the {config.members} trainings' steps by itself "
+        "does not get there (log loss)",
+        {LONG: losses[LONG], INDEPENDENT: losses[INDEPENDENT]},
+        more=LONG,
+        less=INDEPENDENT,
+        times=1.08,
+    )
+    run.compare(
+        "Snapshots of one training give better probabilities than one network that "
+        "trained as long",
+        {COSINE: losses[COSINE], SNAPSHOTS: losses[SNAPSHOTS]},
+        more=COSINE,
+        less=SNAPSHOTS,
+        times=1.01,
+    )
+    run.compare(
+        "It is the restarts that let them differ: as many snapshots without give less",
+        {WITHOUT: losses[WITHOUT], SNAPSHOTS: losses[SNAPSHOTS]},
+        more=WITHOUT,
+        less=SNAPSHOTS,
+        times=1.005,
+    )
+    run.claim(
+        "At this scale short trainings of several networks, which cost as many steps, "
+        "do about as well as snapshots",
+        holds=0.85 < losses[SHORT] / losses[SNAPSHOTS] < 1.15,
+        measured=f"log loss: {SHORT} {losses[SHORT]:.3f}, {SNAPSHOTS} "
+        f"{losses[SNAPSHOTS]:.3f} (0.85 to 1.15 times that wanted)",
+    )
+    run.compare(
+        "A running mean of the weights is better than the last of them, at no cost",
+        {CONSTANT: losses[CONSTANT], AVERAGED: losses[AVERAGED]},
+        more=CONSTANT,
+        less=AVERAGED,
+        times=1.01,
+    )
+    run.compare(
+        "That works along one training only: the mean of independent networks' weights "
+        "is no network",
+        {COSINE: accuracies[COSINE], MEAN_WEIGHTS: accuracies[MEAN_WEIGHTS]},
+        more=COSINE,
+        less=MEAN_WEIGHTS,
+        by=0.1,
+    )
+
+
+def show_costs(ways: dict[str, Way], run: Run) -> None:
+    run.print(f"{'':24}{'steps':>8}{'networks':>10}{'log loss':>10}{'accuracy':>10}")
+    for name, way in ways.items():
+        run.print(
+            f"{name:24}{way.steps:8,}{way.networks:10}{way.loss.mean():10.3f}"
+            f"{way.accuracy.mean():10.2%}"
+        )
+
+
+def draw_ways(ways: dict[str, Way]) -> plt.Figure:
+    shown = {
+        f"{name} ({way.steps:,} steps, {way.networks} at test)": way
+        for name, way in ways.items()
+        if name != MEAN_WEIGHTS
+    }
+    loss = figures.Panel(
+        title="Log loss",
+        xlabel="nats on test digits",
+        bars={name: way.loss for name, way in shown.items()},
+    )
+    errors = figures.Panel(
+        title="Error rate",
+        xlabel="percent of test digits",
+        bars={name: 100 * (1 - way.accuracy) for name, way in shown.items()},
+    )
+    figure = figures.panels(loss, errors)
+    figure.axes[1].set_yticklabels([])
+    figure.set_size_inches(13, 4.5)
+    return figure
+
+
+def draw_schedule(steps: int, config: Config) -> plt.Figure:
+    factors = cyclic_cosine(np.arange(steps), steps, config.members)
+    ends = steps // config.members * np.arange(1, config.members + 1) - 1
+    panel = figures.Panel(
+        title="Where the snapshots are taken",
+        xlabel="step",
+        ylabel="rate, of the first",
+        lines={"cosine, anew in each cycle": (np.arange(steps), factors)},
+        points={"snapshot": (ends, factors[ends])},
+        ylim=(-0.05, 1.35),
+    )
+    return figures.panels(panel)
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(2)
+    parts = load_parts(run)
+    keras.utils.set_random_seed(run.seed)
+    starts = np.stack(
+        [stacks.row_of(build_model()) for _ in range(config.members * config.groups)]
+    )
+    per_epoch = len(parts.train[0]) // BATCH_SIZE
+    total = per_epoch * config.epochs * config.members
+    steps = np.arange(total)
+    factors = [
+        np.ones(total),
+        cyclic_cosine(steps, total, cycles=1),
+        cyclic_cosine(steps, total, cycles=config.members),
+    ]
+    constant, cosine, cycles = train(
+        "three schedules",
+        np.stack(factors, axis=1),
+        starts,
+        config.members,
+        parts,
+        config,
+        run,
+    )
+    longer = total * config.members
+    falling = cyclic_cosine(np.arange(longer), longer, cycles=1)
+    (long,) = train(
+        "longer",
+        falling[:, np.newaxis],
+        starts[: config.groups],
+        1,
+        parts,
+        config,
+        run,
+    )
+
+    ways = compare_ways(constant, cosine, cycles, long, total, parts, config)
+    show_costs(ways, run)
+    judge_ways(ways, config, run)
+    run.figure("ways", draw_ways(ways))
+    run.figure("schedule", draw_schedule(total, config))
+
+    rows = cosine.snapshots[-1, ways[INDEPENDENT].rate, : config.members]
+    members = [build_model(f"member_{index}") for index in range(config.members)]
+    for member, row in zip(members, rows, strict=True):
+        stacks.set_weights(member, row)
+    ensemble = build_ensemble(members)
+    run.export(serving.classifier(ensemble), example=parts.held_out[-3:].numpy())
+
+
+if __name__ == "__main__":
+    cli(main, quick=QUICK, full=FULL)
