@@ -202,16 +202,13 @@ def measure(task, rounds: int) -> dict[str, tuple[float, float]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+def report(tasks, rounds: int) -> None:
+    """Prints a table for each task."""
     if torch is None:
         print(
             'PyTorch is not installed (pip install "torch==2.13.0"): going on without it.\n'
         )
-
-    for task in (Dense(), Convolutional(), Recurrent()):
+    for task in tasks:
         results = measure(task, rounds)
         base_first, base_later = results[DEFAULTS]
         print(f"{task.name:45}{'first epoch':>20}{'later epochs':>20}")
@@ -229,6 +226,13 @@ def main() -> None:
                 )
         print(flush=True)
         keras.utils.clear_session()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    report((Dense(), Convolutional(), Recurrent()), rounds)
 
 
 if __name__ == "__main__":
