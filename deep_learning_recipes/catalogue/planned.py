@@ -27,11 +27,6 @@ PLANNED = {
         "steps that use the curvature, where they pay and where not",
         "newton, bfgs, l-bfgs, line search, hessian",
     ),
-    "batch_normalization": Planned(
-        "training",
-        "each layer's input held to one scale by its batch",
-        "batchnorm, bn, moving average",
-    ),
     "normalization_layers": Planned(
         "training",
         "batch, layer, group and instance norm compared",

@@ -51,9 +51,46 @@ def test_losses_and_gradients_are_those_of_each_network_alone():
         np.testing.assert_allclose(slopes[index], flat, atol=1e-6)
 
 
-def test_what_is_not_trained_is_refused():
-    def normalized():
-        return keras.Sequential([keras.Input((3,)), layers.BatchNormalization()])
+def build_normalized():
+    x = keras.Input((3,))
+    hidden = layers.BatchNormalization(momentum=0.8)(layers.Dense(4)(x))
+    return keras.Model(x, layers.Dense(2)(hidden))
 
-    with pytest.raises(ValueError, match="moving_mean"):
-        stacks.row_of(normalized())
+
+def test_moving_averages_are_those_of_each_network_alone():
+    built = [build_normalized() for _ in range(2)]
+    model = built[0]
+    rows = tf.constant([stacks.row_of(each) for each in built])
+    random = np.random.default_rng(0)
+    x = random.normal(loc=2, size=(6, 3)).astype("float32")
+    y = np.array([0, 1, 1, 0, 1, 0])
+    in_training = stacks.call(model, rows, x, training=True)
+    slopes = stacks.gradients(model, rows, x, y, training=True)
+    seen = stacks.updated(model, rows, x)
+    afterwards = stacks.call(model, seen, x)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for index, alone in enumerate(built):
+        with tf.GradientTape() as tape:
+            logits = alone(x, training=True)  # and this moves its averages
+            value = loss(y, logits)
+        np.testing.assert_allclose(in_training[index], logits, atol=1e-5)
+        np.testing.assert_allclose(seen[index], stacks.row_of(alone), atol=1e-6)
+        np.testing.assert_allclose(afterwards[index], alone(x), atol=1e-5)
+        by_name = dict(
+            zip(
+                [each.path for each in alone.trainable_variables],
+                tape.gradient(value, alone.trainable_variables),
+                strict=True,
+            )
+        )
+        expected = [
+            np.ravel(by_name.get(each.path, np.zeros(each.shape)))
+            for each in alone.weights
+        ]
+        np.testing.assert_allclose(slopes[index], np.concatenate(expected), atol=1e-6)
+
+
+def test_seeds_are_refused():
+    model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)])
+    with pytest.raises(ValueError, match="seed"):
+        stacks.row_of(model)
