@@ -27,11 +27,6 @@ PLANNED = {
         "steps that use the curvature, where they pay and where not",
         "newton, bfgs, l-bfgs, line search, hessian",
     ),
-    "normalization_layers": Planned(
-        "training",
-        "batch, layer, group and instance norm compared",
-        "layernorm, groupnorm, instancenorm, layer normalization",
-    ),
     "regularization": Planned(
         "training",
         "penalties that keep weights small, few or bounded",

@@ -6,8 +6,9 @@ seeds, rates and strengths then costs little more than a single training. What w
 rows (update rules, Keras's elementwise optimizers such as Adam) works on each network
 by itself.
 
-What a layer keeps without a gradient (the moving averages of batch normalization) lies
-in the row as well. Its gradient is 0; `updated` gives what a batch makes of it.
+What a layer keeps and does not learn (the moving averages of batch normalization, a
+frozen layer) lies in the row as well. Its gradient is 0; `updated` gives what a batch
+makes of it.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ def _stateless_call(model: keras.Model, weights: list[Any], x: Any, training: bo
     each."""
     learned = _places(model, model.trainable_variables)
     kept = _places(model, model.non_trainable_variables)
+    fixed = [tf.stop_gradient(weights[place]) for place in kept]
     return tf.vectorized_map(
         lambda each: model.stateless_call(*each, training=training),
-        ([weights[place] for place in learned], [weights[place] for place in kept], x),
+        ([weights[place] for place in learned], fixed, x),
     )
 
 

@@ -90,6 +90,17 @@ def test_moving_averages_are_those_of_each_network_alone():
         np.testing.assert_allclose(slopes[index], np.concatenate(expected), atol=1e-6)
 
 
+def test_what_is_frozen_has_no_gradient():
+    model = build()
+    model.layers[1].trainable = False
+    rows = tf.constant([stacks.row_of(model)])
+    x = np.ones((2, 4, 4, 1), "float32")
+    slopes = stacks.gradients(model, rows, x, np.array([0, 1]), training=True)[0]
+    frozen = model.layers[1].count_params()
+    assert not np.any(slopes[:frozen])
+    assert np.any(slopes[frozen:])
+
+
 def test_seeds_are_refused():
     model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)])
     with pytest.raises(ValueError, match="seed"):
