@@ -42,11 +42,6 @@ PLANNED = {
         "batch, layer, group and instance norm compared",
         "layernorm, groupnorm, instancenorm, layer normalization",
     ),
-    "regularization": Planned(
-        "training",
-        "penalties that keep weights small, few or bounded",
-        "weight decay, l1, l2, max-norm, overfitting",
-    ),
     "stochastic_depth": Planned(
         "training",
         "a residual network whose layers skip training at random",
