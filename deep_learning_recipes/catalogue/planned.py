@@ -52,11 +52,6 @@ PLANNED = {
         "pooling by factors between one and two",
         "downsampling, subsampling, random pooling",
     ),
-    "data_augmentation": Planned(
-        "training",
-        "more pictures out of few, by changes that keep the label",
-        "mixup, random crop, flip, color jitter, overfitting",
-    ),
     "training_diagnostics": Planned(
         "training",
         "reading loss curves and gradients like a doctor",
