@@ -27,10 +27,22 @@ PLANNED = {
         "steps that use the curvature, where they pay and where not",
         "newton, bfgs, l-bfgs, line search, hessian",
     ),
+<<<<<<< HEAD
     "regularization": Planned(
         "training",
         "penalties that keep weights small, few or bounded",
         "weight decay, l1, l2, max-norm, overfitting",
+=======
+    "batch_normalization": Planned(
+        "training",
+        "each layer's input held to one scale by its batch",
+        "batchnorm, bn, moving average",
+    ),
+    "normalization_layers": Planned(
+        "training",
+        "batch, layer, group and instance norm compared",
+        "layernorm, groupnorm, instancenorm, layer normalization",
+>>>>>>> work-reg
     ),
     "stochastic_depth": Planned(
         "training",
@@ -41,11 +53,6 @@ PLANNED = {
         "training",
         "pooling by factors between one and two",
         "downsampling, subsampling, random pooling",
-    ),
-    "data_augmentation": Planned(
-        "training",
-        "more pictures out of few, by changes that keep the label",
-        "mixup, random crop, flip, color jitter, overfitting",
     ),
     "training_diagnostics": Planned(
         "training",

@@ -13,8 +13,8 @@ Lectures: SEL Dropout layers; CS Dropout, DropConnect; N18 1.3.2 Dropout
 Paper: Srivastava et al., Dropout: a simple way to prevent neural networks from
     overfitting, 2014; Wan et al., Regularization of neural networks using DropConnect,
     2013; Gal and Ghahramani, Dropout as a Bayesian approximation, 2016 (equation 6)
-Tags: inverted dropout, dropconnect, monte carlo dropout, uncertainty, overfitting,
-    regularization, predictive entropy
+Tags: dropconnect, monte carlo, uncertainty, overfitting, regularization, predictive
+    entropy, bayesian
 """
 
 from dataclasses import dataclass
