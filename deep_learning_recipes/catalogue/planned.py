@@ -27,23 +27,6 @@ PLANNED = {
         "steps that use the curvature, where they pay and where not",
         "newton, bfgs, l-bfgs, line search, hessian",
     ),
-<<<<<<< HEAD
-    "regularization": Planned(
-        "training",
-        "penalties that keep weights small, few or bounded",
-        "weight decay, l1, l2, max-norm, overfitting",
-=======
-    "batch_normalization": Planned(
-        "training",
-        "each layer's input held to one scale by its batch",
-        "batchnorm, bn, moving average",
-    ),
-    "normalization_layers": Planned(
-        "training",
-        "batch, layer, group and instance norm compared",
-        "layernorm, groupnorm, instancenorm, layer normalization",
->>>>>>> work-reg
-    ),
     "stochastic_depth": Planned(
         "training",
         "a residual network whose layers skip training at random",
