@@ -103,7 +103,8 @@ def test_what_answers_and_what_is_exported_change_nothing(name):
     exported = serving.classifier(model)(COLOR)["probabilities"]
     expected = keras.ops.softmax(network(COLOR))
     np.testing.assert_allclose(exported, expected, atol=1e-5)
-    assert np.abs(model(COLOR, training=True) - network(COLOR)).max() > 1e-4
+    many = np.tile(COLOR, (8, 1, 1, 1))  # of a few a flip may leave all as they are
+    assert np.abs(model(many, training=True) - network(many)).max() > 1e-4
 
 
 def test_own_layers_are_saved_and_loaded(tmp_path):
