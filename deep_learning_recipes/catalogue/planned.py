@@ -37,16 +37,6 @@ PLANNED = {
         "pooling by factors between one and two",
         "downsampling, subsampling, random pooling",
     ),
-    "training_diagnostics": Planned(
-        "training",
-        "reading loss curves and gradients like a doctor",
-        "debugging, learning curve, overfit one batch, dead units",
-    ),
-    "model_selection": Planned(
-        "training",
-        "choosing a model without fooling oneself",
-        "cross-validation, k-fold, early stopping, validation set",
-    ),
     "hyperparameter_search": Planned(
         "training",
         "finding settings under one budget by four strategies",
