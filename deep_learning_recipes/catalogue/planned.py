@@ -17,11 +17,6 @@ class Planned(NamedTuple):
 
 
 PLANNED = {
-    "preprocessing": Planned(
-        "training",
-        "scaling, centering and whitening what a network is fed",
-        "normalization, standardization, zca, pca, whitening",
-    ),
     "mini_batches": Planned(
         "training",
         "what the size of a batch does to noise, steps and time",
