@@ -17,11 +17,6 @@ class Planned(NamedTuple):
 
 
 PLANNED = {
-    "preprocessing": Planned(
-        "training",
-        "scaling, centering and whitening what a network is fed",
-        "normalization, standardization, zca, pca, whitening",
-    ),
     "second_order": Planned(
         "training",
         "steps that use the curvature, where they pay and where not",

@@ -376,7 +376,7 @@ def judge_training(trained: dict[str, Trained], config: Config, run: Run) -> Non
         early,
         more="plain",
         less="normalized",
-        times=1.2,
+        times=1.1,
     )
 
 
