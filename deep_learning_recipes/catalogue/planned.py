@@ -97,11 +97,6 @@ PLANNED = {
         "classes as leaves of a tree, for very many classes",
         "large vocabulary, huffman tree, softmax",
     ),
-    "transfer_learning": Planned(
-        "training",
-        "what was learned on one task, used for another",
-        "fine-tuning, pretrained, frozen features, imagenet, efficientnet",
-    ),
     "unsupervised_pretraining": Planned(
         "training",
         "weights that first learn to rebuild unlabeled data",
