@@ -77,11 +77,6 @@ PLANNED = {
         "choosing a model without fooling oneself",
         "cross-validation, k-fold, early stopping, validation set",
     ),
-    "hyperparameter_search": Planned(
-        "training",
-        "finding settings under one budget by four strategies",
-        "hpo, tuning, grid search, random search, bayesian optimization, hyperband",
-    ),
     "population_based_training": Planned(
         "training",
         "a crowd of models that copy their best and explore",
