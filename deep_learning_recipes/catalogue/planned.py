@@ -32,11 +32,6 @@ PLANNED = {
         "pooling by factors between one and two",
         "downsampling, subsampling, random pooling",
     ),
-    "hyperparameter_search": Planned(
-        "training",
-        "finding settings under one budget by four strategies",
-        "hpo, tuning, grid search, random search, bayesian optimization, hyperband",
-    ),
     "population_based_training": Planned(
         "training",
         "a crowd of models that copy their best and explore",
@@ -51,11 +46,6 @@ PLANNED = {
         "training",
         "classes as leaves of a tree, for very many classes",
         "large vocabulary, huffman tree, softmax",
-    ),
-    "transfer_learning": Planned(
-        "training",
-        "what was learned on one task, used for another",
-        "fine-tuning, pretrained, frozen features, imagenet, efficientnet",
     ),
     "unsupervised_pretraining": Planned(
         "training",
