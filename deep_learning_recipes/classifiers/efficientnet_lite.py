@@ -63,11 +63,26 @@ AROUND = {
 }
 
 
-def build_model() -> keras.Model:
-    """Random weights. Input: (batch, height, width, 3) of any size, as `preprocess`
-    gives it. Output: (batch, 1000) probabilities."""
-    images = keras.Input((None, None, 3))
-    x = _convolution(images, 32, kernel_size=3, strides=2, name="stem_conv")
+def build_model(size: tuple[int, int]) -> keras.Model:
+    """Random weights. Input: (batch, *size, 3) in [0, 1]. Output: (batch, 1000) logits.
+    It computes in float32, whatever the policy."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        images = keras.Input((*size, 3), name="images")
+        logits = _logits(_preprocess(images))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return keras.Model(images, logits, name="efficientnet_lite0")
+
+
+def _preprocess(images: Any) -> Any:
+    """From [0, 1] to bytes, and from these to about -1 to 1, as in training."""
+    return (layers.Rescaling(255.0, name="pixels")(images) - 127.0) / 128.0
+
+
+def _logits(x: Any) -> Any:
+    x = _convolution(x, 32, kernel_size=3, strides=2, name="stem_conv")
     x = _normalization(x, "stem_bn")
     x = layers.ReLU(6.0, name="stem_activation")(x)
     names = iter(BLOCKS)
@@ -81,8 +96,7 @@ def build_model() -> keras.Model:
     x = layers.ReLU(6.0, name="top_activation")(x)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     x = layers.Dropout(0.2, name="top_dropout")(x)
-    outputs = layers.Dense(1000, activation="softmax", name="predictions")(x)
-    return keras.Model(images, outputs, name="efficientnet_lite0")
+    return layers.Dense(1000, name="predictions")(x)
 
 
 def _block(x: Any, stage: Stage, strides: int, name: str) -> Any:
@@ -115,9 +129,9 @@ def _normalization(x: Any, name: str) -> Any:
     return layers.BatchNormalization(epsilon=1e-3, name=name)(x)
 
 
-def load_model(weights: str | None = "imagenet") -> keras.Model:
+def load_model(size: tuple[int, int], weights: str | None = "imagenet") -> keras.Model:
     """The network of `build_model` with its ImageNet weights, or with random ones."""
-    model = build_model()
+    model = build_model(size)
     if weights is None:
         return model
     arrays = load_state_dict(weights_file())
@@ -153,11 +167,6 @@ def torch_name(name: str) -> str:
         return AROUND[name]
     block, _, part = name.partition("_")
     return f"_blocks.{BLOCKS.index(block)}.{IN_BLOCKS[part]}"
-
-
-def preprocess(pixels: Any) -> Any:
-    """From bytes, 0 to 255, to about -1 to 1, as in training."""
-    return (pixels - 127.0) / 128.0
 
 
 def class_names() -> list[str]:

@@ -82,8 +82,6 @@ def load_application(name: str, weights: str | None) -> tuple[keras.Model, Any]:
         if each[0].isupper() and callable(getattr(keras.applications, each))
     }
     included = efficientnet_lite.NAME
-    if name.lower() == included.lower():
-        return efficientnet_lite.load_model(weights), efficientnet_lite.preprocess
     if name.lower() not in known:
         raise UsageError(
             f"--model {name}: neither {included}, which needs no download, nor a .keras "

@@ -66,6 +66,12 @@ def load(
     is_file = name.endswith(".keras")
     if pixel_range is not None:
         check_range(pixel_range, name, is_file)
+    if name.lower() == efficientnet_lite.NAME.lower():
+        # It is built here, so that there is nothing to open up.
+        included = efficientnet_lite.load_model(
+            size or (USUAL_SIZE, USUAL_SIZE), weights
+        )
+        return Classifier(included, efficientnet_lite.class_names())
     if is_file:
         source, preprocess = files.load_file(Path(name)), None
     else:

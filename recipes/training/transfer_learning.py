@@ -61,9 +61,7 @@ class Config:
     """of fine-tuning; from scratch there are twenty times as many"""
 
 
-QUICK = Config(
-    others=("mnist_5k",), labels=(4,), draws=2, size=96, held_out=100, steps=8
-)
+QUICK = Config(others=(), labels=(4,), draws=2, size=96, held_out=100, steps=8)
 FULL = Config(labels=(1, 2, 4, 8, 16, 32), draws=5, size=160, held_out=800, steps=100)
 
 # --------------------------------------------------------------------------------------
@@ -330,9 +328,11 @@ def learn(
 
     for job in run.loop(kind, len(jobs), {"all": [found, random]}, unit="draws"):
         _, places = jobs[job]
-        best, best_weights = -1.0, None
+        first = begin(places)
+        best = -1.0
+        best_weights = first
         for rate in RATES[kind]:
-            model.set_weights(begin(places))
+            model.set_weights(first)
             for variable in optimizer.variables:
                 variable.assign(tf.zeros_like(variable))
             optimizer.learning_rate = rate
@@ -486,7 +486,7 @@ def judge_task(found: dict[str, dict], config: Config, run: Run) -> None:
 
 def judge_across(found: dict[str, dict], config: Config, run: Run) -> None:
     """The same frozen features on several tasks."""
-    if not run.has("--labels", config.labels, 4):
+    if len(found) == 1 or not run.has("--labels", config.labels, 4):
         return
     of_four = {task: mean_accuracies(ways, 4) for task, ways in found.items()}
     gains = {task: ways[FROZEN] - ways[SHUFFLED] for task, ways in of_four.items()}
