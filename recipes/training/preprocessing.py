@@ -17,7 +17,7 @@ Lectures: CS Data Preprocessing; SEL Data preprocessing; N18 1.2.6 Tricks; INFO 
     Normalization
 Paper: LeCun et al., Efficient backprop, 1998 (section 4.3); Krizhevsky, Learning
     multiple layers of features from tiny images, 2009 (appendix A, ZCA)
-Tags: normalization, standardization, whitening, zca, pca, mean subtraction, condition
+Tags: normalization, standardization, zca, pca, mean subtraction, condition
     number, data leakage
 """
 
