@@ -77,11 +77,6 @@ PLANNED = {
         "classes known by their description alone",
         "attributes, unseen classes, generalized zero-shot, zsl",
     ),
-    "convolution": Planned(
-        "convnets",
-        "the layer itself: loops, matrix products, Fourier transforms",
-        "conv2d, im2col, fft, padding, stride, receptive field, cnn",
-    ),
     "handcrafted_features": Planned(
         "convnets",
         "descriptors designed by people, with a linear classifier",
