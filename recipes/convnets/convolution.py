@@ -306,7 +306,8 @@ def compile_classifier(model: keras.Model, learning_rate: float, steps: int) -> 
 # --------------------------------------------------------------------------------------
 
 IMAGE_SIZE = 20
-# On validation images each network does better by it than by half or twice of it.
+# On validation images each network does as well by it as by half or twice of it, or
+# better.
 LEARNING_RATE = 1e-2
 
 STAGES = 2  # the lecture's M: 20 pixels become 10, then 5
