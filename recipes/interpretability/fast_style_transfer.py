@@ -69,8 +69,9 @@ class Config:
     steps: int = 60
     """of optimization, to compare with"""
     model: str = ""
-    """a network in place of random filters: EfficientNetLite0, which needs no download;
-    one of keras.applications, such as VGG19, whose pictures are the papers'; or a
+    """a network in place of random filters: EfficientNetLite0, which needs no download
+    and keeps more of the content's shapes (style_transfer measures it); one of
+    keras.applications, such as VGG19, whose pictures are the papers'; or a
     .keras file"""
     pixel_range: tuple[float, float] | None = None
     """of the pixels that a .keras file takes, such as 0 255 (None: as its graph says)"""
