@@ -214,7 +214,7 @@ def image_rows(
     or 3) or flat (n, pixels) of square gray images; the first `columns` of each are
     shown."""
     figure, grid = plt.subplots(
-        len(rows), 1, figsize=(columns + 1.2, len(rows) + 0.5), squeeze=False
+        len(rows), 1, figsize=(columns + 1.2, len(rows) + 0.6), squeeze=False
     )
     for (name, images), axes in zip(rows.items(), grid[:, 0], strict=True):
         # One picture for the whole row: many small axes take seconds to lay out.

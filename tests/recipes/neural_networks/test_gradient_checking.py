@@ -47,7 +47,7 @@ MORE_LAYERS = {
 }
 # Of several inputs or of whole numbers: each has a test of its own below.
 MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}
-OTHERS = {"Embedding", "Layer", "Input", "InputLayer", *MERGING}
+OTHERS = {"Embedding", "Layer", "Wrapper", "Input", "InputLayer", *MERGING}
 
 
 @pytest.mark.parametrize("name", [*gc.LAYERS, *MORE_LAYERS])
@@ -64,7 +64,9 @@ def test_no_layer_of_the_catalogue_is_forgotten():
                 "keras.layers",
             ):
                 used.add(node.attr)
-    assert used - {*gc.LAYERS, *MORE_LAYERS, *OTHERS} == set()
+    # What draws anew in each call (RandomFlip, MixUp, ...) has no gradient to check.
+    drawing = {name for name in used if name.startswith("Random")} | {"MixUp"}
+    assert used - {*gc.LAYERS, *MORE_LAYERS, *OTHERS} - drawing == set()
 
 
 @pytest.mark.parametrize("name", sorted(MERGING))
