@@ -131,6 +131,12 @@ def gradients(
     return tape.gradient(loss, values)
 
 
+def bounded(losses: Any, worst: float) -> np.ndarray:
+    """Losses of networks of which some may have diverged: what is no number, or worse,
+    counts as `worst`."""
+    return np.minimum(np.nan_to_num(losses, nan=worst, posinf=worst), worst)
+
+
 def set_weights(model: keras.Model, row: Any) -> None:
     """Gives the model the weights of one network, (weights,)."""
     weights = weights_of(model, np.asarray(row)[np.newaxis])

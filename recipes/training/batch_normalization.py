@@ -316,14 +316,10 @@ def train(normalized: bool, digits: Digits, config: Config, run: Run) -> Trained
         train_epoch(model, rows, velocity, rates, batches, x, y)
 
         found, hits = losses_and_hits(model, rows, x_seen, y_seen)
-        of_parts = np.split(bounded(found.numpy()), 3, axis=1)
+        of_parts = np.split(stacks.bounded(found, WORST), 3, axis=1)
         losses[:, epoch] = np.mean(of_parts, axis=-1).reshape(3, *shape)
         accuracy[epoch] = hits.numpy()[:, -HELD_OUT:].mean(axis=1).reshape(shape)
     return Trained(*losses, accuracy, rows.numpy().reshape(*shape, -1))
-
-
-def bounded(losses: np.ndarray) -> np.ndarray:
-    return np.minimum(np.nan_to_num(losses, nan=WORST, posinf=WORST), WORST)
 
 
 def judge_training(trained: dict[str, Trained], config: Config, run: Run) -> None:

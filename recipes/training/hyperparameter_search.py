@@ -346,7 +346,7 @@ def search_all(searches, starts: np.ndarray, parts, config: Config, run: Run):
             y,
         )
         states = trained.numpy().copy()
-        losses = bounded(losses_of(model, trained[:, 0], *valid).numpy())
+        losses = stacks.bounded(losses_of(model, trained[:, 0], *valid), WORST)
         left -= 1
         for index in np.flatnonzero(left == 0):
             loss = float(losses[index])
@@ -370,10 +370,6 @@ def state_of(trial: Trial, start: np.ndarray) -> np.ndarray:
     if trial.state is not None:
         return trial.state
     return np.stack([start, np.zeros_like(start)])
-
-
-def bounded(losses: np.ndarray) -> np.ndarray:
-    return np.minimum(np.nan_to_num(losses, nan=WORST, posinf=WORST), WORST)
 
 
 def load_parts(run: Run):
@@ -438,7 +434,7 @@ def run_searches(parts, config: Config, run: Run) -> dict[str, Strategy]:
         found = search_all(searches, of_each, parts, config, run)
 
     weights = tf.constant(np.stack([each.weights for each in found]))
-    test = bounded(losses_of(build_model(), weights, *parts[2]).numpy())
+    test = stacks.bounded(losses_of(build_model(), weights, *parts[2]), WORST)
     by_strategy = {}
     for index, strategy in enumerate(config.strategies):
         places = slice(index * config.searches, (index + 1) * config.searches)

@@ -251,15 +251,11 @@ def train(
         )
         validation[call] = losses_of(model, rows, *valid)
     return Trained(
-        bounded(batch_losses.reshape(-1, networks)),
-        bounded(validation),
-        bounded(losses_of(model, rows, *test).numpy()),
+        stacks.bounded(batch_losses.reshape(-1, networks), WORST),
+        stacks.bounded(validation, WORST),
+        stacks.bounded(losses_of(model, rows, *test), WORST),
         rows.numpy(),
     )
-
-
-def bounded(losses: np.ndarray) -> np.ndarray:
-    return np.minimum(np.nan_to_num(losses, nan=WORST, posinf=WORST), WORST)
 
 
 def load_parts(run: Run):

@@ -209,7 +209,7 @@ class Stack:
     def losses(self) -> np.ndarray:
         """As `held_out`, (2, rates, starts)."""
         found = self.held_out().numpy().reshape(2, *self.shape)
-        return np.minimum(np.nan_to_num(found, nan=WORST), WORST)
+        return stacks.bounded(found, WORST)
 
 
 @dataclass

@@ -327,15 +327,11 @@ def train(
         train_epoch(model, rows, velocity, of_each, batches, x, y)
 
         found, hits = losses_and_hits(model, rows, x_seen, y_seen)
-        valid, test = np.split(bounded(found.numpy()), [held_out], axis=1)
+        valid, test = np.split(stacks.bounded(found, WORST), [held_out], axis=1)
         losses[0, epoch] = valid.mean(axis=1).reshape(shape)
         losses[1, epoch] = test.mean(axis=1).reshape(shape)
         accuracy[epoch] = hits.numpy()[:, held_out:].mean(axis=1).reshape(shape)
     return Trained(*losses, accuracy, rows.numpy().reshape(*shape, -1))
-
-
-def bounded(losses: np.ndarray) -> np.ndarray:
-    return np.minimum(np.nan_to_num(losses, nan=WORST, posinf=WORST), WORST)
 
 
 def load_wines(seed: int) -> Parts:

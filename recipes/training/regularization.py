@@ -183,8 +183,8 @@ def update_all(model, method: Method, rows, gradients, strengths):
             new = method.update(weight, gradient, LEARNING_RATE, strengths[:, 0])
         else:
             new = weight - LEARNING_RATE * gradient
-        updated.append(tf.reshape(new, (tf.shape(rows)[0], -1)))
-    return tf.concat(updated, axis=1)
+        updated.append(new)
+    return stacks.rows_of(updated)
 
 
 @tf.function(jit_compile=True)

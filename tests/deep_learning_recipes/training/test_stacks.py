@@ -105,3 +105,8 @@ def test_seeds_are_refused():
     model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5)])
     with pytest.raises(ValueError, match="seed"):
         stacks.row_of(model)
+
+
+def test_what_diverged_counts_as_the_worst():
+    losses = np.array([0.5, np.nan, np.inf, 1e6], "float32")
+    np.testing.assert_array_equal(stacks.bounded(losses, 9.0), [0.5, 9, 9, 9])
