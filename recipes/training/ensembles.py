@@ -44,7 +44,7 @@ class Config:
     """share of the running mean of the weights that stays in each step"""
 
 
-QUICK = Config(members=3, groups=2, epochs=6)
+QUICK = Config(members=3, epochs=6)
 FULL = Config(groups=10, epochs=20)
 
 # --------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Config:
     """crops of photographs to train on"""
 
 
-QUICK = Config(starts=2)
+QUICK = Config(starts=4)
 FULL = Config(starts=5, epochs=20, train_images=3000)
 
 # --------------------------------------------------------------------------------------
