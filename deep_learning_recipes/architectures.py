@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from deep_learning_recipes import data, training
+from deep_learning_recipes.catalogue.published import PUBLISHED, short
 from deep_learning_recipes.private_keras import calls_in
 from deep_learning_recipes.run import Run
 
@@ -26,51 +27,6 @@ SHARE_TO_CHOOSE_BY = 0.2  # of the training pictures
 PICTURES_AT_ONCE = 300
 BYTES = 4  # of a float32
 SECONDS_TO_TIME = 0.5  # or three calls, where these take longer
-
-
-@dataclass(frozen=True)
-class Published:
-    """What a paper says of a network on ImageNet's 1000 classes (ILSVRC)."""
-
-    year: int
-    weight_layers: int
-    """convolutional and dense, on the longest way"""
-    top5_error: float | None
-    """in percent; None: not in the paper"""
-    source: str
-
-
-# Errors of challenges are those of several networks together, on many crops: what the
-# courses' table has. Those marked so are of one network and one crop, some points more.
-PUBLISHED = {
-    "AlexNet": Published(
-        2012, 8, 16.4, "Krizhevsky et al., 2012, table 2: five networks, ten crops"
-    ),
-    "VGG-16": Published(
-        2014, 16, 7.2, "Simonyan and Zisserman, 2014, table 5: one network, many crops"
-    ),
-    "VGG-19": Published(
-        2014, 19, 7.3, "Simonyan and Zisserman, 2014, table 7: seven networks"
-    ),
-    "GoogLeNet": Published(
-        2014, 22, 6.7, "Szegedy et al., 2014, table 2: seven networks, 144 crops"
-    ),
-    "ResNet-50": Published(
-        2015, 50, 5.25, "He et al., 2015, table 4: one network, many crops"
-    ),
-    "ResNet-152": Published(
-        2015, 152, 3.57, "He et al., 2015, table 5: six networks, many crops"
-    ),
-    "DenseNet-121": Published(
-        2016, 121, 7.71, "Huang et al., 2016, table 3: one network, one crop"
-    ),
-    "DenseNet-201": Published(
-        2016, 201, 6.34, "Huang et al., 2016, table 3: one network, one crop"
-    ),
-    "SqueezeNet": Published(
-        2016, 18, 19.7, "Iandola et al., 2016, table 2: one network, one crop"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -352,11 +308,3 @@ def _cells(name: str, row: Row) -> list[str]:
         "" if accuracy_here is None else f"{accuracy_here:.1%}",
         "" if error is None else f"{error:.3g} %",
     ]
-
-
-def short(count: int) -> str:
-    """60965224 as 61.0 M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return str(count)
