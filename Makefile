@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/convnets.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/reinforcement.py

@@ -33,12 +33,13 @@ try:
 except ImportError:
     torch = None
 
-OURS, XLA, DEFAULTS, TF_DATA, TORCH = (
+OURS, XLA, DEFAULTS, TF_DATA, TORCH, COMPILED = (
     "training.fit",
     "training.fit, jit_compile=True",
     "keras fit, defaults",
     "keras fit, tf.data, steps_per_execution=16",
     "PyTorch loop",
+    "PyTorch loop, torch.compile",
 )
 
 
@@ -143,9 +144,10 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
             dataset, epochs=epochs, shuffle=False, verbose=0
         )
 
-    def pytorch(threads):
+    def pytorch(threads, compiles=False):
         network = task.torch()
         optimizer = torch.optim.Adam(network.parameters())
+        call = torch.compile(network) if compiles else network
         loss_function = torch.nn.CrossEntropyLoss()
         channels_first = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
         inputs, labels = torch.tensor(channels_first), torch.tensor(y)
@@ -156,7 +158,8 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
                 total = torch.zeros(())
                 for indices in torch.randperm(len(inputs)).split(task.batch_size):
                     optimizer.zero_grad()
-                    loss = loss_function(network(inputs[indices]), labels[indices])
+                    logits = call(inputs[indices])
+                    loss = loss_function(logits, labels[indices])
                     loss.backward()
                     optimizer.step()
                     total += loss.detach() * len(indices)
@@ -172,6 +175,8 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
         choices = (1, os.cpu_count() or 1)
         threads = min(choices, key=lambda count: seconds(lambda: pytorch(count)(2)))
         entries[TORCH] = lambda: pytorch(threads)
+        if COMPILED in task.targets:
+            entries[COMPILED] = lambda: pytorch(threads, compiles=True)
     return entries
 
 
