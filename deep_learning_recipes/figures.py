@@ -380,10 +380,9 @@ def score_table(
 ) -> Figure:
     """A row for each named entry, a column for each measure, the numbers written in.
 
-    measures: by name 1 where higher is better, -1 where lower is. The brighter a cell,
-        the better
-    it is among those of its column; the words of a measure's name stand below each
-    other.
+    measures: by name 1 where higher is better, -1 where lower is, 0 where neither is.
+        The brighter a cell, the better it is among those of its column; the words of a
+        measure's name stand below each other.
     """
     values = np.array(
         [[row[measure] for measure in measures] for row in scores.values()]

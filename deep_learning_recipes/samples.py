@@ -1,0 +1,223 @@
+"""How good generated images are, beside what real ones get and what a trivial rival does.
+
+All is measured in the features of a classifier that was trained on the real images
+(`train_judge`), as pixels say little about likeness. No number alone is enough: a model
+that repeats one perfect image has a precision of 1, one that copies its training images
+the best distance.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import keras
+import numpy as np
+from keras import layers
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from deep_learning_recipes import figures, training
+from deep_learning_recipes.run import Run
+
+NEIGHBORS = 3  # Kynkäänniemi et al.'s k
+COMPONENTS = 64  # of the rival that draws Gaussian codes
+AT_ONCE = 500
+# 1 where higher is better, -1 where lower is; 0: as near to 1 as can be.
+BETTER = {
+    "frechet": -1,
+    "precision": 1,
+    "recall": 1,
+    "two sample accuracy": -1,
+    "class distance": -1,
+    "nearest": 0,
+}
+
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class Judge:
+    """A classifier of the real images, by whose eyes samples are seen."""
+
+    features: Features
+    """(n, height, width, channels) to (n, features)"""
+    classify: Features
+    """(n, height, width, channels) to (n,) classes"""
+    classes: int
+    accuracy: float
+    """on held-out images: how far its eyes can be trusted"""
+
+
+def train_judge(train, test, *, classes: int, run: Run, epochs: int = 6) -> Judge:
+    """Trains a small convnet; the features are its last hidden layer's 64 numbers.
+
+    train, test: (x, y), x in [0, 1] of shape (n, height, width, channels).
+    """
+    x, y = train
+    images = keras.Input(x.shape[1:], name="images")
+    hidden = images
+    for filters in (16, 32, 64):
+        hidden = layers.Conv2D(filters, 3, strides=2, padding="same")(hidden)
+        hidden = layers.BatchNormalization(momentum=0.9)(hidden)
+        hidden = layers.ReLU()(hidden)
+    hidden = layers.Dense(64, "relu")(layers.Flatten()(hidden))
+    logits = layers.Dense(classes)(layers.Dropout(0.3)(hidden))
+    model = keras.Model(images, [logits, hidden], name="judge")
+
+    learner = keras.Model(images, logits, name="judge")
+    learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
+    training.fit(learner, x, y, epochs=epochs, batch_size=64, callbacks=run.callbacks)
+
+    def answers(pictures: np.ndarray, index: int) -> np.ndarray:
+        parts = np.array_split(pictures, range(AT_ONCE, len(pictures), AT_ONCE))
+        return np.concatenate([np.asarray(model(part)[index]) for part in parts])
+
+    def classify(pictures: np.ndarray) -> np.ndarray:
+        return answers(pictures, 0).argmax(axis=-1)
+
+    x_test, y_test = test
+    accuracy = float(np.mean(classify(x_test) == y_test))
+    return Judge(lambda pictures: answers(pictures, 1), classify, classes, accuracy)
+
+
+@dataclass
+class Scores:
+    """Of a set of samples."""
+
+    frechet: float
+    """distance of two Gaussians, that of the samples' features and that of the real
+    ones': 0 where means and covariances agree"""
+    precision: float
+    """share of the samples that lie among the real images: fidelity, 1 at best"""
+    recall: float
+    """share of the real images that lie among the samples: diversity, 1 at best"""
+    two_sample_accuracy: float
+    """of one nearest neighbor that tells samples from real images: 0.5 at best, 1 where
+    they never mix, under 0.5 where samples are copies of the real images"""
+    class_distance: float
+    """total variation between the classes' shares: 0 at best, 1 at worst"""
+    nearest: float
+    """distance to the nearest training image, of that which held-out images have (their
+    medians): far under 1 where training images are copied"""
+
+
+def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·√(Σ₁Σ₂)) of features (n, features): Heusel et al.,
+    GANs trained by a two time-scale update rule converge to a local Nash equilibrium,
+    2017 (equation 6)."""
+    between = np.sum((one.mean(axis=0) - other.mean(axis=0)) ** 2)
+    of_one = np.atleast_2d(np.cov(one, rowvar=False))
+    of_other = np.atleast_2d(np.cov(other, rowvar=False))
+    # The root's trace is the sum of its eigenvalues, also where features never vary and
+    # there is no root; they are real, but for rounding.
+    eigenvalues = np.linalg.eigvals(of_one @ of_other).real
+    of_root = np.sqrt(np.maximum(eigenvalues, 0)).sum()
+    spread = np.trace(of_one) + np.trace(of_other) - 2 * of_root
+    return float(max(0.0, between + spread))
+
+
+def share_within(samples: np.ndarray, real: np.ndarray) -> float:
+    """Share of `samples` that lie within a ball around one of the points `real` that
+    reaches to its third nearest neighbor: Kynkäänniemi et al., Improved precision and
+    recall metric for assessing generative models, 2019 (equations 1 and 2)."""
+    neighbors = NearestNeighbors(n_neighbors=NEIGHBORS + 1).fit(real)
+    distances, _ = neighbors.kneighbors(real)
+    radii = distances[:, -1]  # the first neighbor is the point itself
+    inside = [
+        np.any(np.linalg.norm(real - sample, axis=1) <= radii) for sample in samples
+    ]
+    return float(np.mean(inside))
+
+
+def two_sample_accuracy(samples: np.ndarray, real: np.ndarray) -> float:
+    """Leave-one-out accuracy of one nearest neighbor, from as many samples as real
+    points: Lopez-Paz and Oquab, Revisiting classifier two-sample tests, 2017."""
+    count = min(len(samples), len(real))
+    points = np.concatenate([samples[:count], real[:count]])
+    is_real = np.arange(2 * count) >= count
+    neighbors = NearestNeighbors(n_neighbors=1).fit(points)
+    _, nearest = neighbors.kneighbors()  # of each among the others
+    return float(np.mean(is_real[nearest[:, 0]] == is_real))
+
+
+def class_distance(one: np.ndarray, other: np.ndarray, classes: int) -> float:
+    """Half the sum of the differences between the shares of labels (n,)."""
+    shares = [np.bincount(each, minlength=classes) / len(each) for each in (one, other)]
+    return float(0.5 * np.abs(shares[0] - shares[1]).sum())
+
+
+def nearest_distances(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """From each sample to the training point that is nearest, (samples,)."""
+    distances, _ = NearestNeighbors(n_neighbors=1).fit(train).kneighbors(samples)
+    return distances[:, 0]
+
+
+def measure(
+    samples: np.ndarray, train: np.ndarray, held_out: np.ndarray, judge: Judge
+) -> Scores:
+    """Samples against held-out images, and their distance to the training images; all
+    in [0, 1], (n, height, width, channels).
+
+    Raises ValueError where a sample is no number or lies outside [0, 1].
+    """
+    if not np.all((samples >= 0) & (samples <= 1)):
+        raise ValueError("samples must lie in [0, 1]; clip what the network gives")
+    seen, known, real = (judge.features(x) for x in (samples, train, held_out))
+    usual = np.median(nearest_distances(real, known))
+    return Scores(
+        frechet=frechet_distance(seen, real),
+        precision=share_within(seen, real),
+        recall=share_within(real, seen),
+        two_sample_accuracy=two_sample_accuracy(seen, real),
+        class_distance=class_distance(
+            judge.classify(samples), judge.classify(held_out), judge.classes
+        ),
+        nearest=float(np.median(nearest_distances(seen, known)) / usual),
+    )
+
+
+def draw_gaussian(train: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The trivial rival: images whose principal components are Gaussian, with the means
+    and variances of the training images'. (count, height, width, channels)."""
+    flat = train.reshape(len(train), -1)
+    pca = PCA(min(COMPONENTS, *flat.shape), random_state=seed).fit(flat)
+    random = np.random.default_rng(seed)
+    deviations = np.sqrt(pca.explained_variance_)
+    codes = random.normal(size=(count, len(deviations))) * deviations
+    images = pca.inverse_transform(codes).reshape(count, *train.shape[1:])
+    return np.clip(images, 0, 1).astype("float32")
+
+
+def report(
+    run: Run,
+    samples: Mapping[str, np.ndarray],
+    train: np.ndarray,
+    held_out: np.ndarray,
+    judge: Judge,
+) -> dict[str, Scores]:
+    """Scores of named samples, of real images ("real") and of Gaussian codes
+    ("Gaussian"), as metrics and as a table.
+
+    Real are training images, as many as there are held-out ones; only how near they
+    come to the training images is that of the held-out ones, 1 by definition.
+    """
+    count = len(held_out)
+    random = np.random.default_rng(run.seed)
+    some = train[random.permutation(len(train))[:count]]
+    scores = {name: measure(x, train, held_out, judge) for name, x in samples.items()}
+    gaussian = draw_gaussian(train, count, run.seed)
+    scores["Gaussian"] = measure(gaussian, train, held_out, judge)
+    scores["real"] = measure(some, train, held_out, judge)
+    scores["real"].nearest = 1.0
+
+    for field in fields(Scores):
+        values = {name: getattr(each, field.name) for name, each in scores.items()}
+        run.metrics(field.name, values)
+    table = {
+        name: {
+            measure.replace("_", " "): value for measure, value in vars(each).items()
+        }
+        for name, each in scores.items()
+    }
+    title = "Samples against held-out images"
+    run.figure("scores", figures.score_table(table, BETTER, title=title))
+    return scores

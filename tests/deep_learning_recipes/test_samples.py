@@ -1,0 +1,116 @@
+import matplotlib
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import wasserstein_distance
+from test_architectures import Notes
+
+from deep_learning_recipes import data, samples
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def test_frechet_distance_of_gaussians_on_lines(random):
+    one = random.normal(2.0, 1.0, size=(200_000, 1))
+    other = random.normal(-1.0, 3.0, size=(200_000, 1))
+    found = samples.frechet_distance(one, other)
+    # In one dimension (μ₁ − μ₂)² + (σ₁ − σ₂)², and at least the squared W₁.
+    assert found == pytest.approx(3**2 + 2**2, rel=0.02)
+    assert found >= wasserstein_distance(one[:, 0], other[:, 0]) ** 2
+
+
+def test_frechet_distance_does_not_mind_axes(random):
+    one = random.normal(size=(5000, 4)) * [1, 2, 3, 0.1]
+    other = random.normal(size=(5000, 4)) + [0, 1, 0, 0]
+    axes, _ = np.linalg.qr(random.normal(size=(4, 4)))
+    turned = samples.frechet_distance(one @ axes, other @ axes)
+    assert turned == pytest.approx(samples.frechet_distance(one, other), rel=1e-6)
+    assert samples.frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
+
+
+def test_features_that_never_vary_leave_a_number(random):
+    one = random.normal(size=(50, 6))
+    one[:, 2:] = 0
+    assert 0 <= samples.frechet_distance(one, one + 1e-3) < 1e-3
+
+
+def test_share_within_is_that_of_brute_force(random):
+    found = random.normal(size=(80, 3))
+    real = random.normal(size=(60, 3)) + 0.7
+    between = cdist(real, real)
+    radii = np.sort(between, axis=1)[:, samples.NEIGHBORS]
+    inside = (cdist(found, real) <= radii).any(axis=1)
+    assert samples.share_within(found, real) == inside.mean()
+    assert 0 < inside.mean() < 1
+
+
+def test_one_point_has_precision_and_no_recall(random):
+    real = random.normal(size=(300, 2))
+    one_point = np.zeros((300, 2)) + 1e-3 * random.normal(size=(300, 2))
+    assert samples.share_within(one_point, real) == 1
+    assert samples.share_within(real, one_point) < 0.05
+
+
+def test_two_sample_accuracy_is_a_half_for_the_same_law_and_one_apart(random):
+    one, other = random.normal(size=(2, 1000, 2))
+    assert samples.two_sample_accuracy(one, other) == pytest.approx(0.5, abs=0.05)
+    assert samples.two_sample_accuracy(one, other + 100) == 1
+    # Copies are nearest to what they are copies of.
+    assert samples.two_sample_accuracy(one, one + 1e-6) < 0.01
+
+
+def test_class_distance_by_hand():
+    one = np.array([0, 0, 1, 1])
+    other = np.array([1, 1, 1, 2])
+    assert samples.class_distance(one, other, 4) == pytest.approx(0.5)
+    assert samples.class_distance(one, np.array([3]), 4) == 1
+
+
+def test_gaussian_rival_has_the_images_means_and_variances(random):
+    train = np.clip(0.5 + 0.1 * random.normal(size=(4000, 3, 3, 1)), 0, 1)
+    train[:, 0, 0] = train[:, 2, 2]
+    drawn = samples.draw_gaussian(train, 4000, seed=0)
+    assert drawn.shape == train.shape
+    np.testing.assert_allclose(drawn.mean(axis=0), train.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(drawn.std(axis=0), train.std(axis=0), atol=0.01)
+    np.testing.assert_allclose(drawn[:, 0, 0], drawn[:, 2, 2], atol=1e-4)
+
+
+def test_report_tells_copies_noise_and_one_image_apart(random):
+    (x, y), (x_test, y_test) = data.load("digits", size=16)
+    notes = Notes()
+    judge = samples.train_judge(
+        (x, y), (x_test, y_test), classes=10, run=notes, epochs=10
+    )
+    assert judge.accuracy > 0.9
+    notes.seed = 0
+    noise = random.random((360, 16, 16, 1)).astype("float32")
+    shown = {
+        "copies": x[:360],
+        "noise": noise,
+        "one image": np.clip(x[:1] + 0.01 * noise, 0, 1),
+    }
+    found = samples.report(notes, shown, x, x_test, judge)
+
+    assert list(found) == ["copies", "noise", "one image", "Gaussian", "real"]
+    assert found["copies"].nearest == 0
+    assert found["real"].nearest == 1
+    assert found["noise"].precision < 0.5 * found["real"].precision
+    assert found["one image"].recall < 0.1
+    assert found["one image"].class_distance > 0.8
+    assert found["real"].frechet < 0.5 * found["Gaussian"].frechet
+    assert found["real"].precision > found["Gaussian"].precision
+    assert found["Gaussian"].frechet < found["noise"].frechet
+    assert notes.numbers["frechet real"] == found["real"].frechet
+    assert isinstance(notes.figures["scores"], matplotlib.figure.Figure)
+
+
+def test_samples_out_of_range_are_refused(random):
+    judge = samples.Judge(lambda x: x, lambda x: x, 10, 1.0)
+    for bad in (1.5, -0.1, np.nan):
+        x = np.full((4, 2, 2, 1), bad)
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+            samples.measure(x, x, x, judge)
