@@ -13,19 +13,22 @@ import keras
 import numpy as np
 from keras import layers
 from sklearn.decomposition import PCA
+from sklearn.metrics import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
 
 from deep_learning_recipes import figures, training
 from deep_learning_recipes.run import Run
 
-NEIGHBORS = 3  # Kynkäänniemi et al.'s k
+NEIGHBORS = 3  # k of precision, by Kynkäänniemi et al.
+NEIGHBORS_COVERED = 5  # k of coverage, by Naeem et al.
 COMPONENTS = 64  # of the rival that draws Gaussian codes
 AT_ONCE = 500
 # 1 where higher is better, -1 where lower is; 0: as near to 1 as can be.
 BETTER = {
     "frechet": -1,
     "precision": 1,
-    "recall": 1,
+    "coverage": 1,
     "two sample accuracy": -1,
     "class distance": -1,
     "nearest": 0,
@@ -88,8 +91,9 @@ class Scores:
     ones': 0 where means and covariances agree"""
     precision: float
     """share of the samples that lie among the real images: fidelity, 1 at best"""
-    recall: float
-    """share of the real images that lie among the samples: diversity, 1 at best"""
+    coverage: float
+    """share of the real images that have a sample among their near neighbors: diversity,
+    nearly 1 at best"""
     two_sample_accuracy: float
     """of one nearest neighbor that tells samples from real images: 0.5 at best, 1 where
     they never mix, under 0.5 where samples are copies of the real images"""
@@ -115,17 +119,27 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(max(0.0, between + spread))
 
 
-def share_within(samples: np.ndarray, real: np.ndarray) -> float:
-    """Share of `samples` that lie within a ball around one of the points `real` that
+def precision(samples: np.ndarray, real: np.ndarray) -> float:
+    """Share of the samples that lie within the ball around one of the real points that
     reaches to its third nearest neighbor: Kynkäänniemi et al., Improved precision and
     recall metric for assessing generative models, 2019 (equations 1 and 2)."""
-    neighbors = NearestNeighbors(n_neighbors=NEIGHBORS + 1).fit(real)
-    distances, _ = neighbors.kneighbors(real)
-    radii = distances[:, -1]  # the first neighbor is the point itself
-    inside = [
-        np.any(np.linalg.norm(real - sample, axis=1) <= radii) for sample in samples
-    ]
-    return float(np.mean(inside))
+    distances = euclidean_distances(samples, real)
+    return float(np.mean(np.any(distances <= reach(real, NEIGHBORS), axis=1)))
+
+
+def coverage(samples: np.ndarray, real: np.ndarray) -> float:
+    """Share of the real points whose ball, to the fifth nearest neighbor, holds a sample:
+    Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020
+    (equation 9). Recall would count the far flung samples of a poor model as coverage.
+    """
+    distances = euclidean_distances(samples, real)
+    return float(np.mean(distances.min(axis=0) <= reach(real, NEIGHBORS_COVERED)))
+
+
+def reach(points: np.ndarray, neighbors: int) -> np.ndarray:
+    """From each point to its k-th nearest neighbor among the others, (points,)."""
+    distances, _ = NearestNeighbors(n_neighbors=neighbors).fit(points).kneighbors()
+    return distances[:, -1]
 
 
 def two_sample_accuracy(samples: np.ndarray, real: np.ndarray) -> float:
@@ -161,12 +175,20 @@ def measure(
     """
     if not np.all((samples >= 0) & (samples <= 1)):
         raise ValueError("samples must lie in [0, 1]; clip what the network gives")
-    seen, known, real = (judge.features(x) for x in (samples, train, held_out))
+    seen = judge.features(samples)
+    real = judge.features(held_out)
+    frechet = frechet_distance(seen, real)
+
+    # Neighbors go by direction: what is nothing in particular has small features, and
+    # would lie near to everything.
+    seen = normalize(seen)
+    real = normalize(real)
+    known = normalize(judge.features(train))
     usual = np.median(nearest_distances(real, known))
     return Scores(
-        frechet=frechet_distance(seen, real),
-        precision=share_within(seen, real),
-        recall=share_within(real, seen),
+        frechet=frechet,
+        precision=precision(seen, real),
+        coverage=coverage(seen, real),
         two_sample_accuracy=two_sample_accuracy(seen, real),
         class_distance=class_distance(
             judge.classify(samples), judge.classify(held_out), judge.classes

@@ -387,11 +387,6 @@ PLANNED = {
         "forging by a distance that always has a slope",
         "gan, wasserstein, gradient penalty, wgan-gp, r1, earth mover",
     ),
-    "diffusion": Planned(
-        "generative",
-        "pictures out of noise, step by step",
-        "ddpm, ddim, score matching, denoising, classifier-free guidance, stable diffusion",
-    ),
     "cyclegan": Planned(
         "generative",
         "one kind of picture into another, without pairs",

@@ -37,21 +37,30 @@ def test_features_that_never_vary_leave_a_number(random):
     assert 0 <= samples.frechet_distance(one, one + 1e-3) < 1e-3
 
 
-def test_share_within_is_that_of_brute_force(random):
+def test_precision_and_coverage_are_those_of_brute_force(random):
     found = random.normal(size=(80, 3))
     real = random.normal(size=(60, 3)) + 0.7
-    between = cdist(real, real)
-    radii = np.sort(between, axis=1)[:, samples.NEIGHBORS]
-    inside = (cdist(found, real) <= radii).any(axis=1)
-    assert samples.share_within(found, real) == inside.mean()
+    between = np.sort(cdist(real, real), axis=1)  # at 0 stands the point itself
+    distances = cdist(found, real)
+    inside = (distances <= between[:, 3]).any(axis=1)
+    assert samples.precision(found, real) == inside.mean()
     assert 0 < inside.mean() < 1
+    covered = (distances <= between[:, 5]).any(axis=0)
+    assert samples.coverage(found, real) == covered.mean()
+    assert 0 < covered.mean() < 1
 
 
-def test_one_point_has_precision_and_no_recall(random):
+def test_one_point_has_precision_and_no_coverage(random):
     real = random.normal(size=(300, 2))
-    one_point = np.zeros((300, 2)) + 1e-3 * random.normal(size=(300, 2))
-    assert samples.share_within(one_point, real) == 1
-    assert samples.share_within(real, one_point) < 0.05
+    one_point = 1e-3 * random.normal(size=(300, 2))
+    assert samples.precision(one_point, real) == 1
+    assert samples.coverage(one_point, real) < 0.05
+
+
+def test_coverage_of_the_same_law_is_nearly_one(random):
+    one, other = random.normal(size=(2, 1000, 2))
+    # 1 − 2^−5 in expectation: Naeem et al., section 3.3.
+    assert samples.coverage(one, other) == pytest.approx(1 - 2**-5, abs=0.02)
 
 
 def test_two_sample_accuracy_is_a_half_for_the_same_law_and_one_apart(random):
@@ -96,10 +105,10 @@ def test_report_tells_copies_noise_and_one_image_apart(random):
     found = samples.report(notes, shown, x, x_test, judge)
 
     assert list(found) == ["copies", "noise", "one image", "Gaussian", "real"]
-    assert found["copies"].nearest == 0
+    assert found["copies"].nearest == pytest.approx(0, abs=1e-3)
     assert found["real"].nearest == 1
-    assert found["noise"].precision < 0.5 * found["real"].precision
-    assert found["one image"].recall < 0.1
+    assert found["noise"].precision < 0.1
+    assert found["one image"].coverage < 0.1
     assert found["one image"].class_distance > 0.8
     assert found["real"].frechet < 0.5 * found["Gaussian"].frechet
     assert found["real"].precision > found["Gaussian"].precision
