@@ -49,6 +49,11 @@ class Judge:
     accuracy: float
     """on held-out images: how far its eyes can be trusted"""
 
+    def directions(self, images: np.ndarray) -> np.ndarray:
+        """Features of length 1, by which neighbors are found: what is nothing in
+        particular has small features, and would lie near to everything."""
+        return normalize(self.features(images))
+
 
 def train_judge(train, test, *, classes: int, run: Run, epochs: int = 6) -> Judge:
     """Trains a small convnet; the features are its last hidden layer's 64 numbers.
@@ -175,18 +180,12 @@ def measure(
     """
     if not np.all((samples >= 0) & (samples <= 1)):
         raise ValueError("samples must lie in [0, 1]; clip what the network gives")
-    seen = judge.features(samples)
-    real = judge.features(held_out)
-    frechet = frechet_distance(seen, real)
-
-    # Neighbors go by direction: what is nothing in particular has small features, and
-    # would lie near to everything.
-    seen = normalize(seen)
-    real = normalize(real)
-    known = normalize(judge.features(train))
+    seen = judge.directions(samples)
+    real = judge.directions(held_out)
+    known = judge.directions(train)
     usual = np.median(nearest_distances(real, known))
     return Scores(
-        frechet=frechet,
+        frechet=frechet_distance(judge.features(samples), judge.features(held_out)),
         precision=precision(seen, real),
         coverage=coverage(seen, real),
         two_sample_accuracy=two_sample_accuracy(seen, real),

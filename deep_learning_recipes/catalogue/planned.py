@@ -317,11 +317,6 @@ PLANNED = {
         "learning on nodes and edges",
         "gnn, gcn, gat, graphsage, node classification",
     ),
-    "autoencoder": Planned(
-        "generative",
-        "a code for data, and the way back",
-        "ae, latent space, compression, reconstruction, dimensionality reduction",
-    ),
     "sparse_autoencoder": Planned(
         "generative",
         "codes in which few units speak at once",
