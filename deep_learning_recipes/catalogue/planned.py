@@ -322,11 +322,6 @@ PLANNED = {
         "codes in which few units speak at once",
         "sae, l1, sparsity, latent space",
     ),
-    "denoising_autoencoder": Planned(
-        "generative",
-        "clean data guessed from spoiled data",
-        "dae, noise, masking, latent space",
-    ),
     "context_autoencoder": Planned(
         "generative",
         "missing parts and colors filled in",
