@@ -107,27 +107,43 @@ def _places(model: keras.Model, variables: list[Any]) -> list[int]:
 def losses(
     model: keras.Model, rows: Any, x: Any, y: Any, training: bool = False
 ) -> Any:
-    """Each network's cross-entropy in nats, (networks,), its outputs taken as logits.
+    """Each network's cross-entropy in nats on the same examples, (networks,), its
+    outputs taken as logits.
 
     rows: (networks, weights). x: (batch, ...). y: (batch,) labels.
     """
-    logits = tf.cast(call(model, rows, x, training), "float32")
-    labels = tf.repeat(y[tf.newaxis], tf.shape(rows)[0], axis=0)
-    found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return losses_each(model, rows, _copies(rows, x), _copies(rows, y), training)
+
+
+def losses_each(
+    model: keras.Model, rows: Any, x: Any, y: Any, training: bool = False
+) -> Any:
+    """As `losses`, each network's on examples of its own: x (networks, batch, ...), y
+    (networks, batch)."""
+    logits = tf.cast(call_each(model, rows, x, training), "float32")
+    found = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
     return tf.reduce_mean(found, axis=1)
 
 
 def gradients(
     model: keras.Model, rows: Any, x: Any, y: Any, training: bool = False
 ) -> Any:
-    """The gradient of each network's loss by its own weights, (networks, weights).
+    """The gradient of each network's loss by its own weights, (networks, weights), on
+    the same examples."""
+    return gradients_each(model, rows, _copies(rows, x), _copies(rows, y), training)
 
-    No other loss depends on them, so it is that of the sum.
+
+def gradients_each(
+    model: keras.Model, rows: Any, x: Any, y: Any, training: bool = False
+) -> Any:
+    """As `gradients`, on examples of each network's own, as of `losses_each`.
+
+    No other loss depends on a network's weights, so it is that of the sum.
     """
     with tf.GradientTape() as tape:
         values = tf.identity(rows)
         tape.watch(values)
-        loss = tf.reduce_sum(losses(model, values, x, y, training))
+        loss = tf.reduce_sum(losses_each(model, values, x, y, training))
     return tape.gradient(loss, values)
 
 

@@ -120,22 +120,11 @@ def train_epoch(
     for index in tf.range(batches.shape[0]):
         images = tf.gather(x, batches[index])
         labels = tf.gather(y, batches[index])
-        velocity.assign(MOMENTUM * velocity + gradients(model, rows, images, labels))
+        gradients = stacks.gradients_each(model, rows, images, labels)
+        velocity.assign(MOMENTUM * velocity + gradients)
         rows.assign_sub(rates[index][:, tf.newaxis] * velocity)
         step = first_step + index
         averages.assign(update_average(averages, rows, step, ema_momentum))
-
-
-def gradients(model, rows, images, labels):
-    """Of each network's loss on its own batch by its own weights, (networks,
-    weights)."""
-    with tf.GradientTape() as tape:
-        values = tf.identity(rows)
-        tape.watch(values)
-        logits = stacks.call_each(model, values, images)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        loss = tf.reduce_sum(tf.reduce_mean(losses, axis=1))
-    return tape.gradient(loss, values)
 
 
 @dataclass

@@ -225,13 +225,8 @@ class Stack:
         for batch in batches:
             x = tf.gather(self.x, batch)
             y = tf.gather(self.y, batch)
-            with tf.GradientTape() as tape:
-                values = tf.identity(self.rows)
-                tape.watch(values)
-                logits = stacks.call_each(self.network, values, x)
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-                loss = tf.reduce_sum(tf.reduce_mean(losses, axis=1))
-            self.rows.assign_sub(self.rates * tape.gradient(loss, values))
+            gradients = stacks.gradients_each(self.network, self.rows, x, y)
+            self.rows.assign_sub(self.rates * gradients)
         found = [stacks.losses(self.network, self.rows, *half) for half in self.watched]
         return tf.stack(found)
 

@@ -51,6 +51,22 @@ def test_losses_and_gradients_are_those_of_each_network_alone():
         np.testing.assert_allclose(slopes[index], flat, atol=1e-6)
 
 
+def test_each_network_may_have_examples_of_its_own():
+    built = [build() for _ in range(3)]
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, 5, 4, 4, 1)).astype("float32")
+    y = random.integers(0, 2, (3, 5))
+    rows = tf.constant([stacks.row_of(each) for each in built])
+    losses = stacks.losses_each(built[0], rows, x, y)
+    slopes = stacks.gradients_each(built[0], rows, x, y)
+    for index in range(3):
+        alone = rows[index : index + 1]
+        expected = stacks.losses(built[0], alone, x[index], y[index])
+        assert float(losses[index]) == pytest.approx(float(expected[0]), rel=1e-5)
+        slope = stacks.gradients(built[0], alone, x[index], y[index])
+        np.testing.assert_allclose(slopes[index], slope[0], atol=1e-6)
+
+
 def build_normalized():
     x = keras.Input((3,))
     hidden = layers.BatchNormalization(momentum=0.8)(layers.Dense(4)(x))
