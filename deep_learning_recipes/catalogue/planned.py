@@ -87,11 +87,6 @@ PLANNED = {
         "the convnet that won ImageNet in 2012",
         "cnn, imagenet, lrn, local response normalization",
     ),
-    "vgg": Planned(
-        "convnets",
-        "depth from nothing but small filters",
-        "cnn, imagenet, vgg16, vgg19",
-    ),
     "network_in_network": Planned(
         "convnets",
         "a small network at every pixel, and a mean at the end",
