@@ -44,7 +44,7 @@ class Config:
     """n, blocks in each of three stages, of the networks to train: 6n + 2 layers"""
     filters: Annotated[int, Interval(ge=2)] = 8
     """of the first stage; the second has twice as many, the third four times"""
-    epochs: int = 7
+    epochs: int = 6
     """passes over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
@@ -442,12 +442,13 @@ def training_errors(trained: Networks) -> dict[str, float]:
 
 def judge_depth(trained: Networks, run: Run) -> None:
     errors = training_errors(trained)
-    run.metrics("training_error", errors)
+    # The deepest residual network first.
+    run.metrics("training_error", dict(reversed(errors.items())))
     plain = [found.model for found in trained["plain"].values()]
     residual = [found.model for found in trained["residual"].values()]
     run.compare(
-        "A deeper plain network is worse on the very images that it learns from: its "
-        "training error rises with depth",
+        "A plain network can be too deep: the deepest has a higher error than the "
+        "shallowest on the very images that they learn from",
         errors,
         more=plain[-1].name,
         less=plain[0].name,
@@ -459,8 +460,8 @@ def judge_depth(trained: Networks, run: Run) -> None:
     shallow = errors[residual[0].name]
     deep = errors[residual[-1].name]
     run.claim(
-        "With shortcuts, of which none has a parameter, it does not rise with depth (by "
-        "2 points at most)",
+        "With shortcuts, of which none has a parameter, the deepest does not (by 2 "
+        "points at most)",
         holds=alike and deep < shallow + 0.02,
         measured=f"training error {residual[0].name} {shallow:.1%}, {residual[-1].name} "
         f"{deep:.1%}; {counts[0]:,} and {counts[-1]:,} parameters, as many as of the "
@@ -780,14 +781,16 @@ def draw_gradients(gradients: Gradients) -> plt.Figure:
     return figures.panels(*shown)
 
 
-def draw_decay(removals: dict[str, Removals], errors: dict[str, float]) -> plt.Figure:
+def draw_decay(
+    removals: dict[str, Removals], errors: dict[str, float], classes: int
+) -> plt.Figure:
     sizes = figures.Panel(
         title="What a residual block adds",
         xlabel="block, from the image on",
         ylabel="|F(x)| / |x|",
         lines={name: list(found.sizes.values()) for name, found in removals.items()},
         yscale="log",
-        xticks=whole_numbers(len(removals["decay"].sizes)),
+        xticks=range(1, len(removals["decay"].sizes) + 1),
     )
     kept = figures.Panel(
         title="Without the smallest blocks",
@@ -801,7 +804,11 @@ def draw_decay(removals: dict[str, Removals], errors: dict[str, float]) -> plt.F
         ylim=(0, 1.02),
     )
     bars = figures.Panel(
-        title="What decay costs", xlabel="training error", bars=errors, number="{:.2f}"
+        title="What decay costs",
+        xlabel="training error",
+        bars=errors,
+        levels={"chance": 1 - 1 / classes},
+        number="{:.2f}",
     )
     return figures.panels(sizes, kept, bars)
 
@@ -834,7 +841,7 @@ def main(config: Config, run: Run) -> None:
     errors = decay_errors(trained, decayed, task, config)
     if middle(config) >= 3:  # In eight layers little can be spared.
         judge_plain_decay(errors, run)
-    run.figure("decay", draw_decay(removals, errors))
+    run.figure("decay", draw_decay(removals, errors, task.classes))
 
     report(trained, task, config, run)
     run.export(serving.classifier(chosen), example=task.test[0][:3])
