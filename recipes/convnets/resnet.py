@@ -61,9 +61,9 @@ class Config:
 
 QUICK = Config(
     data="photos",
-    blocks=(1, 5),
-    epochs=3,
-    weight_decay=40.0,
+    blocks=(1, 4),
+    epochs=2,
+    weight_decay=60.0,
     untrained_blocks=5,
     imagenet=(50,),
     batch_sizes=(),
