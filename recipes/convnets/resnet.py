@@ -146,8 +146,9 @@ def preactivation_block(x, filters: int, stride: int, style: Style, name: str):
     else:
         plan = [(3, filters, stride), (3, filters, 1)]
 
-    branch = normalization(x, style, name=f"{name}_preact")
-    branch = activated = layers.ReLU(name=f"{name}_preact_relu")(branch)
+    activated = normalization(x, style, name=f"{name}_preact")
+    activated = layers.ReLU(name=f"{name}_preact_relu")(activated)
+    branch = activated
     for index, (kernel_size, outputs, strides) in enumerate(plan, start=1):
         if index > 1:
             branch = normalization(branch, style, name=f"{name}_{index - 1}")
@@ -301,7 +302,12 @@ def build_small(
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth must be 6n + 2: 8, 14, 20, ..., not {depth}")
     count = depth // 6
-    style = Style(False, residual, preactivation, projection, normalized)
+    style = Style(
+        residual=residual,
+        preactivation=preactivation,
+        projection=projection,
+        normalized=normalized,
+    )
     images = keras.Input(image_shape, name="images")
     x = stem(images, filters, 3, 1, style)
     for stage in range(3):
@@ -362,10 +368,11 @@ def branch_sizes(model: keras.Model, images) -> dict[str, float]:
     """|F(x)| / |x| of each block: how much it adds, relative to what it is given."""
     names = blocks_of(model)
     terms = [model.get_layer(f"{name}_add").input for name in names]
+    found = keras.Model(model.input, terms)(images)
     sizes = {}
-    for name, pair in zip(names, keras.Model(model.input, terms)(images), strict=True):
-        given, added = (ops.norm(ops.reshape(each, (-1,))) for each in pair)
-        sizes[name] = float(added / ops.maximum(given, 1e-12))
+    for name, (given, added) in zip(names, found, strict=True):
+        size = np.linalg.norm(given)
+        sizes[name] = float(np.linalg.norm(added) / max(size, 1e-12))
     return sizes
 
 
@@ -402,8 +409,8 @@ def decay_blocks(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> N
 
 SIZE = 16  # pixels across, of what is trained
 LEARNING_RATE = 2e-3  # as of `architectures.train`
-PICTURES = 300  # on which blocks are measured
-BATCH = 64  # pictures, of which the gradients are shown
+IMAGES = 300  # on which blocks are measured
+BATCH = 64  # images, of whose mean loss the gradients are shown
 REMOVED = 1 / 3  # share of the blocks, the smallest, that a claim is about
 
 KINDS = {"plain": False, "residual": True}
@@ -568,7 +575,7 @@ def judge_identity(
     """Deeper networks that hold the shallowest trained ones, in three ways."""
     shallowest = min(config.blocks)
     deepest = max(config.blocks)
-    images = task.test[0][:PICTURES]
+    images = task.test[0][:IMAGES]
     changes = {}
     for name, residual, identity in (
         ("residual, F = 0", True, silence),
@@ -644,7 +651,7 @@ def middle(config: Config) -> int:
 def remove_blocks(model: keras.Model, task: architectures.Task) -> Removals:
     """Half of them, the smallest first, as measured on training images. The model is
     left as it was."""
-    sizes = branch_sizes(model, task.train[0][:PICTURES])
+    sizes = branch_sizes(model, task.train[0][:IMAGES])
     smallest_first = sorted(sizes, key=sizes.get)
     x, y = task.test
     weights = model.get_weights()
@@ -661,7 +668,7 @@ def remove_blocks(model: keras.Model, task: architectures.Task) -> Removals:
 
 
 def classes_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    parts = np.array_split(images, -(-len(images) // PICTURES))
+    parts = np.array_split(images, -(-len(images) // IMAGES))
     # Eager calls: to trace a model that is asked a few times takes longer.
     return np.concatenate([np.argmax(model(part), axis=-1) for part in parts])
 

@@ -146,14 +146,15 @@ def copy_folded(theirs, ours):
             layer.set_weights(weights)
 
 
+def outputs_of(model, names, images):
+    outputs = [model.get_layer(name).output for name in names]
+    return keras.Model(model.input, outputs)(images)
+
+
 def assert_alike(ours, theirs, images, names):
     names = [*names, "predictions"]
-    found, expected = (
-        keras.Model(model.input, [model.get_layer(name).output for name in names])(
-            images
-        )
-        for model in (ours, theirs)
-    )
+    found = outputs_of(ours, names, images)
+    expected = outputs_of(theirs, names, images)
     for name, one, other in zip(names, found, expected, strict=True):
         scale = float(ops.max(ops.abs(other)))
         assert scale > 1e-3, name
