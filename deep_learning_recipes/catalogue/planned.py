@@ -97,11 +97,6 @@ PLANNED = {
         "filters of several sizes side by side",
         "inception, bottleneck, auxiliary classifier, cnn, imagenet",
     ),
-    "resnet": Planned(
-        "convnets",
-        "shortcuts that let very deep networks learn",
-        "residual network, skip connection, resnet50, cnn, imagenet",
-    ),
     "wide_resnet": Planned(
         "convnets",
         "residual networks that are wide instead of deep",
