@@ -18,8 +18,9 @@ Tags: inception, bottleneck, auxiliary classifier, 1x1 convolution, cnn, imagene
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -437,36 +438,90 @@ def draw_growth(of: dict[str, Growth]) -> plt.Figure:
     return figure
 
 
-def builder(task: architectures.Task, config: Config):
-    """Builds small forms for the task."""
-
-    def build(name: str, width: float = 1.0, **how) -> keras.Model:
-        return build_model(
-            task.image_shape,
-            task.classes,
-            small=True,
-            width=width * config.width,
-            name=name,
-            **how,
-        )
-
-    return build
+NAIVE = "naive"
+EQUAL_COST = "naive, equal cost"
+BOTTLENECK = "bottleneck"
+HEADS = "with auxiliary heads"
 
 
-def equal_cost_width(build, multiply_adds: int) -> float:
-    """Of the naive network: the largest share of the filters with which it costs no
-    more than so many multiply-adds."""
-    for width in np.arange(0.95, 0, -0.05):
-        naive = build("naive", width, naive=True)
-        if architectures.multiply_adds(naive) <= multiply_adds:
+def ways_to_build(task: architectures.Task, config: Config) -> dict[str, Callable]:
+    """The networks to compare, all in the small form."""
+    build = partial(build_model, task.image_shape, task.classes, small=True)
+    bottleneck = partial(build, width=config.width, name="bottleneck")
+    heads = partial(build, width=config.width, auxiliary=True, name="with_heads")
+    naive = partial(build, width=config.width, naive=True, name="naive")
+
+    affordable = architectures.multiply_adds(bottleneck())
+    width = equal_cost_width(naive, affordable)
+    equal_cost = partial(naive, width=width, name="naive_equal_cost")
+    return {
+        BOTTLENECK: bottleneck,
+        HEADS: heads,
+        NAIVE: naive,
+        EQUAL_COST: equal_cost,
+    }
+
+
+def equal_cost_width(build: Callable, multiply_adds: int) -> float:
+    """The largest width with which a network costs no more than so many
+    multiply-adds, or the smallest one there is."""
+    width = build.keywords["width"]
+    for share in np.arange(0.95, 0.0, -0.05):
+        cost = architectures.multiply_adds(build(width=share * width))
+        if cost <= multiply_adds:
             break
-    return float(width)
+    return float(share * width)
+
+
+def train(
+    build: Callable, task: architectures.Task, config: Config, run: Run
+) -> list[architectures.Trained]:
+    """From several starts."""
+    return [
+        architectures.train(
+            build(),
+            task,
+            run,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+        )
+        for _ in range(config.starts)
+    ]
+
+
+@dataclass
+class Heads:
+    """What a network with auxiliary heads gave."""
+
+    trained: list[architectures.Trained]
+    """without them, as it is used"""
+    norms: dict[str, np.ndarray]
+    """of gradients, before and after training, (starts, outputs, convolutions)"""
+    names: list[str]
+    """of the convolutions"""
 
 
 def train_with_heads(
+    build: Callable, task: architectures.Task, config: Config, run: Run
+) -> Heads:
+    """As `train`, but by the sum of the three losses."""
+    trained = []
+    before = []
+    after = []
+    for _ in range(config.starts):
+        model = build()
+        before.append(mean_norms(model, task, config, run))
+        trained.append(fit_with_heads(model, task, config, run))
+        after.append(mean_norms(model, task, config, run))
+    names = [layer.name for layer in trunk_layers(model)]
+    norms = {"before training": np.array(before), "after training": np.array(after)}
+    return Heads(trained, norms, names)
+
+
+def fit_with_heads(
     model: keras.Model, task: architectures.Task, config: Config, run: Run
 ) -> architectures.Trained:
-    """As `architectures.train`, but by the sum of the three losses."""
     x, y = task.train
     steps = config.epochs * math.ceil(len(x) / config.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
@@ -492,11 +547,79 @@ def train_with_heads(
     )
 
 
+def mean_norms(
+    model: keras.Model, task: architectures.Task, config: Config, run: Run
+) -> np.ndarray:
+    """Of a few batches to train on; the moving averages stay as they are."""
+    random = np.random.default_rng(run.seed)
+    kept = model.get_weights()
+    x, y = task.train
+    found = []
+    for _ in range(MEASURED_BATCHES):
+        batch = random.integers(len(x), size=config.batch_size)
+        found.append(gradient_norms(model, x[batch], y[batch], config.auxiliary_weight))
+    model.set_weights(kept)
+    return np.mean(found, axis=0)
+
+
+def shares(norms: np.ndarray, names: list[str], part: str) -> np.ndarray:
+    """Of each output in the gradient that reaches a part of the trunk, (outputs,).
+
+    norms: (starts, outputs, convolutions). part: what the convolutions' names begin
+    with.
+    """
+    chosen = [name.startswith(part) for name in names]
+    of_part = np.sqrt(np.sum(norms[..., chosen] ** 2, axis=-1))
+    of_part /= of_part.sum(axis=-1, keepdims=True)
+    return of_part.mean(axis=0)
+
+
+def draw_shares(heads: Heads) -> plt.Figure:
+    parts = ["conv1", *SMALL_MODULES]
+    labels = ["logits", *(f"head at {module}" for module in AUXILIARY)]
+    figure, grid = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
+    for axes, (when, norms) in zip(grid, heads.norms.items(), strict=True):
+        found = np.array([shares(norms, heads.names, part) for part in parts])
+        below = np.zeros(len(parts))
+        for i, label in enumerate(labels):
+            axes.bar(
+                parts,
+                found[:, i],
+                bottom=below,
+                color=figures.COLORS[i],
+                hatch=("", "//", "..")[i],
+                edgecolor="white",
+                label=label,
+            )
+            below += found[:, i]
+        axes.set(title=when, xlabel="part of the network, from the images up")
+    grid[0].set_ylabel("share of the gradient's norm")
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
+    )
+    figure.suptitle("Whose loss reaches which layers")
+    return figure
+
+
 def main(config: Config, run: Run) -> None:
+    run.plan(4 * config.starts + 1)
     googlenet = build_model()
     judge_example(run)
     judge_size(googlenet, run)
     judge_growth(googlenet, run)
+
+    task = architectures.load_task(config.data, run.seed)
+    ways = ways_to_build(task, config)
+    results = {name: train(ways[name], task, config, run) for name in ways if name != HEADS}
+    heads = train_with_heads(ways[HEADS], task, config, run)
+    results[HEADS] = heads.trained
+    linear = train(partial(architectures.build_linear, task), task, config, run)
+    for name, found in {**results, "linear": linear}.items():
+        print(name, architectures.cost(found[0].model).multiply_adds/1e6, [(f"{t.train_accuracy:.3f} {t.validation:.3f} {t.test:.3f} {t.seconds:.1f}s") for t in found])
+    for when in heads.norms:
+      for part in ["conv1", *SMALL_MODULES]:
+        print(when, part, shares(heads.norms[when], heads.names, part), np.linalg.norm(heads.norms[when][..., [n.startswith(part) for n in heads.names]],axis=-1).mean(0))
+    run.figure("shares", draw_shares(heads))
 
 
 if __name__ == "__main__":
