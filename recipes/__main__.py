@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 
 from deep_learning_recipes import UsageError, catalogue
-from deep_learning_recipes.catalogue import copying, headers, listing, new, readme
+from deep_learning_recipes.catalogue import (
+    copying,
+    headers,
+    listing,
+    new,
+    published,
+    readme,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,21 +139,28 @@ def results_command(arguments: list[str]) -> int:
 
 
 def table_command(arguments: list[str]) -> int:
-    """Writes the table of recipes into README.md."""
+    """Writes the tables of recipes and of architectures."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes table",
-        description="Write the table of recipes, with what results/ holds, into README.md.",
+        description="Write what results/ holds: the table of recipes into README.md, that "
+        "of the convnets into results/architectures.md.",
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if it is stale"
+        "--check", action="store_true", help="write nothing; exit 1 if one is stale"
     )
     options = parser.parse_args(arguments)
 
-    stale = readme.update_readme(
-        Path("README.md"), Path("results"), write=not options.check
-    )
-    if stale and options.check:
-        print("README.md: the table of recipes is stale; run `python -m recipes table`")
+    write = not options.check
+    results = Path("results")
+    stale = {
+        "README.md": readme.update_readme(Path("README.md"), results, write=write),
+        "results/architectures.md": published.update_architectures(
+            results, write=write
+        ),
+    }
+    if options.check and any(stale.values()):
+        names = " and ".join(name for name, is_stale in stale.items() if is_stale)
+        print(f"{names}: the table is stale; run `python -m recipes table`")
         return 1
     return 0
 

@@ -18,6 +18,7 @@ GRID = (
 )
 PHOTO_HEIGHT = 384
 TRAIN_CROPS, TEST_CROPS = 400, 100  # of each photograph
+RECOLORED_SIDES = (40, 96)  # of recolored crops; a tile is as large as the largest
 
 
 def photos(size: int | None, seed: int) -> Split:
@@ -29,6 +30,53 @@ def photos(size: int | None, seed: int) -> Split:
     it is no object recognition.
     """
     return crop_parts(scaled_photos(), size, seed)
+
+
+def recolored_photos(size: int | None, seed: int) -> Split:
+    """Crops of the same photographs and regions whose color says nothing: (3600, 32, 32,
+    3) and (900, 32, 32, 3).
+
+    Each has a scale, an orientation, axes of color, brightness and contrast of its own,
+    drawn at random. License: as of `photos`.
+    Measured: logistic regression 0.10, SVC 0.25, 0.21 from the mean and deviation of each
+    channel, a convnet of six layers 0.66 to 0.68 after 12 epochs.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+
+    def part(count: int, test: bool) -> tuple[np.ndarray, np.ndarray]:
+        crops = []
+        for _ in range(count):
+            for photo in scaled_photos():
+                side = int(rng.integers(*RECOLORED_SIDES, endpoint=True))
+                ((top, left),) = draw_corners(photo.shape, 1, test, rng, side)
+                cut = Image.fromarray(photo[top : top + side, left : left + side])
+                cut = cut.resize((size or 32,) * 2, Image.Resampling.BICUBIC)
+                crop = np.rot90(np.asarray(cut), int(rng.integers(4)))
+                if rng.integers(2):
+                    crop = crop[:, ::-1]
+                crops.append(crop)
+        x = np.array(crops, "float32") / 255
+        return recolor(x, rng), np.tile(range(len(scaled_photos())), count)
+
+    return part(TRAIN_CROPS, test=False), part(TEST_CROPS, test=True)
+
+
+def recolor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turns each crop's space of colors about its mean, and sets how bright and how
+    contrasted the crop is."""
+    from scipy.stats import ortho_group
+
+    axes = ortho_group.rvs(3, size=len(x), random_state=rng).astype("float32")
+    turned = (x - x.mean(axis=(1, 2), keepdims=True)) @ axes[:, np.newaxis]
+    deviation = turned.std(axis=(1, 2, 3), keepdims=True)
+    one = (len(x), 1, 1, 1)
+    contrast = rng.uniform(0.1, 0.3, one) / np.maximum(
+        deviation, 0.02
+    )  # flat sky stays
+    brightness = rng.uniform(0.35, 0.65, (len(x), 1, 1, 3))
+    return np.clip(brightness + contrast * turned, 0, 1).astype("float32")
 
 
 def load_photos(size: int = 256) -> np.ndarray:
@@ -120,12 +168,16 @@ def crop_parts(pictures: list[np.ndarray], size: int | None, seed: int) -> Split
 
 
 def draw_corners(
-    shape: tuple[int, ...], count: int, test: bool, rng: np.random.Generator
+    shape: tuple[int, ...],
+    count: int,
+    test: bool,
+    rng: np.random.Generator,
+    side: int = CROP,
 ) -> np.ndarray:
     """Random (top, left) of `count` crops; each crop lies within one tile of its
     part."""
     tile = np.array(shape[:2]) // GRID
     tiles = np.argwhere(np.eye(GRID, dtype=bool) == test)
     return rng.choice(tiles, count) * tile + rng.integers(
-        0, tile - CROP + 1, (count, 2)
+        0, tile - side + 1, (count, 2)
     )

@@ -8,7 +8,7 @@ import socket
 import numpy as np
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.data.crops import photos, textures
+from deep_learning_recipes.data.crops import photos, recolored_photos, textures
 from deep_learning_recipes.data.glyphs import glyphs, printed_digits
 from deep_learning_recipes.data.own import reading
 from deep_learning_recipes.data.own.asked import asked
@@ -34,17 +34,17 @@ def load(
     `class_names(name)` says what they stand for.
 
     name: embedded: digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos,
-        textures, faces; by keras.datasets, where cached or downloadable: mnist,
-        fashion_mnist, cifar10, cifar100. The function of that name below tells about
-        the first, `from_keras` about the others. Or a path: a folder with one subfolder
-        a class (in train/ and test/ or val/ where they are there, else a fifth of each
-        class is held out at random, always the same), or an .npz file of x and y, or of
-        x_train, y_train, x_test and y_test.
+        recolored_photos, textures, faces; by keras.datasets, where cached or
+        downloadable: mnist, fashion_mnist, cifar10, cifar100. The function of that name
+        tells about the first, `from_keras` about the others. Or a path: a folder with
+        one subfolder a class (in train/ and test/ or val/ where they are there, else a
+        fifth of each class is held out at random, always the same), or an .npz file of
+        x and y, or of x_train, y_train, x_test and y_test.
     size: side in pixels, 4 to 1024, bicubic; None: the set's own, of a path at most 32.
     channels: 1 (gray: luminance) or 3 (color: gray repeated); None: the set's own.
     seed: of what is drawn at random (jitter of printed_digits, places of photos' and
-        textures' crops). Which faces, writers, or regions are the test part never
-        depends on it.
+        textures' crops, colors of recolored_photos). Which faces, writers, or regions
+        are the test part never depends on it.
     max_examples: of each part at most so many, at random, always the same ones; 0: all;
         None: what the command line asks (--max-examples).
 
@@ -236,6 +236,7 @@ LOADERS = {
     "glyphs": glyphs,
     "printed_digits": printed_digits,
     "photos": photos,
+    "recolored_photos": recolored_photos,
     "textures": textures,
     "faces": faces,
     "mnist": lambda size, seed: from_keras("mnist", "mnist_5k"),

@@ -8,23 +8,26 @@ from deep_learning_recipes.data.registry import is_path
 
 DIGITS = list(string.digits)
 
+PHOTOS = [
+    "astronaut",
+    "cat",
+    "coffee",
+    "rocket",
+    "galaxies",
+    "retina",
+    "stained tissue",
+    "temple",
+    "flower",
+]
+
 CLASS_NAMES = {
     "digits": DIGITS,
     "digits_by_writer": DIGITS,
     "mnist_5k": DIGITS,
     "glyphs": list(string.digits + string.ascii_uppercase + string.ascii_lowercase),
     "printed_digits": DIGITS,
-    "photos": [
-        "astronaut",
-        "cat",
-        "coffee",
-        "rocket",
-        "galaxies",
-        "retina",
-        "stained tissue",
-        "temple",
-        "flower",
-    ],
+    "photos": PHOTOS,
+    "recolored_photos": PHOTOS,
     "textures": ["brick", "grass", "gravel"],
     "faces": ["no face", "face"],
     "mnist": DIGITS,

@@ -1,6 +1,5 @@
 """What a recipe's `main` reports to: metrics, claims, curves, figures, an export."""
 
-import re
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, data, serving
+from deep_learning_recipes import UsageError, as_metric, data, serving
 from deep_learning_recipes.data.own import reading
 from deep_learning_recipes.data.own.asked import asked
 from deep_learning_recipes.run.display import Display
@@ -83,8 +82,7 @@ class Run:
         """Records one number for each name: "late_return", {"no replay": 101.5} is the
         metric late_return_no_replay."""
         for name, value in values.items():
-            words = re.sub(r"\W+", "_", name.lower()).strip("_")
-            self._take(f"{prefix}_{words}", value, unit, timing)
+            self._take(f"{prefix}_{as_metric(name)}", value, unit, timing)
         self.write()
 
     def claim(

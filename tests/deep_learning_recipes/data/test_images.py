@@ -16,9 +16,11 @@ EMBEDDED = {
     "glyphs": ((992, 28, 28, 1), (248, 28, 28, 1), 62),
     "printed_digits": ((1600, 28, 28, 1), (400, 28, 28, 1), 10),
     "photos": ((3600, 32, 32, 3), (900, 32, 32, 3), 9),
+    "recolored_photos": ((3600, 32, 32, 3), (900, 32, 32, 3), 9),
     "textures": ((1200, 32, 32, 1), (300, 32, 32, 1), 3),
     "faces": ((160, 25, 25, 1), (40, 25, 25, 1), 2),
 }
+DRAWN = ["printed_digits", "photos", "recolored_photos", "textures"]
 ONLINE = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 
 
@@ -66,7 +68,7 @@ def test_same_seed_same_arrays_whatever_a_caller_does_to_its_own(name):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["printed_digits", "photos", "textures"])
+@pytest.mark.parametrize("name", DRAWN)
 def test_seed_changes_what_is_drawn_and_nothing_else(name):
     (x_train, y_train), (x_test, y_test) = data.load(name, seed=0)
     (u_train, v_train), (u_test, v_test) = data.load(name, seed=1)
@@ -265,8 +267,9 @@ def test_crops_come_from_the_photo_of_their_label():
         (
             {"name": "digit"},
             "unknown data set 'digit'; did you mean digits or printed_digits? "
-            "(digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos, textures, "
-            "faces, mnist, fashion_mnist, cifar10, cifar100), and there is no such path",
+            "(digits, digits_by_writer, mnist_5k, glyphs, printed_digits, photos, "
+            "recolored_photos, textures, faces, mnist, fashion_mnist, cifar10, cifar100), "
+            "and there is no such path",
         ),
         ({"size": 3}, "size must be from 4 to 1024 pixels, not 3"),
         ({"size": 1025}, "size must be from 4 to 1024 pixels, not 1025"),
