@@ -18,10 +18,10 @@ Tags: inception, bottleneck, auxiliary classifier, 1x1 convolution, cnn, imagene
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import architectures, figures, serving, training
+from deep_learning_recipes import architectures, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -40,13 +40,15 @@ class Config:
     """recolored_photos, photos or textures (embedded), cifar10 where Keras can download
     or has cached it, or your own images: a folder with one subfolder a class, or an
     .npz file"""
+    modules: Literal[2, 3, 4, 9] = 4
+    """Inception modules of the networks that are trained"""
     width: float = 0.125
-    """filters of the networks that are trained, as a share of GoogLeNet's"""
+    """their filters, as a share of GoogLeNet's"""
     epochs: int = 8
     """passes over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
-    learning_rate: float = 5e-3
+    learning_rate: float = 2e-2
     """of AdamW at the start; it falls to 0 along a cosine"""
     auxiliary_weight: Annotated[float, Interval(ge=0, le=1)] = 0.3
     """of each auxiliary head's loss"""
@@ -54,8 +56,8 @@ class Config:
     """random starts of each network; accuracies are their means"""
 
 
-QUICK = Config(epochs=2, starts=1)
-FULL = Config(width=0.25, epochs=40, starts=5)
+QUICK = Config(modules=2, epochs=2, starts=1)
+FULL = Config(modules=9, width=0.25, epochs=40, starts=5)
 
 # --------------------------------------------------------------------------------------
 # The idea: filters of several sizes side by side, behind bottlenecks
@@ -91,7 +93,6 @@ MODULES = {
     "5a": Filters(256, 160, 320, 32, 128, 128),
     "5b": Filters(384, 192, 384, 48, 128, 128),
 }
-SMALL_MODULES = ("3a", "4a", "4d", "5a")  # of these the small form is made
 AUXILIARY = ("4a", "4d")  # modules that an auxiliary head reads
 
 
@@ -112,22 +113,26 @@ def convolution(
     filters: int,
     kernel_size: int,
     strides: int = 1,
+    *,
     normalize: bool = False,
+    kernel_initializer: str = "he_normal",
     name: str = "convolution",
 ):
-    """Conv → ReLU. normalize: batch norm between them, in the place of the biases."""
+    """Conv → ReLU. normalize: batch norm between them. Its β does what biases did, and
+    a γ before a ReLU only what the next layer can do."""
     convolve = layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding="same",
         use_bias=not normalize,
-        kernel_initializer="he_normal",
+        kernel_initializer=kernel_initializer,
         name=name,
     )
     x = convolve(x)
     if normalize:
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
+        norm = layers.BatchNormalization(momentum=0.9, scale=False, name=f"{name}_norm")
+        x = norm(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
@@ -135,58 +140,54 @@ def inception(
     x,
     filters: Filters,
     naive: bool = False,
-    normalize: bool = False,
+    conv: Callable = convolution,
     name: str = "inception",
 ):
     """(batch, height, width, channels) → (batch, height, width, Σ of its branches).
 
     naive: the paper's Figure 2a, without the three bottlenecks.
     """
+    one = conv(x, filters.one, 1, name=f"{name}_1x1")
 
-    def conv(x, filters, kernel_size, branch):
-        return convolution(
-            x, filters, kernel_size, normalize=normalize, name=f"{name}_{branch}"
-        )
+    three = x if naive else conv(x, filters.reduce_three, 1, name=f"{name}_3x3_reduce")
+    three = conv(three, filters.three, 3, name=f"{name}_3x3")
 
-    one = conv(x, filters.one, 1, "1x1")
-
-    three = x if naive else conv(x, filters.reduce_three, 1, "3x3_reduce")
-    three = conv(three, filters.three, 3, "3x3")
-
-    five = x if naive else conv(x, filters.reduce_five, 1, "5x5_reduce")
-    five = conv(five, filters.five, 5, "5x5")
+    five = x if naive else conv(x, filters.reduce_five, 1, name=f"{name}_5x5_reduce")
+    five = conv(five, filters.five, 5, name=f"{name}_5x5")
 
     # Without a 1×1 convolution after it the pool hands on all channels that came in.
     pool = layers.MaxPooling2D(3, 1, padding="same", name=f"{name}_pool")(x)
     if not naive:
-        pool = conv(pool, filters.pool, 1, "pool_1x1")
+        pool = conv(pool, filters.pool, 1, name=f"{name}_pool_1x1")
     return layers.Concatenate(name=f"{name}_join")([one, three, five, pool])
 
 
-def stem(images):
+def stem(images, conv: Callable, width: float):
     """(batch, 224, 224, 3) → (batch, 28, 28, 192): three layers with weights."""
-    x = convolution(images, 64, 7, strides=2, name="conv1")
+    x = conv(images, scaled(64, width), 7, strides=2, name="conv1")
     x = layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
     x = LocalResponseNormalization(name="norm1")(x)
-    x = convolution(x, 64, 1, name="conv2_reduce")
-    x = convolution(x, 192, 3, name="conv2")
+    x = conv(x, scaled(64, width), 1, name="conv2_reduce")
+    x = conv(x, scaled(192, width), 3, name="conv2")
     x = LocalResponseNormalization(name="norm2")(x)
     return layers.MaxPooling2D(3, 2, padding="same", name="pool2")(x)
 
 
-def small_stem(images, filters: int):
-    """(batch, 32, 32, 3) → (batch, 8, 8, filters)."""
-    x = convolution(images, filters, 5, strides=2, normalize=True, name="conv1")
+def small_stem(images, conv: Callable, width: float):
+    """(batch, 32, 32, 3) → (batch, 16, 16, channels)."""
+    x = conv(images, scaled(192, width), 3, name="conv1")
     return layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
 
 
-def auxiliary_head(x, classes: int, width: float = 1.0, small: bool = False, name=""):
+def auxiliary_head(
+    x, classes: int, conv: Callable, width: float, small: bool, name: str
+):
     """A classifier of its own on a module's maps. Returns (batch, classes) logits."""
-    if small:  # the maps are small enough
+    if small:  # for maps of any size
         x = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
     else:
         x = layers.AveragePooling2D(5, 3, name=f"{name}_pool")(x)
-    x = convolution(x, scaled(128, width), 1, normalize=small, name=f"{name}_conv")
+    x = conv(x, scaled(128, width), 1, name=f"{name}_conv")
     x = layers.Flatten(name=f"{name}_flatten")(x)
     x = layers.Dense(scaled(1024, width), "relu", name=f"{name}_dense")(x)
     x = layers.Dropout(0.7, name=f"{name}_dropout")(x)
@@ -206,34 +207,37 @@ def build_model(
     image_shape: tuple[int, int, int] = (224, 224, 3),
     classes: int = 1000,
     *,
-    small: bool = False,
+    modules: Sequence[str] = tuple(MODULES),
     width: float = 1.0,
+    small: bool = False,
     naive: bool = False,
     auxiliary: bool = False,
+    kernel_initializer: str = "he_normal",
     name: str = "googlenet",
 ) -> keras.Model:
     """GoogLeNet by Table 1: 6,998,552 weights, 22 layers with weights deep.
 
-    small: for images of 32 pixels or so, four modules with batch norm, which learn in
-        seconds. width: filters of the modules, as a share of the paper's.
-    naive: modules without bottlenecks. auxiliary: with both heads.
+    modules: rows of the table, in its order; a pool stands before each new number.
+    width: filters, as a share of the paper's.
+    small: for images of 32 pixels or so, with batch norm, which learns in few epochs.
+    naive: modules without bottlenecks. auxiliary: with a head at 4a and at 4d.
 
     Input: (batch, *image_shape) in [0, 1]. Output: (batch, classes) logits, or with
     auxiliary heads a list: these, then those of each head.
     """
+    conv = partial(convolution, normalize=small, kernel_initializer=kernel_initializer)
     images = keras.Input(image_shape, name="images")
-    x = small_stem(images, scaled(192, width)) if small else stem(images)
+    x = small_stem(images, conv, width) if small else stem(images, conv, width)
 
     heads = []
-    stage = "3"
-    for module in SMALL_MODULES if small else MODULES:
+    stage = modules[0][0]
+    for module in modules:
         if module[0] != stage:
             x = layers.MaxPooling2D(3, 2, padding="same", name=f"pool{stage}")(x)
             stage = module[0]
-        filters = scale(MODULES[module], width)
-        x = inception(x, filters, naive, normalize=small, name=module)
+        x = inception(x, scale(MODULES[module], width), naive, conv, name=module)
         if auxiliary and module in AUXILIARY:
-            head = auxiliary_head(x, classes, width, small, name=f"head_{module}")
+            head = auxiliary_head(x, classes, conv, width, small, f"head_{module}")
             heads.append(head)
 
     x = layers.GlobalAveragePooling2D(name="mean")(x)
@@ -305,7 +309,7 @@ def gradient_norms(
         gradients = tape.gradient(loss, kernels)
         for j, gradient in enumerate(gradients):
             if gradient is not None:
-                norms[i, j] = ops.norm(gradient)
+                norms[i, j] = tf.norm(gradient)
     return norms
 
 
@@ -387,7 +391,8 @@ def judge_size(googlenet: keras.Model, run: Run) -> None:
 
 
 def judge_growth(googlenet: keras.Model, run: Run) -> None:
-    naive = build_model(naive=True, name="naive")
+    # Only counted: 97 million random numbers would take their time.
+    naive = build_model(naive=True, kernel_initializer="zeros", name="naive")
     of = {"bottleneck": growth(googlenet), "naive": growth(naive)}
     weights = {"bottleneck": googlenet.count_params(), "naive": naive.count_params()}
     products = {name: sum(each.multiply_adds) for name, each in of.items()}
@@ -438,6 +443,14 @@ def draw_growth(of: dict[str, Growth]) -> plt.Figure:
     return figure
 
 
+# Rows of Table 1 that the networks are made of which are trained here.
+SMALL_MODULES = {
+    2: ("4a", "5a"),
+    3: ("3a", "4a", "5a"),
+    4: ("3a", "4a", "4d", "5a"),
+    9: tuple(MODULES),
+}
+
 NAIVE = "naive"
 EQUAL_COST = "naive, equal cost"
 BOTTLENECK = "bottleneck"
@@ -446,13 +459,19 @@ HEADS = "with auxiliary heads"
 
 def ways_to_build(task: architectures.Task, config: Config) -> dict[str, Callable]:
     """The networks to compare, all in the small form."""
-    build = partial(build_model, task.image_shape, task.classes, small=True)
+    build = partial(
+        build_model,
+        task.image_shape,
+        task.classes,
+        modules=SMALL_MODULES[config.modules],
+        small=True,
+    )
     bottleneck = partial(build, width=config.width, name="bottleneck")
     heads = partial(build, width=config.width, auxiliary=True, name="with_heads")
     naive = partial(build, width=config.width, naive=True, name="naive")
 
     affordable = architectures.multiply_adds(bottleneck())
-    width = equal_cost_width(naive, affordable)
+    width = affordable_width(naive, affordable)
     equal_cost = partial(naive, width=width, name="naive_equal_cost")
     return {
         BOTTLENECK: bottleneck,
@@ -462,15 +481,17 @@ def ways_to_build(task: architectures.Task, config: Config) -> dict[str, Callabl
     }
 
 
-def equal_cost_width(build: Callable, multiply_adds: int) -> float:
-    """The largest width with which a network costs no more than so many
-    multiply-adds, or the smallest one there is."""
+def affordable_width(build: Callable, multiply_adds: int) -> float:
+    """The width at which a network costs nearly, and at most, so many multiply-adds;
+    one filter of each kind costs what it costs."""
     width = build.keywords["width"]
-    for share in np.arange(0.95, 0.0, -0.05):
-        cost = architectures.multiply_adds(build(width=share * width))
-        if cost <= multiply_adds:
-            break
-    return float(share * width)
+    cost = architectures.multiply_adds(build())
+    # The cost of most layers grows with the square of the width.
+    width *= math.sqrt(multiply_adds / cost)
+    while cost > multiply_adds and width > 1e-3:
+        cost = architectures.multiply_adds(build(width=width))
+        width *= 0.97
+    return width / 0.97
 
 
 def train(
@@ -574,9 +595,10 @@ def shares(norms: np.ndarray, names: list[str], part: str) -> np.ndarray:
     return of_part.mean(axis=0)
 
 
-def draw_shares(heads: Heads) -> plt.Figure:
-    parts = ["conv1", *SMALL_MODULES]
-    labels = ["logits", *(f"head at {module}" for module in AUXILIARY)]
+def draw_shares(heads: Heads, modules: Sequence[str]) -> plt.Figure:
+    parts = ["conv1", *modules]
+    read = [module for module in modules if module in AUXILIARY]
+    labels = ["logits", *(f"head at {module}" for module in read)]
     figure, grid = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
     for axes, (when, norms) in zip(grid, heads.norms.items(), strict=True):
         found = np.array([shares(norms, heads.names, part) for part in parts])
@@ -610,16 +632,35 @@ def main(config: Config, run: Run) -> None:
 
     task = architectures.load_task(config.data, run.seed)
     ways = ways_to_build(task, config)
-    results = {name: train(ways[name], task, config, run) for name in ways if name != HEADS}
+    results = {
+        name: train(ways[name], task, config, run) for name in ways if name != HEADS
+    }
     heads = train_with_heads(ways[HEADS], task, config, run)
     results[HEADS] = heads.trained
     linear = train(partial(architectures.build_linear, task), task, config, run)
     for name, found in {**results, "linear": linear}.items():
-        print(name, architectures.cost(found[0].model).multiply_adds/1e6, [(f"{t.train_accuracy:.3f} {t.validation:.3f} {t.test:.3f} {t.seconds:.1f}s") for t in found])
+        print(
+            name,
+            architectures.cost(found[0].model).multiply_adds / 1e6,
+            [
+                (
+                    f"{t.train_accuracy:.3f} {t.validation:.3f} {t.test:.3f} {t.seconds:.1f}s"
+                )
+                for t in found
+            ],
+        )
     for when in heads.norms:
-      for part in ["conv1", *SMALL_MODULES]:
-        print(when, part, shares(heads.norms[when], heads.names, part), np.linalg.norm(heads.norms[when][..., [n.startswith(part) for n in heads.names]],axis=-1).mean(0))
-    run.figure("shares", draw_shares(heads))
+        for part in ["conv1", *SMALL_MODULES[config.modules]]:
+            print(
+                when,
+                part,
+                shares(heads.norms[when], heads.names, part),
+                np.linalg.norm(
+                    heads.norms[when][..., [n.startswith(part) for n in heads.names]],
+                    axis=-1,
+                ).mean(0),
+            )
+    run.figure("shares", draw_shares(heads, SMALL_MODULES[config.modules]))
 
 
 if __name__ == "__main__":
