@@ -30,7 +30,7 @@ from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import architectures, figures, training
+from deep_learning_recipes import architectures, data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -40,11 +40,13 @@ class Config:
     """recolored_photos, photos or textures (embedded), cifar10 where Keras can download
     or has cached it, or your own images: a folder with one subfolder a class, or an
     .npz file"""
+    image_size: Annotated[int, Interval(ge=8, le=224)] = 32
+    """side of the images in pixels"""
     modules: Literal[2, 3, 4, 9] = 4
     """Inception modules of the networks that are trained"""
     width: float = 0.125
     """their filters, as a share of GoogLeNet's"""
-    epochs: int = 8
+    epochs: int = 6
     """passes over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
@@ -54,9 +56,11 @@ class Config:
     """of each auxiliary head's loss"""
     starts: int = 2
     """random starts of each network; accuracies are their means"""
+    batch_sizes: tuple[int, ...] = (1, 32)
+    """images at once, for which milliseconds per image are measured"""
 
 
-QUICK = Config(modules=2, epochs=2, starts=1)
+QUICK = Config(image_size=20, modules=2, epochs=2, starts=1, batch_sizes=(1,))
 FULL = Config(modules=9, width=0.25, epochs=40, starts=5)
 
 # --------------------------------------------------------------------------------------
@@ -324,7 +328,7 @@ EXAMPLE = Filters(128, 64, 192, 64, 96, 64)
 ALEXNET_PARAMETERS = 60_965_224  # with its two groups
 PAPER_MULTIPLY_ADDS = 1.502e9  # the sum of Table 1's column
 
-MEASURED_BATCHES = 8  # over which gradient norms are averaged
+MEASURED_BATCHES = 4  # over which gradient norms are averaged
 
 
 def build_example(naive: bool) -> keras.Model:
@@ -395,9 +399,15 @@ def judge_growth(googlenet: keras.Model, run: Run) -> None:
     naive = build_model(naive=True, kernel_initializer="zeros", name="naive")
     of = {"bottleneck": growth(googlenet), "naive": growth(naive)}
     weights = {"bottleneck": googlenet.count_params(), "naive": naive.count_params()}
+    of_all = {
+        "bottleneck": architectures.multiply_adds(googlenet),
+        "naive": architectures.multiply_adds(naive),
+    }
+    saved = of_all["naive"] / of_all["bottleneck"]
+    run.metric("times_fewer_multiply_adds_by_bottlenecks", saved)
     products = {name: sum(each.multiply_adds) for name, each in of.items()}
     channels = {name: each.channels[-1] for name, each in of.items()}
-    run.metrics("multiply_adds_of_modules", products)
+    run.metrics("multiply_adds_of_nine_modules", products)
     run.claim(
         "Without bottlenecks the pool hands on all that comes in: channels pile up "
         "module by module, and with them the multiply-adds of all later ones, 10 times "
@@ -455,29 +465,45 @@ NAIVE = "naive"
 EQUAL_COST = "naive, equal cost"
 BOTTLENECK = "bottleneck"
 HEADS = "with auxiliary heads"
+LINEAR = "linear"
+
+GLOROT = "GoogLeNet at first, Glorot"
+HE = "GoogLeNet at first, He"
+AFTER = "small form, after training"
+LOOKS = {
+    "logits": {"color": figures.COLORS[0], "label": "logits"},
+    "head at 4a": {"color": figures.COLORS[1], "hatch": "//", "label": "head at 4a"},
+    "head at 4d": {"color": figures.COLORS[4], "hatch": "..", "label": "head at 4d"},
+}
 
 
-def ways_to_build(task: architectures.Task, config: Config) -> dict[str, Callable]:
-    """The networks to compare, all in the small form."""
-    build = partial(
+def build_small(
+    task: architectures.Task, config: Config, **options
+) -> Callable[..., keras.Model]:
+    """Builds networks for the task."""
+    return partial(
         build_model,
         task.image_shape,
         task.classes,
         modules=SMALL_MODULES[config.modules],
+        width=config.width,
         small=True,
+        **options,
     )
-    bottleneck = partial(build, width=config.width, name="bottleneck")
-    heads = partial(build, width=config.width, auxiliary=True, name="with_heads")
-    naive = partial(build, width=config.width, naive=True, name="naive")
 
+
+def ways_to_build(
+    task: architectures.Task, config: Config
+) -> dict[str, Callable[[], keras.Model]]:
+    bottleneck = build_small(task, config, name="bottleneck")
+    naive = build_small(task, config, naive=True, name="naive")
     affordable = architectures.multiply_adds(bottleneck())
     width = affordable_width(naive, affordable)
-    equal_cost = partial(naive, width=width, name="naive_equal_cost")
     return {
         BOTTLENECK: bottleneck,
-        HEADS: heads,
         NAIVE: naive,
-        EQUAL_COST: equal_cost,
+        EQUAL_COST: partial(naive, width=width, name="naive_equal_cost"),
+        LINEAR: partial(architectures.build_linear, task),
     }
 
 
@@ -512,32 +538,61 @@ def train(
 
 
 @dataclass
-class Heads:
-    """What a network with auxiliary heads gave."""
+class Reach:
+    """Which losses reach which convolutions of a network with auxiliary heads."""
 
-    trained: list[architectures.Trained]
-    """without them, as it is used"""
-    norms: dict[str, np.ndarray]
-    """of gradients, before and after training, (starts, outputs, convolutions)"""
+    modules: Sequence[str]
     names: list[str]
     """of the convolutions"""
+    norms: np.ndarray
+    """of gradients, (starts, outputs, convolutions)"""
+
+    @property
+    def parts(self) -> list[str]:
+        return ["conv1", *self.modules]
+
+    @property
+    def losses(self) -> list[str]:
+        read = [module for module in self.modules if module in AUXILIARY]
+        return ["logits", *(f"head at {module}" for module in read)]
+
+    def shares(self, part: str) -> np.ndarray:
+        """Of each loss in the sum of their gradients' norms, (outputs,): means of the
+        starts. part: what the convolutions' names begin with."""
+        chosen = [name.startswith(part) for name in self.names]
+        of_part = np.linalg.norm(self.norms[..., chosen], axis=-1)
+        of_part /= of_part.sum(axis=-1, keepdims=True)
+        return of_part.mean(axis=0)
+
+    def from_heads(self) -> float:
+        """Share of the auxiliary heads in what reaches the first layer."""
+        return float(self.shares("conv1")[1:].sum())
+
+
+def reach_at_first(model: keras.Model, run: Run) -> Reach:
+    """Of a network of the paper's size before training, on two photographs."""
+    random = np.random.default_rng(run.seed)
+    photos = data.load_photos(224)
+    chosen = random.choice(len(photos), 2, replace=False)
+    labels = random.integers(1000, size=2)
+    norms = gradient_norms(model, photos[chosen], labels)
+    names = [layer.name for layer in trunk_layers(model)]
+    return Reach(list(MODULES), names, norms[np.newaxis])
 
 
 def train_with_heads(
     build: Callable, task: architectures.Task, config: Config, run: Run
-) -> Heads:
-    """As `train`, but by the sum of the three losses."""
+) -> tuple[list[architectures.Trained], Reach]:
+    """As `train`, but by the sum of the losses. The networks are returned without their
+    heads, as they are used; gradients are those after training."""
     trained = []
-    before = []
-    after = []
+    norms = []
     for _ in range(config.starts):
         model = build()
-        before.append(mean_norms(model, task, config, run))
         trained.append(fit_with_heads(model, task, config, run))
-        after.append(mean_norms(model, task, config, run))
+        norms.append(mean_norms(model, task, config, run))
     names = [layer.name for layer in trunk_layers(model)]
-    norms = {"before training": np.array(before), "after training": np.array(after)}
-    return Heads(trained, norms, names)
+    return trained, Reach(SMALL_MODULES[config.modules], names, np.array(norms))
 
 
 def fit_with_heads(
@@ -583,84 +638,123 @@ def mean_norms(
     return np.mean(found, axis=0)
 
 
-def shares(norms: np.ndarray, names: list[str], part: str) -> np.ndarray:
-    """Of each output in the gradient that reaches a part of the trunk, (outputs,).
-
-    norms: (starts, outputs, convolutions). part: what the convolutions' names begin
-    with.
-    """
-    chosen = [name.startswith(part) for name in names]
-    of_part = np.sqrt(np.sum(norms[..., chosen] ** 2, axis=-1))
-    of_part /= of_part.sum(axis=-1, keepdims=True)
-    return of_part.mean(axis=0)
+def accuracies(results: dict[str, list[architectures.Trained]]) -> dict[str, float]:
+    """On test images, means of the starts."""
+    return {
+        name: float(np.mean([each.test for each in trained]))
+        for name, trained in results.items()
+    }
 
 
-def draw_shares(heads: Heads, modules: Sequence[str]) -> plt.Figure:
-    parts = ["conv1", *modules]
-    read = [module for module in modules if module in AUXILIARY]
-    labels = ["logits", *(f"head at {module}" for module in read)]
-    figure, grid = plt.subplots(1, 2, figsize=(12, 4.2), sharey=True)
-    for axes, (when, norms) in zip(grid, heads.norms.items(), strict=True):
-        found = np.array([shares(norms, heads.names, part) for part in parts])
-        below = np.zeros(len(parts))
-        for i, label in enumerate(labels):
-            axes.bar(
-                parts,
-                found[:, i],
-                bottom=below,
-                color=figures.COLORS[i],
-                hatch=("", "//", "..")[i],
-                edgecolor="white",
-                label=label,
-            )
-            below += found[:, i]
-        axes.set(title=when, xlabel="part of the network, from the images up")
-    grid[0].set_ylabel("share of the gradient's norm")
-    figure.legend(
-        *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
+def judge_accuracy(results: dict[str, list[architectures.Trained]], run: Run) -> None:
+    tests = accuracies(results)
+    costs = {
+        name: architectures.multiply_adds(trained[0].model)
+        for name, trained in results.items()
+    }
+    run.compare(
+        "Inception modules with bottlenecks classify far better than a linear classifier",
+        {name: tests[name] for name in (BOTTLENECK, LINEAR)},
+        more=BOTTLENECK,
+        less=LINEAR,
+        by=0.1,
     )
+    run.claim(
+        "Bottlenecks cost little or no accuracy at equal training: within 6 points of a "
+        "naive network of at least 2.5 times the multiply-adds",
+        holds=tests[BOTTLENECK] > tests[NAIVE] - 0.06
+        and costs[NAIVE] > 2.5 * costs[BOTTLENECK],
+        measured=", ".join(
+            f"{name} {tests[name]:.1%} by {costs[name] / 1e6:.2f} M"
+            for name in (BOTTLENECK, NAIVE)
+        ),
+    )
+    run.claim(
+        "At equal multiply-adds",
+        holds=tests[BOTTLENECK] > tests[EQUAL_COST] - 0.06,
+        measured=", ".join(
+            f"{name} {tests[name]:.1%} by {costs[name] / 1e6:.2f} M"
+            for name in (BOTTLENECK, EQUAL_COST)
+        ),
+    )
+    run.claim(
+        "Auxiliary heads change accuracy little here, within 8 points either way (the "
+        "paper: half a point better)",
+        holds=abs(tests[HEADS] - tests[BOTTLENECK]) < 0.08,
+        measured=", ".join(f"{name} {tests[name]:.1%}" for name in (HEADS, BOTTLENECK)),
+    )
+
+
+def judge_reach(reach: dict[str, Reach], run: Run) -> None:
+    from_heads = {name: found.from_heads() for name, found in reach.items()}
+    run.metrics("share_of_heads_in_first_gradient", from_heads)
+    run.claim(
+        "Auxiliary heads feed early layers where the last loss fades on its way down: "
+        "with Glorot's first weights most of the first layer's gradient is theirs, "
+        "with He's a minority, and so it is after training with batch norm",
+        holds=from_heads[GLOROT] > 0.6
+        and 0.1 < from_heads[HE] < 0.55
+        and 0.05 < from_heads[AFTER] < 0.45,
+        measured="share of the heads in the norms at the first convolution: "
+        + ", ".join(f"{name} {share:.0%}" for name, share in from_heads.items()),
+    )
+
+
+def draw_reach(reach: dict[str, Reach]) -> plt.Figure:
+    figure, grid = plt.subplots(
+        1,
+        len(reach),
+        figsize=(13, 4.4),
+        sharey=True,
+        width_ratios=[2 + len(each.parts) for each in reach.values()],
+    )
+    for axes, (name, found) in zip(grid, reach.items(), strict=True):
+        shares = np.array([found.shares(part) for part in found.parts])
+        below = np.zeros(len(shares))
+        for loss, of_parts in zip(found.losses, shares.T, strict=True):
+            look = LOOKS[loss]
+            axes.bar(found.parts, of_parts, bottom=below, edgecolor="white", **look)
+            below += of_parts
+        axes.set(title=name, xlabel="first layer, then the modules")
+        axes.grid(visible=False)
+    grid[0].set_ylabel("share of the gradient's norm")
+    handles = grid[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     figure.suptitle("Whose loss reaches which layers")
     return figure
 
 
 def main(config: Config, run: Run) -> None:
-    run.plan(4 * config.starts + 1)
-    googlenet = build_model()
-    judge_example(run)
-    judge_size(googlenet, run)
+    run.plan(5 * config.starts)
+    with_heads = build_model(auxiliary=True)
+    googlenet = without_heads(with_heads)
     judge_growth(googlenet, run)
+    judge_size(googlenet, run)
+    judge_example(run)
 
-    task = architectures.load_task(config.data, run.seed)
-    ways = ways_to_build(task, config)
-    results = {
-        name: train(ways[name], task, config, run) for name in ways if name != HEADS
+    glorot = build_model(auxiliary=True, kernel_initializer="glorot_uniform")
+    reach = {
+        GLOROT: reach_at_first(glorot, run),
+        HE: reach_at_first(with_heads, run),
     }
-    heads = train_with_heads(ways[HEADS], task, config, run)
-    results[HEADS] = heads.trained
-    linear = train(partial(architectures.build_linear, task), task, config, run)
-    for name, found in {**results, "linear": linear}.items():
-        print(
-            name,
-            architectures.cost(found[0].model).multiply_adds / 1e6,
-            [
-                (
-                    f"{t.train_accuracy:.3f} {t.validation:.3f} {t.test:.3f} {t.seconds:.1f}s"
-                )
-                for t in found
-            ],
-        )
-    for when in heads.norms:
-        for part in ["conv1", *SMALL_MODULES[config.modules]]:
-            print(
-                when,
-                part,
-                shares(heads.norms[when], heads.names, part),
-                np.linalg.norm(
-                    heads.norms[when][..., [n.startswith(part) for n in heads.names]],
-                    axis=-1,
-                ).mean(0),
-            )
-    run.figure("shares", draw_shares(heads, SMALL_MODULES[config.modules]))
+
+    task = architectures.load_task(config.data, run.seed, size=config.image_size)
+    ways = ways_to_build(task, config)
+    results = {name: train(build, task, config, run) for name, build in ways.items()}
+    heads = build_small(task, config, auxiliary=True, name="with_heads")
+    results[HEADS], reach[AFTER] = train_with_heads(heads, task, config, run)
+    judge_accuracy(results, run)
+    judge_reach(reach, run)
+    run.figure("reach", draw_reach(reach))
+
+    architectures.report(
+        run,
+        trained={name: trained[0] for name, trained in results.items()},
+        imagenet={"GoogLeNet": googlenet},
+        batch_sizes=config.batch_sizes,
+    )
+    model = results[HEADS][0].model
+    run.export(serving.classifier(model), example=task.test[0][:3])
 
 
 if __name__ == "__main__":
