@@ -97,11 +97,6 @@ PLANNED = {
         "a small network at every pixel, and a mean at the end",
         "nin, 1x1 convolution, global average pooling, cnn",
     ),
-    "googlenet": Planned(
-        "convnets",
-        "filters of several sizes side by side",
-        "inception, bottleneck, auxiliary classifier, cnn, imagenet",
-    ),
     "resnet": Planned(
         "convnets",
         "shortcuts that let very deep networks learn",

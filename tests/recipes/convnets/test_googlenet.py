@@ -291,7 +291,7 @@ def test_the_naive_rival_costs_no_more():
     bottleneck = build()
     build = partial(build, naive=True)
     affordable = architectures.multiply_adds(bottleneck)
-    width = recipe.affordable_width(build, affordable)
+    width = recipe.affordable_width(build, 0.125, affordable)
     cost = architectures.multiply_adds(build(width=width))
     assert 0.9 * affordable < cost <= affordable
 
