@@ -92,11 +92,6 @@ PLANNED = {
         "depth from nothing but small filters",
         "cnn, imagenet, vgg16, vgg19",
     ),
-    "network_in_network": Planned(
-        "convnets",
-        "a small network at every pixel, and a mean at the end",
-        "nin, 1x1 convolution, global average pooling, cnn",
-    ),
     "resnet": Planned(
         "convnets",
         "shortcuts that let very deep networks learn",

@@ -44,16 +44,19 @@ class Config:
     """passes over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
-    learning_rate: float = 2e-2
-    """of AdamW at the start; it falls to 0 along a cosine"""
-    starts: int = 3
+    learning_rate: float = 5e-3
+    """of AdamW at the start; it falls to 0 along a cosine. Of 2e-3, 5e-3 and 2e-2 this
+    is best on validation images, or within a point of it, for each network"""
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """between the blocks; the paper's 0.5 is for networks eight times as wide"""
+    starts: int = 2
     """random starts of each network; accuracies are their means"""
     batch_sizes: tuple[int, ...] = (1, 32)
     """images at once, for which milliseconds per image are measured"""
 
 
-QUICK = Config(epochs=2, starts=1, batch_sizes=(1,))
-FULL = Config(width=0.5, epochs=60, starts=5)
+QUICK = Config(image_size=20, epochs=3, starts=1, batch_sizes=(1,))
+FULL = Config(width=0.5, epochs=60, dropout=0.5, starts=5)
 
 # --------------------------------------------------------------------------------------
 # The idea: a dense network slid over the image, and the mean of a map as logit
@@ -264,9 +267,10 @@ def ways_to_build(
         blocks=CIFAR,
         width=config.width,
         normalize=True,
+        dropout=config.dropout,
     )
     plain = partial(build, blocks=[linear_filters(block) for block in CIFAR])
-    width = width_of_parameters(plain, build().count_params())
+    width = width_of_parameters(plain, config.width, build().count_params())
     return {
         MEAN: partial(build, name="mean_of_maps"),
         DENSE: partial(build, dense_head=True, name="dense_head"),
@@ -275,10 +279,11 @@ def ways_to_build(
     }
 
 
-def width_of_parameters(build: Callable, parameters: int) -> float:
+def width_of_parameters(build: Callable, width: float, parameters: int) -> float:
     """The width at which a network has at least so many parameters, and hardly more."""
-    width = 0.5 * build.keywords["width"]
-    while build(width=width).count_params() < parameters and width < 16:
+    # A network without 1×1 convolutions is never less than half as wide as with them.
+    width *= 0.5
+    while build(width=width).count_params() < parameters:
         width *= 1.02
     return width
 
@@ -322,22 +327,31 @@ def judge_heads(results: dict[str, list[architectures.Trained]], run: Run) -> No
         by=0.1,
     )
     run.claim(
-        "The mean of class maps against a dense layer on them",
-        holds=tests[MEAN] > tests[DENSE] - 0.05
+        "The mean of class maps regularizes: it has fewer parameters than a dense layer "
+        "on the same maps, a higher test accuracy (by 3 points or more), and a narrower "
+        "gap from the training accuracy",
+        holds=tests[MEAN] > tests[DENSE] + 0.03
+        and gaps[MEAN] < gaps[DENSE]
         and parameters[MEAN] < parameters[DENSE],
         measured=", ".join(
-            f"{name} {tests[name]:.1%} (gap to training {gaps[name]:.1%}, "
-            f"{parameters[name]:,} parameters)"
+            f"{name} {tests[name]:.1%} (gap {gaps[name]:.1%}, {parameters[name]:,} "
+            "parameters)"
             for name in (MEAN, DENSE)
         ),
     )
+    products = {
+        name: architectures.multiply_adds(found[0].model)
+        for name, found in results.items()
+    }
     run.claim(
-        "1×1 convolutions against linear filters of as many parameters",
-        holds=True,
+        "At equal parameters and multiply-adds 1×1 convolutions do not beat more linear "
+        "filters here, where networks are narrow and learn for minutes: they are at "
+        "most 3 points better, at most 15 worse",
+        holds=-0.15 < tests[MEAN] - tests[LINEAR_FILTERS] < 0.03
+        and 0.8 < products[MEAN] / products[LINEAR_FILTERS] < 1.25,
         measured=", ".join(
             f"{name} {tests[name]:.1%} ({parameters[name]:,} parameters, "
-            f"{architectures.multiply_adds(results[name][0].model) / 1e6:.2f} M "
-            "multiply-adds)"
+            f"{products[name] / 1e6:.2f} M multiply-adds)"
             for name in (MEAN, LINEAR_FILTERS)
         ),
     )
