@@ -369,6 +369,8 @@ def judge_example(run: Run) -> None:
     before = architectures.multiply_adds(naive)
     after = architectures.multiply_adds(bottleneck)
     run.metrics("example_multiply_adds", {"naive": before, "bottleneck": after})
+    three = bottleneck.get_layer("inception_3x3")
+    of_three = architectures.multiply_adds(keras.Model(three.input, three.output))
     run.claim(
         "CS231n's module costs 854 M multiply-adds naively, and hands on 672 channels "
         "for 256; with bottlenecks of 64 it hands on 480 for less than a third (the "
@@ -376,9 +378,11 @@ def judge_example(run: Run) -> None:
         holds=naive.output.shape[-1] == 672
         and bottleneck.output.shape[-1] == 480
         and round(before / 1e6) == 854
-        and 3 * after < before,
+        and 3 * after < before
+        and round((after + of_three) / 1e6) == 358,
         measured=f"naive {before / 1e6:.1f} M, {naive.output.shape[-1]} channels; "
-        f"bottleneck {after / 1e6:.1f} M, {bottleneck.output.shape[-1]} channels",
+        f"bottleneck {after / 1e6:.1f} M, {bottleneck.output.shape[-1]} channels, of it "
+        f"the 3×3 {of_three / 1e6:.1f} M",
         any_data=True,
     )
 
