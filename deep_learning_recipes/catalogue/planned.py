@@ -87,16 +87,6 @@ PLANNED = {
         "the convnet that won ImageNet in 2012",
         "cnn, imagenet, lrn, local response normalization",
     ),
-    "network_in_network": Planned(
-        "convnets",
-        "a small network at every pixel, and a mean at the end",
-        "nin, 1x1 convolution, global average pooling, cnn",
-    ),
-    "googlenet": Planned(
-        "convnets",
-        "filters of several sizes side by side",
-        "inception, bottleneck, auxiliary classifier, cnn, imagenet",
-    ),
     "wide_resnet": Planned(
         "convnets",
         "residual networks that are wide instead of deep",
