@@ -127,11 +127,6 @@ PLANNED = {
         "depth without shortcuts, by self-similar branches",
         "drop path, fractal, cnn",
     ),
-    "squeezenet": Planned(
-        "convnets",
-        "an ImageNet network in a few megabytes",
-        "fire module, small network, mobile, cnn",
-    ),
     "architecture_search": Planned(
         "convnets",
         "a search that designs the network",
