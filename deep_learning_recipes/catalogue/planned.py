@@ -117,11 +117,6 @@ PLANNED = {
         "many thin paths in each residual block",
         "cardinality, grouped convolution, residual network, cnn",
     ),
-    "densenet": Planned(
-        "convnets",
-        "every layer sees the maps of all layers before it",
-        "dense block, feature reuse, cnn",
-    ),
     "fractalnet": Planned(
         "convnets",
         "depth without shortcuts, by self-similar branches",

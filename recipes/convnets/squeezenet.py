@@ -282,7 +282,7 @@ PAPER_FACTOR = 510  # 240 MB of AlexNet to 0.47 MB: pruned, 6 bits, Huffman code
 # Keys of what is trained here; the plain names are those of ImageNet's size.
 ALEXNET = "small AlexNet"
 SQUEEZENET = "small SqueezeNet"
-PLAIN = "small SqueezeNet without bypass"
+PLAIN = "small, no bypass"
 SIZE = 32
 IMAGENET_SIZE = 64  # the same pictures as EfficientNet-Lite0 gets them
 BATCH_SIZE = 32
@@ -358,7 +358,7 @@ def judge_fire(model: keras.Model, run: Run) -> None:
 
 
 def name_of(ratio: float) -> str:
-    return f"{SQUEEZENET} SR {ratio:g}"
+    return f"small, SR {ratio:g}"
 
 
 def train_networks(task, config: Config, run: Run) -> dict[str, architectures.Trained]:
