@@ -97,20 +97,10 @@ PLANNED = {
         "many thin paths in each residual block",
         "cardinality, grouped convolution, residual network, cnn",
     ),
-    "densenet": Planned(
-        "convnets",
-        "every layer sees the maps of all layers before it",
-        "dense block, feature reuse, cnn",
-    ),
     "fractalnet": Planned(
         "convnets",
         "depth without shortcuts, by self-similar branches",
         "drop path, fractal, cnn",
-    ),
-    "squeezenet": Planned(
-        "convnets",
-        "an ImageNet network in a few megabytes",
-        "fire module, small network, mobile, cnn",
     ),
     "architecture_search": Planned(
         "convnets",
