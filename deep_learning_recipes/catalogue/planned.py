@@ -82,11 +82,6 @@ PLANNED = {
         "descriptors designed by people, with a linear classifier",
         "hog, lbp, svm, scikit-image",
     ),
-    "alexnet": Planned(
-        "convnets",
-        "the convnet that won ImageNet in 2012",
-        "cnn, imagenet, lrn, local response normalization",
-    ),
     "wide_resnet": Planned(
         "convnets",
         "residual networks that are wide instead of deep",
