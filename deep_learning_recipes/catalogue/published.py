@@ -17,8 +17,8 @@ For one image. At a paper's own size nothing is trained here, and the error is t
 paper's on ImageNet (ILSVRC, top 5). The small forms learn `recolored_photos` in few
 epochs by the same optimizer; epochs and size of the pictures are each recipe's own, so
 that accuracies are to be compared within a recipe. Milliseconds are medians on the
-processor that the results were measured on. Written by `python -m recipes table` from the files beside this
-one.
+processor that the results were measured on. Written by `python -m recipes table` from
+the files beside this one.
 
 """
 COLUMNS = (
