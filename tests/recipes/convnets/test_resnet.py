@@ -162,7 +162,7 @@ def assert_alike(ours, theirs, images, names):
         assert difference < 1e-4, (name, difference)
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("depth", [50, 152])
 def test_it_is_keras_resnet(depth, random):
     """All of our layers have a layer of that name there, which gives the same maps."""
     size = 64
@@ -293,8 +293,8 @@ def test_every_weight_gets_a_gradient(kind, normalize, random):
 def test_gradient_norms_are_the_slope_along_the_gradient(random):
     """By finite differences: a small step along the gradient of one layer changes the
     loss by the norm times its length."""
-    model = recipe.build_small(8, (8, 8, 3), classes=3, filters=4, normalized=False)
-    images = random.normal(size=(8, 8, 8, 3)).astype("float32")
+    model = recipe.build_small(8, (6, 6, 3), classes=3, filters=2, normalized=False)
+    images = random.normal(size=(8, 6, 6, 3)).astype("float32")
     labels = np.arange(8) % 3
     found = recipe.gradient_norms(model, images, labels)[0]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -379,10 +379,13 @@ def test_branch_sizes_by_hand(shallow, random):
 def test_blocks_are_removed_and_put_back(shallow, random):
     """A block that adds nothing is the smallest, and nobody misses it."""
     images = random.normal(size=(40, 12, 12, 3)).astype("float32")
-    labels = np.argmax(shallow(images), axis=-1)
     recipe.silence(shallow, ["conv3_block1"])
+    # No class is likelier than the others.
+    mean = np.mean(shallow(images), axis=0)
+    head = shallow.get_layer("predictions")
+    head.bias.assign(head.bias - mean)
     part = images, np.argmax(shallow(images), axis=-1)
-    assert np.any(part[1] != labels)
+    assert len(set(part[1])) > 1
     task = architectures.Task(part, part, part, classes=4)
     before = shallow.get_weights()
     found = recipe.remove_blocks(shallow, task)
