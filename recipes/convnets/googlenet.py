@@ -696,7 +696,9 @@ def judge_accuracy(
 
 def judge_reach(reach: dict[str, Reach], run: Run) -> None:
     from_heads = {name: found.from_heads() for name, found in reach.items()}
-    run.metrics("share_of_heads_in_first_gradient", from_heads)
+    short = {GLOROT: "glorot", HE: "he", AFTER: "trained"}
+    by_name = {short[name]: share for name, share in from_heads.items()}
+    run.metrics("share_of_heads_in_first_gradient", by_name)
     run.claim(
         "Auxiliary heads feed early layers where the last loss fades on its way down: "
         "with Glorot's first weights most of the first layer's gradient is theirs, "
