@@ -566,7 +566,8 @@ class Reach:
         starts. part: what the convolutions' names begin with."""
         chosen = [name.startswith(part) for name in self.names]
         of_part = np.linalg.norm(self.norms[..., chosen], axis=-1)
-        of_part /= of_part.sum(axis=-1, keepdims=True)
+        # A dead network has no gradient at all.
+        of_part /= np.maximum(of_part.sum(axis=-1, keepdims=True), 1e-30)
         return of_part.mean(axis=0)
 
     def from_heads(self) -> float:
