@@ -44,7 +44,7 @@ class Config:
     """side of the images in pixels"""
     modules: Literal[2, 3, 4, 9] = 4
     """Inception modules of the networks that are trained"""
-    width: float = 0.125
+    width: Annotated[float, Interval(gt=0, le=2)] = 0.125
     """their filters, as a share of GoogLeNet's"""
     epochs: int = 6
     """passes over the training images"""

@@ -38,7 +38,7 @@ class Config:
     .npz file"""
     image_size: Annotated[int, Interval(ge=8, le=224)] = 32
     """side of the images in pixels"""
-    width: float = 0.125
+    width: Annotated[float, Interval(gt=0, le=2)] = 0.125
     """filters, as a share of the paper's network for CIFAR-10"""
     epochs: int = 6
     """passes over the training images"""
