@@ -738,6 +738,7 @@ def draw_reach(reach: dict[str, Reach]) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     run.plan((4 + config.equal_cost) * config.starts)
+    task = architectures.load_task(config.data, run.seed, size=config.image_size)
     with_heads = build_model(auxiliary=True)
     googlenet = without_heads(with_heads)
     judge_growth(googlenet, run)
@@ -750,7 +751,6 @@ def main(config: Config, run: Run) -> None:
         HE: reach_at_first(with_heads, run),
     }
 
-    task = architectures.load_task(config.data, run.seed, size=config.image_size)
     ways = ways_to_build(task, config)
     results = {name: train(build, task, config, run) for name, build in ways.items()}
     heads = build_small(task, config, auxiliary=True, name="with_heads")

@@ -481,7 +481,6 @@ def draw_accuracies(results: dict[str, list[architectures.Trained]]) -> plt.Figu
 
 def main(config: Config, run: Run) -> None:
     run.plan(4 * config.starts)
-    imagenet = build_model()
     task = architectures.load_task(config.data, run.seed, size=config.image_size)
     ways = ways_to_build(task, config)
     results = {name: train(build, task, config, run) for name, build in ways.items()}
@@ -493,6 +492,7 @@ def main(config: Config, run: Run) -> None:
     run.figure("maps", draw_maps(mosaic, data.class_names(config.data)))
     run.figure("accuracies", draw_accuracies(results))
     judge_identity(run)
+    imagenet = build_model()
     judge_sizes(imagenet, run)
 
     architectures.report(
