@@ -44,7 +44,7 @@ class Config:
     """side of the images in pixels"""
     modules: Literal[2, 3, 4, 9] = 4
     """Inception modules of the networks that are trained"""
-    width: float = 0.125
+    width: Annotated[float, Interval(gt=0, le=2)] = 0.125
     """their filters, as a share of GoogLeNet's"""
     epochs: int = 6
     """passes over the training images"""
@@ -59,11 +59,11 @@ class Config:
     equal_cost: bool = True
     """trains a naive network of equal multiply-adds as well"""
     batch_sizes: tuple[int, ...] = (1, 32)
-    """images at once, for which milliseconds per image are measured"""
+    """images at once, for which milliseconds per image are measured; none: not at all"""
 
 
 QUICK = Config(
-    image_size=20, modules=2, epochs=2, starts=1, equal_cost=False, batch_sizes=(1,)
+    image_size=20, modules=2, epochs=2, starts=1, equal_cost=False, batch_sizes=()
 )
 FULL = Config(modules=9, width=0.25, epochs=40, starts=5)
 
@@ -566,7 +566,8 @@ class Reach:
         starts. part: what the convolutions' names begin with."""
         chosen = [name.startswith(part) for name in self.names]
         of_part = np.linalg.norm(self.norms[..., chosen], axis=-1)
-        of_part /= of_part.sum(axis=-1, keepdims=True)
+        # A dead network has no gradient at all.
+        of_part /= np.maximum(of_part.sum(axis=-1, keepdims=True), 1e-30)
         return of_part.mean(axis=0)
 
     def from_heads(self) -> float:
@@ -696,7 +697,9 @@ def judge_accuracy(
 
 def judge_reach(reach: dict[str, Reach], run: Run) -> None:
     from_heads = {name: found.from_heads() for name, found in reach.items()}
-    run.metrics("share_of_heads_in_first_gradient", from_heads)
+    short = {GLOROT: "glorot", HE: "he", AFTER: "trained"}
+    by_name = {short[name]: share for name, share in from_heads.items()}
+    run.metrics("share_of_heads_in_first_gradient", by_name)
     run.claim(
         "Auxiliary heads feed early layers where the last loss fades on its way down: "
         "with Glorot's first weights most of the first layer's gradient is theirs, "
@@ -735,6 +738,7 @@ def draw_reach(reach: dict[str, Reach]) -> plt.Figure:
 
 def main(config: Config, run: Run) -> None:
     run.plan((4 + config.equal_cost) * config.starts)
+    task = architectures.load_task(config.data, run.seed, size=config.image_size)
     with_heads = build_model(auxiliary=True)
     googlenet = without_heads(with_heads)
     judge_growth(googlenet, run)
@@ -747,7 +751,6 @@ def main(config: Config, run: Run) -> None:
         HE: reach_at_first(with_heads, run),
     }
 
-    task = architectures.load_task(config.data, run.seed, size=config.image_size)
     ways = ways_to_build(task, config)
     results = {name: train(build, task, config, run) for name, build in ways.items()}
     heads = build_small(task, config, auxiliary=True, name="with_heads")

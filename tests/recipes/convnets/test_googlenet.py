@@ -303,3 +303,13 @@ def test_a_saved_model_is_the_same(tmp_path, small):
     again = keras.saving.load_model(tmp_path / "norm.keras")
     maps = np.random.default_rng(0).normal(size=(1, 8, 8, 6))
     np.testing.assert_array_equal(again(maps), model(maps))
+
+
+def test_shares_by_hand():
+    norms = np.array([[[3.0, 4.0, 1.0], [0.0, 5.0, 0.0]], [[1, 0, 0], [3, 0, 0]]])
+    reach = recipe.Reach(["3a"], ["conv1", "conv1_more", "3a_1x1"], norms)
+    # √(3² + 4²) to √(0² + 5²), and 1 to 3.
+    np.testing.assert_allclose(reach.shares("conv1"), [(0.5 + 0.25) / 2, 0.625])
+    # In the second start nothing reaches 3a at all.
+    np.testing.assert_allclose(reach.shares("3a"), [0.5, 0.0])
+    assert reach.from_heads() == pytest.approx(0.625)
