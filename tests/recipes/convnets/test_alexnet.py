@@ -196,3 +196,11 @@ def test_epochs_until_a_loss():
     assert recipe.epochs_until(losses, 1.0) == 2
     assert recipe.epochs_until(losses, 0.75) == 2.5
     assert math.isinf(recipe.epochs_until(losses, 0.1))
+
+
+def test_slopes_are_the_derivatives(random):
+    sums = random.normal(size=(3, 4, 5)) * 2
+    assert recipe.mean_slope("relu", sums) == pytest.approx(np.mean(sums > 0), abs=1e-6)
+    slopes = 1 - np.tanh(sums) ** 2
+    assert recipe.mean_slope("tanh", sums) == pytest.approx(slopes.mean(), abs=1e-5)
+    assert recipe.mean_slope("tanh", sums * 1e3) < 0.02

@@ -179,3 +179,9 @@ def test_a_relu_halves_the_square_and_he_doubles_it(random):
         assert len(signal) == 2 + 3
         assert signal[0] == pytest.approx(factor, rel=0.25)
         assert signal[1] / signal[0] == pytest.approx(factor, rel=0.35)
+
+
+def test_stacks_that_see_no_more_are_compared():
+    assert list(recipe.stacks_of(1)) == ["one 3×3"]
+    assert list(recipe.stacks_of(2)) == ["one 3×3", "two 3×3", "one 5×5"]
+    assert recipe.stacks_of(3) == recipe.STACKS
