@@ -276,12 +276,12 @@ def draw(rows: Mapping[str, Row]) -> Figure:
     columns += ["accuracy here", "top-5 error, paper"]
     cells = [_cells(name, row) for name, row in rows.items()]
 
-    figure, axes = plt.subplots(figsize=(12, 0.36 * len(rows) + 1.5))
+    width = 11 + 0.09 * max(len(name) for name in rows)
+    figure, axes = plt.subplots(figsize=(width, 0.3 * len(rows) + 1))
     axes.axis("off")
-    table = axes.table(cells, colLabels=columns, cellLoc="right", loc="center")
+    table = axes.table(cells, colLabels=columns, cellLoc="right", bbox=(0, 0, 1, 1))
     table.auto_set_font_size(False)
     table.set_fontsize(10)
-    table.scale(1, 1.5)
     table.auto_set_column_width(range(len(columns)))
     for (row, column), cell in table.get_celld().items():
         cell.set_edgecolor("0.85")
@@ -289,7 +289,7 @@ def draw(rows: Mapping[str, Row]) -> Figure:
             cell.set_text_props(weight="bold")
         if column == 0:
             cell.set_text_props(ha="left")
-    axes.set_title("For one image; milliseconds on this machine's processor")
+    axes.set_title("Of one image; milliseconds of one image on this processor")
     return figure
 
 
@@ -303,7 +303,7 @@ def _cells(name: str, row: Row) -> list[str]:
         str(published.weight_layers) if published else "",
         short(row.cost.parameters),
         short(row.cost.multiply_adds),
-        f"{row.cost.activation_bytes / 1e6:.3g} MB",
+        short(row.cost.activation_bytes, "B"),
         *(f"{found:.3g}" for found in row.milliseconds.values()),
         "" if accuracy_here is None else f"{accuracy_here:.1%}",
         "" if error is None else f"{error:.3g} %",

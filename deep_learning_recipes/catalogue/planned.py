@@ -82,31 +82,6 @@ PLANNED = {
         "descriptors designed by people, with a linear classifier",
         "hog, lbp, svm, scikit-image",
     ),
-    "alexnet": Planned(
-        "convnets",
-        "the convnet that won ImageNet in 2012",
-        "cnn, imagenet, lrn, local response normalization",
-    ),
-    "vgg": Planned(
-        "convnets",
-        "depth from nothing but small filters",
-        "cnn, imagenet, vgg16, vgg19",
-    ),
-    "network_in_network": Planned(
-        "convnets",
-        "a small network at every pixel, and a mean at the end",
-        "nin, 1x1 convolution, global average pooling, cnn",
-    ),
-    "googlenet": Planned(
-        "convnets",
-        "filters of several sizes side by side",
-        "inception, bottleneck, auxiliary classifier, cnn, imagenet",
-    ),
-    "resnet": Planned(
-        "convnets",
-        "shortcuts that let very deep networks learn",
-        "residual network, skip connection, resnet50, cnn, imagenet",
-    ),
     "wide_resnet": Planned(
         "convnets",
         "residual networks that are wide instead of deep",
@@ -117,20 +92,10 @@ PLANNED = {
         "many thin paths in each residual block",
         "cardinality, grouped convolution, residual network, cnn",
     ),
-    "densenet": Planned(
-        "convnets",
-        "every layer sees the maps of all layers before it",
-        "dense block, feature reuse, cnn",
-    ),
     "fractalnet": Planned(
         "convnets",
         "depth without shortcuts, by self-similar branches",
         "drop path, fractal, cnn",
-    ),
-    "squeezenet": Planned(
-        "convnets",
-        "an ImageNet network in a few megabytes",
-        "fire module, small network, mobile, cnn",
     ),
     "architecture_search": Planned(
         "convnets",

@@ -14,10 +14,11 @@ TABLE = "architectures.md"
 HEADER = """# Convnets side by side
 
 For one image. At a paper's own size nothing is trained here, and the error is the
-paper's on ImageNet (ILSVRC, top 5); the small forms learn `recolored_photos` in the same
-training, which their recipes tell. Milliseconds are medians on the processor that the
-results were measured on. Written by `python -m recipes table` from the files beside this
-one.
+paper's on ImageNet (ILSVRC, top 5). The small forms learn `recolored_photos` in few
+epochs by the same optimizer; epochs and size of the pictures are each recipe's own, so
+that accuracies are to be compared within a recipe. Milliseconds are medians on the
+processor that the results were measured on. Written by `python -m recipes table` from
+the files beside this one.
 
 """
 COLUMNS = (
@@ -79,12 +80,12 @@ PUBLISHED = {
 }
 
 
-def short(count: int) -> str:
-    """60965224 as 61.0 M."""
+def short(count: int, unit: str = "") -> str:
+    """60965224 as 61 M; with a unit, 3600 as 3.6 kB."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return str(count)
+            return f"{count / size:.3g} {letter}{unit}"
+    return f"{count} {unit}".strip()
 
 
 def architectures_table(results: Path) -> str:
