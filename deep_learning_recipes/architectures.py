@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import layers
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from deep_learning_recipes import data, training
 from deep_learning_recipes.catalogue.published import PUBLISHED, short
@@ -279,7 +280,7 @@ def draw(rows: Mapping[str, Row]) -> Figure:
     width = 11 + 0.09 * max(len(name) for name in rows)
     figure, axes = plt.subplots(figsize=(width, 0.3 * len(rows) + 1))
     axes.axis("off")
-    table = axes.table(cells, colLabels=columns, cellLoc="right", bbox=(0, 0, 1, 1))
+    table = axes.table(cells, colLabels=columns, cellLoc="right", bbox=Bbox.unit())
     table.auto_set_font_size(False)
     table.set_fontsize(10)
     table.auto_set_column_width(range(len(columns)))
