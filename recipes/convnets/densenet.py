@@ -179,8 +179,8 @@ def build_stem(images, kind: str, filters: int):
 
 
 def build_cifar(depth: int, growth_rate: int, bottleneck: bool) -> keras.Model:
-    """The networks of table 2, for CIFAR-10, with L weight layers: with bottlenecks (BC)
-    they have compression as well."""
+    """The networks of table 2, for CIFAR-10, with L weight layers: with bottlenecks
+    (BC) they have compression as well."""
     of_a_layer = 2 if bottleneck else 1
     blocks = [(depth - 4) // (3 * of_a_layer)] * 3
     return build_model(
@@ -211,9 +211,9 @@ def readers_of(model: keras.Model, block: int) -> list[tuple[layers.Layer, ...]]
 
 
 def reading_weights(model: keras.Model, block: int) -> np.ndarray:
-    """How strongly each layer of a block reads each of its sources: the mean size of the
-    weights of its first convolution on the source's maps (figure 5), times the size of
-    γ, as the maps are normalized before.
+    """How strongly each layer of a block reads each of its sources: the mean size of
+    the weights of its first convolution on the source's maps (figure 5), times the size
+    of γ, as the maps are normalized before.
 
     Returns (sources, readers): sources are the block's input and its layers; readers
     its layers, and what follows the block. What comes after a reader is NaN.
@@ -374,8 +374,9 @@ def judge_parameters(results: dict[str, Result], run: Run) -> str:
         )
     else:
         run.claim(
-            "Dense networks are as accurate as residual ones of like depth with at most "
-            f"half of their weights: means over the widths, within {100 * CLOSE:g} points",
+            "Dense networks are as accurate as residual ones of like depth with at "
+            "most half of their weights: means over the widths, within "
+            f"{100 * CLOSE:g} points",
             holds=accuracies["dense"] > accuracies["residual"] - CLOSE and factor > 2,
             measured=f"means: dense {accuracies['dense']:.3f}, residual "
             f"{accuracies['residual']:.3f}, {factor:.1f} times fewer weights; "
