@@ -457,7 +457,8 @@ def judge_bypass(trained, run: Run) -> None:
         and bypass.losses[-1] < 1.05 * plain.losses[-1]
         and bypass.test > plain.test - 0.05,
         measured=f"training loss {plain.losses[-1]:.3f} without, "
-        f"{bypass.losses[-1]:.3f} with; test accuracy {plain.test:.3f}, {bypass.test:.3f}",
+        f"{bypass.losses[-1]:.3f} with; test accuracy {plain.test:.3f}, "
+        f"{bypass.test:.3f}",
     )
 
 
