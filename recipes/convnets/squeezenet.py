@@ -543,12 +543,6 @@ def compress(trained, task, config: Config, run: Run) -> dict[str, Stage]:
             *task.train,
             clusters=2**config.bits,
             preserve_sparsity=True,
-            # Others have no more weights than values.
-            layers=[
-                layer.name
-                for layer in pruned.layers
-                if layer.weights and math.prod(layer.kernel.shape) > 2**config.bits
-            ],
             **how,
         ).model
     else:
