@@ -170,9 +170,9 @@ def test_cluster_keeps_zeros_and_what_has_fewer_weights(trained, digits):
 def test_cluster_leaves_kernels_of_no_more_weights_than_values(clusters, digits):
     x, y, *_ = digits
     images = keras.Input(x.shape[1:])
-    hidden = layers.GlobalAveragePooling2D()(images)
-    for name in ("first", "second"):
-        hidden = layers.Dense(4, name=name)(hidden)  # 4 and 16 weights
+    hidden = layers.Conv2D(4, 1, name="first")(images)  # 4 weights
+    hidden = layers.Conv2D(4, 1, name="second")(hidden)  # 16 weights
+    hidden = layers.GlobalAveragePooling2D()(hidden)
     model = keras.Model(images, layers.Dense(10, name="logits")(hidden))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss)
