@@ -31,7 +31,7 @@ def cluster(
     """Lets the weights of each kernel share a few values, and trains these.
 
     clusters: values in each kernel, at least 2; 16 take 4 bits a weight. A layer with
-        fewer weights that are not 0 stays as it is.
+        no more weights that are not 0 stays as it is.
     preserve_sparsity: keep the zeros of a model from `prune`; one of the values is 0.
     layers, training: as for `prune`.
     """
@@ -44,7 +44,7 @@ def cluster(
     twin = bridge(model, prefix=PREFIX, inline=True)
     wrapped = set()
     for path, layer in chosen.items():
-        if np.count_nonzero(kernel_of(layer)) < clusters:
+        if np.count_nonzero(kernel_of(layer)) <= clusters:
             twin.layers[path].trainable = False
         else:
             wrapped.add(id(twin.layers[path]))

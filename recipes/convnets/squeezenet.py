@@ -347,8 +347,8 @@ def judge_fire(model: keras.Model, run: Run) -> None:
             in_fire += model.get_layer(f"fire{module}_{part}").count_params()
         in_convolution += (9 * maps + 1) * expand_filters(module)
     run.compare(
-        "A fire module needs ten times fewer weights than a 3×3 convolution from as many "
-        "maps to as many: in all eight",
+        "A fire module needs ten times fewer weights than a 3×3 convolution from as "
+        "many maps to as many: in all eight",
         {"3×3 convolutions": in_convolution, "fire modules": in_fire},
         more="3×3 convolutions",
         less="fire modules",
@@ -395,9 +395,9 @@ def judge_networks(trained, run: Run) -> None:
     factor = weights[ALEXNET] / weights[SQUEEZENET]
     run.metric("times_fewer_weights", factor)
     run.claim(
-        "AlexNet's task at about fifty times fewer weights: SqueezeNet with simple bypass "
-        "keeps more than 80 % of its accuracy, both after the same few epochs (paper: all "
-        "of it)",
+        "AlexNet's task at about fifty times fewer weights: SqueezeNet with simple "
+        "bypass keeps more than 80 % of its accuracy, both after the same few epochs "
+        "(paper: all of it)",
         holds=factor > 48 and tests[SQUEEZENET] > 0.8 * tests[ALEXNET],
         measured=f"{weights[ALEXNET]:,} / {weights[SQUEEZENET]:,} = {factor:.1f}; "
         f"test accuracy AlexNet {tests[ALEXNET]:.3f}, SqueezeNet "
@@ -450,14 +450,15 @@ def judge_bypass(trained, run: Run) -> None:
     plain = trained[PLAIN]
     bypass = trained[SQUEEZENET]
     run.claim(
-        "Simple bypass costs no weight and does no harm: the training loss ends at most "
-        "5 % higher, accuracy at most five points lower; in most runs it helps (paper: by "
-        "2.9 points of top-1 accuracy)",
+        "Simple bypass costs no weight and does no harm: the training loss ends at "
+        "most 5 % higher, accuracy at most five points lower; in most runs it helps "
+        "(paper: by 2.9 points of top-1 accuracy)",
         holds=plain.model.count_params() == bypass.model.count_params()
         and bypass.losses[-1] < 1.05 * plain.losses[-1]
         and bypass.test > plain.test - 0.05,
-        measured=f"training loss {plain.losses[-1]:.3f} without, {bypass.losses[-1]:.3f} "
-        f"with; test accuracy {plain.test:.3f}, {bypass.test:.3f}",
+        measured=f"training loss {plain.losses[-1]:.3f} without, "
+        f"{bypass.losses[-1]:.3f} with; test accuracy {plain.test:.3f}, "
+        f"{bypass.test:.3f}",
     )
 
 
@@ -542,12 +543,6 @@ def compress(trained, task, config: Config, run: Run) -> dict[str, Stage]:
             *task.train,
             clusters=2**config.bits,
             preserve_sparsity=True,
-            # Others have no more weights than values.
-            layers=[
-                layer.name
-                for layer in pruned.layers
-                if layer.weights and math.prod(layer.kernel.shape) > 2**config.bits
-            ],
             **how,
         ).model
     else:
@@ -589,7 +584,7 @@ def judge_compression(stages: dict[str, Stage], config: Config, run: Run) -> Non
     run.claim(
         f"With pruning, shared weights and Huffman coding on top, the file is {wanted} "
         f"times smaller than AlexNet's weights in float32 (paper: {PAPER_FACTOR}), and "
-        "read again it keeps more than 75 % of SqueezeNet's accuracy (paper: all of it)",
+        "read again it keeps more than 75 % of SqueezeNet's accuracy (paper: all)",
         holds=factor > wanted
         and stages["Huffman coded"].accuracy > 0.75 * stages[SQUEEZENET].accuracy,
         measured=f"{factor:.0f} times in all; "

@@ -102,7 +102,7 @@ def build_model(
     filters: Sequence[int] = FILTERS,
     units: int = 4096,
     dropout: float = 0.5,
-    initializer: str | keras.initializers.Initializer = "he_normal",
+    initializer: str | dict = "he_normal",
     scale: float = 1.0,
     offset: float = 0.0,
     name: str = "vgg",
@@ -253,7 +253,8 @@ THIN_FILTERS = (8, 16, 32, 64, 64)
 INITIALIZERS = {
     "He": "he_normal",
     "Glorot": "glorot_normal",
-    "N(0, 0.01²)": keras.initializers.RandomNormal(stddev=0.01),
+    # Not one object: it would draw the same numbers for layers of the same shape.
+    "N(0, 0.01²)": {"class_name": "RandomNormal", "config": {"stddev": 0.01}},
 }
 COMPARED = ("He", "N(0, 0.01²)")  # by training as well
 SIGNAL_SIZE = 64  # pixels across the photographs whose signal is followed

@@ -166,6 +166,26 @@ def test_cluster_keeps_zeros_and_what_has_fewer_weights(trained, digits):
     np.testing.assert_array_equal(after["first"], before["first"])
 
 
+@pytest.mark.parametrize("clusters", [15, 16, 17])
+def test_cluster_leaves_kernels_of_no_more_weights_than_values(clusters, digits):
+    x, y, *_ = digits
+    images = keras.Input(x.shape[1:])
+    hidden = layers.Conv2D(4, 1, name="first")(images)  # 4 weights
+    hidden = layers.Conv2D(4, 1, name="second")(hidden)  # 16 weights
+    hidden = layers.GlobalAveragePooling2D()(hidden)
+    model = keras.Model(images, layers.Dense(10, name="logits")(hidden))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    found = compression.cluster(model, x, y, clusters=clusters, **TRAINING).model
+    values = {
+        name: len(np.unique(found.get_layer(name).kernel))
+        for name in ("first", "second", "logits")
+    }
+    assert values["first"] == 4
+    assert values["second"] == min(16, clusters)
+    assert values["logits"] <= clusters
+
+
 @pytest.mark.parametrize(
     ("is_sparse", "is_shared"),
     [(False, False), (True, False), (False, True), (True, True)],

@@ -1,4 +1,4 @@
-"""DenseNet beside keras.applications, layer by layer; counts by hand; who reads whom."""
+"""DenseNet beside keras.applications, layer by layer; counts by hand; the readers."""
 
 import gc
 import math

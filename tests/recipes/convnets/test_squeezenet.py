@@ -1,5 +1,5 @@
-"""SqueezeNet against the paper's table 1, a module against one convolution, and the file
-against Shannon's bound."""
+"""SqueezeNet against the paper's table 1, a module against one convolution, and the
+file against Shannon's bound."""
 
 import math
 

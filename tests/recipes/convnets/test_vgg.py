@@ -170,7 +170,7 @@ def test_a_relu_halves_the_square_and_he_doubles_it(random):
     images = random.normal(size=(2, 40, 40, 16)).astype("float32")
     for initializer, factor in (
         ("he_normal", 1.0),
-        (keras.initializers.RandomNormal(stddev=0.01), 0.01 * math.sqrt(9 * 16 / 2)),
+        (recipe.INITIALIZERS["N(0, 0.01²)"], 0.01 * math.sqrt(9 * 16 / 2)),
     ):
         model = recipe.build_model(
             ((3, 3),), (40, 40, 16), 4, (16,), 8, initializer=initializer
