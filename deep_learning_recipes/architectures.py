@@ -27,7 +27,7 @@ from deep_learning_recipes.run import Run
 SHARE_TO_CHOOSE_BY = 0.2  # of the training pictures
 PICTURES_AT_ONCE = 300
 BYTES = 4  # of a float32
-SECONDS_TO_TIME = 0.5  # or three calls, where these take longer
+SECONDS_TO_TIME = 0.5  # or one call, where that takes longer
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _multiply_adds(node: Any) -> int:
 
 def milliseconds(model: keras.Model, batch_size: int) -> float:
     """For one picture of a batch, in a compiled call: the median over half a second of
-    calls, or over three where these take longer."""
+    calls, or that of one call where it takes longer."""
     shape = (batch_size, *model.inputs[0].shape[1:])
     call = tf.function(
         lambda images: model(images, training=False), [tf.TensorSpec(shape)]
@@ -114,7 +114,7 @@ def milliseconds(model: keras.Model, batch_size: int) -> float:
     np.asarray(call(images))  # compiles, and fills the caches
 
     seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < SECONDS_TO_TIME:
+    while sum(seconds) < SECONDS_TO_TIME:
         begin = time.perf_counter()
         np.asarray(call(images))
         seconds.append(time.perf_counter() - begin)

@@ -617,12 +617,10 @@ class Removals:
     """on test images"""
 
 
-def train_with_decay(
-    residual: bool, task: architectures.Task, config: Config, run: Run
-) -> keras.Model:
-    """As `architectures.train` does, but that the blocks decay."""
+def train_with_decay(task: architectures.Task, config: Config, run: Run) -> keras.Model:
+    """A residual network, as `architectures.train` does, but that the blocks decay."""
     x, y = task.train
-    model = build(middle(config), residual, task, config)
+    model = build(middle(config), True, task, config)
     steps = config.epochs * -(-len(x) // config.batch_size)
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps),
@@ -707,21 +705,6 @@ def judge_decay(removals: dict[str, Removals], classes: int, run: Run) -> None:
     )
 
 
-def decay_errors(
-    trained: Networks,
-    decayed: dict[str, keras.Model],
-    task: architectures.Task,
-    config: Config,
-) -> dict[str, float]:
-    """Shares of the training images, with and without decay."""
-    errors = {}
-    for kind in KINDS:
-        errors[kind] = 1 - trained[kind][middle(config)].train_accuracy
-        found = architectures.accuracy(decayed[kind], *task.train)
-        errors[f"{kind}, decay"] = 1 - found
-    return errors
-
-
 def whole_numbers(last: int) -> list[int]:
     """Some from 1 to the last, for an axis."""
     return sorted({round(each) for each in np.linspace(1, last, 7)})
@@ -778,9 +761,7 @@ def draw_gradients(gradients: Gradients) -> plt.Figure:
     return figures.panels(*shown)
 
 
-def draw_decay(
-    removals: dict[str, Removals], errors: dict[str, float], classes: int
-) -> plt.Figure:
+def draw_decay(removals: dict[str, Removals]) -> plt.Figure:
     sizes = figures.Panel(
         title="What a residual block adds",
         xlabel="block, from the image on",
@@ -800,21 +781,14 @@ def draw_decay(
         xticks=range(len(removals["decay"].kept)),
         ylim=(0, 1.02),
     )
-    bars = figures.Panel(
-        title="What decay costs",
-        xlabel="training error",
-        bars=errors,
-        levels={"chance": 1 - 1 / classes},
-        number="{:.2f}",
-    )
-    return figures.panels(sizes, kept, bars)
+    return figures.panels(sizes, kept)
 
 
 def main(config: Config, run: Run) -> None:
     ladder = sorted(set(config.blocks))
     if len(ladder) < 2:
         raise UsageError("--blocks: two different depths or more are compared")
-    run.plan(2 * len(ladder) + 3)
+    run.plan(2 * len(ladder) + 2)
     task = architectures.load_task(config.data, run.seed, size=SIZE)
     trained = train_depths(task, config, run)
     judge_depth(trained, run)
@@ -825,19 +799,14 @@ def main(config: Config, run: Run) -> None:
     judge_gradients(gradients, run)
     run.figure("gradients", draw_gradients(gradients))
 
-    decayed = {
-        kind: train_with_decay(residual, task, config, run)
-        for kind, residual in KINDS.items()
-    }
+    decayed = train_with_decay(task, config, run)
     chosen = trained["residual"][middle(config)].model
     removals = {
         "no decay": remove_blocks(chosen, task),
-        "decay": remove_blocks(decayed["residual"], task),
+        "decay": remove_blocks(decayed, task),
     }
     judge_decay(removals, task.classes, run)
-    errors = decay_errors(trained, decayed, task, config)
-    run.metrics("training_error", errors)
-    run.figure("decay", draw_decay(removals, errors, task.classes))
+    run.figure("decay", draw_decay(removals))
 
     report(trained, task, config, run)
     run.export(serving.classifier(chosen), example=task.test[0][:3])
