@@ -38,7 +38,7 @@ def test_networks_stand_by_their_parameters_with_what_was_published():
     lines = (folder / "architectures.md").read_text().splitlines()
     rows = [line for line in lines if "`some`" in line]
     assert rows == [
-        "| small net | `some` | 950 | 724 M | 3.21 | 12.3 |  | 0.875 |  |  |",
-        "| AlexNet | `some` | 61 M | 724 M | 3.21 | 12.3 |  |  | 8 | 16.4 % |",
+        "| small net | `some` | 950 | 724 M | 3.21 MB | 12.3 |  | 0.875 |  |  |",
+        "| AlexNet | `some` | 61 M | 724 M | 3.21 MB | 12.3 |  |  | 8 | 16.4 % |",
     ]
     assert any("Krizhevsky" in line for line in lines)
