@@ -45,7 +45,7 @@ class DenseNet:
     targets = {DEFAULTS: 1.1, TORCH: 1, fit.COMPILED: 1}
 
     def keras(self):
-        return [densenet.build_small(6 * BLOCKS + 4, self.shape, CLASSES, GROWTH)]
+        return [densenet.build_cifar(6 * BLOCKS + 4, GROWTH, bottleneck=True)]
 
     def torch(self):
         return channels_last(torch_densenet())
