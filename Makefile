@@ -9,20 +9,25 @@ READY := $(VENV)/.ready
 run: $(READY)  ## train LeNet-5 on real digits and leave a SavedModel in saved_models/
 	$(BIN)/python -m recipes.lenet --export saved_models
 
-# Four runs, as a process that has run all tests would hold too much memory.
+# Several runs, as a process that has run all tests would hold too much memory; the
+# convnets' own tests build networks of ImageNet's size.
+CONVNETS := tests/recipes/convnets
+RECIPES := tests/recipes --ignore $(CONVNETS)
 KITCHEN := tests/deep_learning_recipes
 CONVERT := $(KITCHEN)/compression $(KITCHEN)/data
 TRAIN := $(KITCHEN)/training $(KITCHEN)/distribute $(KITCHEN)/classifiers
 REST := $(KITCHEN) tests/deploy $(addprefix --ignore ,$(CONVERT) $(TRAIN))
 
 test: $(READY)  ## every recipe's quick run and all that is fast
-	$(BIN)/python -m pytest tests/recipes
+	$(BIN)/python -m pytest $(RECIPES)
+	$(BIN)/python -m pytest $(CONVNETS)
 	$(BIN)/python -m pytest $(CONVERT)
 	$(BIN)/python -m pytest $(TRAIN)
 	$(BIN)/python -m pytest $(REST)
 
 test-all: $(READY)  ## also what is long: clusters, kills, every recipe twice with the same seed
-	$(BIN)/python -m pytest -m '' tests/recipes
+	$(BIN)/python -m pytest -m '' $(RECIPES)
+	$(BIN)/python -m pytest -m '' $(CONVNETS)
 	$(BIN)/python -m pytest -m '' $(CONVERT)
 	$(BIN)/python -m pytest -m '' $(TRAIN)
 	$(BIN)/python -m pytest -m '' $(REST)
