@@ -10,6 +10,7 @@ where it is not installed.
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable
 
@@ -51,18 +52,24 @@ class DenseNet:
         return channels_last(torch_densenet())
 
 
-def channels_last(network):
-    """PyTorch's fastest layout on processors; the pictures come as channels first."""
+@functools.cache
+def wrapper():
+    """One class for all networks, so that torch.compile takes each as it is."""
 
     class ChannelsLast(torch.nn.Module):
-        def __init__(self):
+        def __init__(self, network):
             super().__init__()
             self.network = network.to(memory_format=torch.channels_last)
 
         def forward(self, images):
             return self.network(images.to(memory_format=torch.channels_last))
 
-    return ChannelsLast()
+    return ChannelsLast
+
+
+def channels_last(network):
+    """PyTorch's fastest layout on processors; the pictures come as channels first."""
+    return wrapper()(network)
 
 
 def conv(inputs: int, filters: int, size: int, stride: int = 1):
