@@ -85,7 +85,7 @@ def test_what_is_not_there_gets_one_line_and_code_2(capsys):
     for arguments, line in [
         (
             ["lenett"],
-            "error: no recipe matches 'lenett'; did you mean lenet or learning_settings?",
+            "error: no recipe matches 'lenett'; did you mean lenet or alexnet or resnet?",
         ),
         (
             ["--theme", "generativ"],
@@ -93,11 +93,11 @@ def test_what_is_not_there_gets_one_line_and_code_2(capsys):
         ),
         (
             ["copy", "lenett", "a.py"],
-            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+            "error: there is no recipe 'lenett'; did you mean lenet or alexnet or resnet?",
         ),
         (
             ["results", "lenett"],
-            "error: there is no recipe 'lenett'; did you mean lenet or learning_settings?",
+            "error: there is no recipe 'lenett'; did you mean lenet or alexnet or resnet?",
         ),
         (["results", "lenet", "--seeds", "0"], "error: --seeds 0: at least one"),
         (
