@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-GIGABYTES_OF_A_WORKER = 2.5
+GIGABYTES_OF_A_WORKER = 3.0
 # The recipes that run twice today, to see whether the same seed gives the same metrics:
 # every 20th, another day others; `make test-all` runs all twice. Workers inherit it.
 TWICE_TODAY = slice(
