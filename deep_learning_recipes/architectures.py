@@ -7,7 +7,7 @@ A recipe of an architecture trains its small form by `train`, on the pictures of
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,6 +198,13 @@ def train(
         test=accuracy(model, *task.test),
         seconds=time.perf_counter() - begin,
     )
+
+
+def train_starts(
+    build: Callable[[], keras.Model], starts: int, task: Task, run: Run, **options: Any
+) -> list[Trained]:
+    """Trains a network from several random starts. options: as of `train`."""
+    return [train(build(), task, run, **options) for _ in range(starts)]
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:

@@ -180,12 +180,16 @@ def measure(
     """
     if not np.all((samples >= 0) & (samples <= 1)):
         raise ValueError("samples must lie in [0, 1]; clip what the network gives")
-    seen = judge.directions(samples)
-    real = judge.directions(held_out)
+    seen = judge.features(samples)
+    real = judge.features(held_out)
+    frechet = frechet_distance(seen, real)
+
+    seen = normalize(seen)
+    real = normalize(real)
     known = judge.directions(train)
     usual = np.median(nearest_distances(real, known))
     return Scores(
-        frechet=frechet_distance(judge.features(samples), judge.features(held_out)),
+        frechet=frechet,
         precision=precision(seen, real),
         coverage=coverage(seen, real),
         two_sample_accuracy=two_sample_accuracy(seen, real),

@@ -529,17 +529,15 @@ def train(
     build: Callable, task: architectures.Task, config: Config, run: Run
 ) -> list[architectures.Trained]:
     """From several starts."""
-    return [
-        architectures.train(
-            build(),
-            task,
-            run,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-        )
-        for _ in range(config.starts)
-    ]
+    return architectures.train_starts(
+        build,
+        config.starts,
+        task,
+        run,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+    )
 
 
 @dataclass
