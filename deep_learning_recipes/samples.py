@@ -8,21 +8,25 @@ the best distance.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 
 import keras
 import numpy as np
 from keras import layers
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import euclidean_distances
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
 
-from deep_learning_recipes import figures, training
+from deep_learning_recipes import classifiers, figures, training
 from deep_learning_recipes.run import Run
 
 NEIGHBORS = 3  # k of precision, by Kynkäänniemi et al.
 NEIGHBORS_COVERED = 5  # k of coverage, by Naeem et al.
-COMPONENTS = 64  # of the rival that draws Gaussian codes
+COMPONENTS = 64  # of the rival that draws Gaussian codes, and of features in color
+LEAST_SIDE = 64  # of the pictures that EfficientNet-Lite0 is given
 AT_ONCE = 500
 # 1 where higher is better, -1 where lower is; 0: as near to 1 as can be.
 BETTER = {
@@ -46,6 +50,10 @@ class Judge:
     classify: Features
     """(n, height, width, channels) to (n,) classes"""
     classes: int
+    train: np.ndarray
+    """real images, (n, height, width, channels) in [0, 1], that generators learn from"""
+    held_out: np.ndarray
+    """others, that samples are held against"""
     accuracy: float
     """on held-out images: how far its eyes can be trusted"""
 
@@ -54,13 +62,42 @@ class Judge:
         particular has small features, and would lie near to everything."""
         return normalize(self.features(images))
 
+    @cached_property
+    def of_train(self) -> np.ndarray:
+        """Directions of the training images."""
+        return self.directions(self.train)
+
+    @cached_property
+    def of_held_out(self) -> np.ndarray:
+        """Features of the held-out images."""
+        return self.features(self.held_out)
+
+    @cached_property
+    def usual_distance(self) -> float:
+        """Median distance of held-out images to the nearest training image."""
+        held_out = normalize(self.of_held_out)
+        return float(np.median(nearest_distances(held_out, self.of_train)))
+
 
 def train_judge(train, test, *, classes: int, run: Run, epochs: int = 6) -> Judge:
-    """Trains a small convnet; the features are its last hidden layer's 64 numbers.
+    """Of gray images: trains a small convnet, whose last hidden layer's 64 numbers are
+    the features. In color: EfficientNet-Lite0, which knows ImageNet, with the 64
+    principal components of its features on the training images, and a logistic
+    regression of the classes.
 
     train, test: (x, y), x in [0, 1] of shape (n, height, width, channels).
     """
     x, y = train
+    x_test, y_test = test
+    if x.shape[-1] == 1:
+        features, classify = learn_to_see(x, y, classes, epochs, run)
+    else:
+        features, classify = see_by_imagenet(x, y)
+    accuracy = float(np.mean(classify(x_test) == y_test))
+    return Judge(features, classify, classes, x, x_test, accuracy)
+
+
+def learn_to_see(x, y, classes: int, epochs: int, run: Run) -> tuple[Features, Features]:
     images = keras.Input(x.shape[1:], name="images")
     hidden = images
     for filters in (16, 32, 64):
@@ -69,22 +106,44 @@ def train_judge(train, test, *, classes: int, run: Run, epochs: int = 6) -> Judg
         hidden = layers.ReLU()(hidden)
     hidden = layers.Dense(64, "relu")(layers.Flatten()(hidden))
     logits = layers.Dense(classes)(layers.Dropout(0.3)(hidden))
-    model = keras.Model(images, [logits, hidden], name="judge")
 
     learner = keras.Model(images, logits, name="judge")
     learner.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
     training.fit(learner, x, y, epochs=epochs, batch_size=64, callbacks=run.callbacks)
 
-    def answers(pictures: np.ndarray, index: int) -> np.ndarray:
-        parts = np.array_split(pictures, range(AT_ONCE, len(pictures), AT_ONCE))
-        return np.concatenate([np.asarray(model(part)[index]) for part in parts])
+    seen = keras.Model(images, hidden, name="features")
 
     def classify(pictures: np.ndarray) -> np.ndarray:
-        return answers(pictures, 0).argmax(axis=-1)
+        return in_parts(learner, pictures).argmax(axis=-1)
 
-    x_test, y_test = test
-    accuracy = float(np.mean(classify(x_test) == y_test))
-    return Judge(lambda pictures: answers(pictures, 1), classify, classes, accuracy)
+    return partial(in_parts, seen), classify
+
+
+def see_by_imagenet(x, y) -> tuple[Features, Features]:
+    size = tuple(max(side, LEAST_SIDE) for side in x.shape[1:3])
+    network = classifiers.load("EfficientNetLite0", size=size).model
+    images = keras.Input(x.shape[1:], name="images")
+    seen = keras.Model(network.input, network.get_layer("avg_pool").output)
+    seen = keras.Model(images, seen(layers.Resizing(*size)(images)), name="features")
+
+    known = in_parts(seen, x)
+    pca = PCA(min(COMPONENTS, *known.shape), random_state=0).fit(known)
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    head.fit(pca.transform(known), y)
+
+    def features(pictures: np.ndarray) -> np.ndarray:
+        return pca.transform(in_parts(seen, pictures))
+
+    def classify(pictures: np.ndarray) -> np.ndarray:
+        return head.predict(features(pictures))
+
+    return features, classify
+
+
+def in_parts(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
+    """The model's answers, without all of its activations in memory at once."""
+    parts = np.array_split(pictures, range(AT_ONCE, len(pictures), AT_ONCE))
+    return np.concatenate([np.asarray(model(part)) for part in parts])
 
 
 @dataclass
@@ -165,39 +224,41 @@ def class_distance(one: np.ndarray, other: np.ndarray, classes: int) -> float:
     return float(0.5 * np.abs(shares[0] - shares[1]).sum())
 
 
+def grayness(images: np.ndarray) -> float:
+    """Mean of 4·p·(1−p) over the pixels: 0 if all are black or white, 1 if all are half
+    gray."""
+    return float(np.mean(4 * images * (1 - images)))
+
+
 def nearest_distances(samples: np.ndarray, train: np.ndarray) -> np.ndarray:
     """From each sample to the training point that is nearest, (samples,)."""
     distances, _ = NearestNeighbors(n_neighbors=1).fit(train).kneighbors(samples)
     return distances[:, 0]
 
 
-def measure(
-    samples: np.ndarray, train: np.ndarray, held_out: np.ndarray, judge: Judge
-) -> Scores:
-    """Samples against held-out images, and their distance to the training images; all
-    in [0, 1], (n, height, width, channels).
+def measure(samples: np.ndarray, judge: Judge) -> Scores:
+    """Samples, (n, height, width, channels), against the judge's held-out images, and
+    their distance to the training images.
 
     Raises ValueError where a sample is no number or lies outside [0, 1].
     """
     if not np.all((samples >= 0) & (samples <= 1)):
         raise ValueError("samples must lie in [0, 1]; clip what the network gives")
     seen = judge.features(samples)
-    real = judge.features(held_out)
-    frechet = frechet_distance(seen, real)
+    frechet = frechet_distance(seen, judge.of_held_out)
 
     seen = normalize(seen)
-    real = normalize(real)
-    known = judge.directions(train)
-    usual = np.median(nearest_distances(real, known))
+    real = normalize(judge.of_held_out)
+    nearest = np.median(nearest_distances(seen, judge.of_train))
     return Scores(
         frechet=frechet,
         precision=precision(seen, real),
         coverage=coverage(seen, real),
         two_sample_accuracy=two_sample_accuracy(seen, real),
         class_distance=class_distance(
-            judge.classify(samples), judge.classify(held_out), judge.classes
+            judge.classify(samples), judge.classify(judge.held_out), judge.classes
         ),
-        nearest=float(np.median(nearest_distances(seen, known)) / usual),
+        nearest=float(nearest / judge.usual_distance),
     )
 
 
@@ -214,11 +275,7 @@ def draw_gaussian(train: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def report(
-    run: Run,
-    samples: Mapping[str, np.ndarray],
-    train: np.ndarray,
-    held_out: np.ndarray,
-    judge: Judge,
+    run: Run, samples: Mapping[str, np.ndarray], judge: Judge
 ) -> dict[str, Scores]:
     """Scores of named samples, of real images ("real") and of Gaussian codes
     ("Gaussian"), as metrics and as a table.
@@ -226,13 +283,13 @@ def report(
     Real are training images, as many as there are held-out ones; only how near they
     come to the training images is that of the held-out ones, 1 by definition.
     """
-    count = len(held_out)
+    count = len(judge.held_out)
     random = np.random.default_rng(run.seed)
-    some = train[random.permutation(len(train))[:count]]
-    scores = {name: measure(x, train, held_out, judge) for name, x in samples.items()}
-    gaussian = draw_gaussian(train, count, run.seed)
-    scores["Gaussian"] = measure(gaussian, train, held_out, judge)
-    scores["real"] = measure(some, train, held_out, judge)
+    some = judge.train[random.permutation(len(judge.train))[:count]]
+    scores = {name: measure(images, judge) for name, images in samples.items()}
+    gaussian = draw_gaussian(judge.train, count, run.seed)
+    scores["Gaussian"] = measure(gaussian, judge)
+    scores["real"] = measure(some, judge)
     scores["real"].nearest = 1.0
 
     for field in fields(Scores):

@@ -249,12 +249,6 @@ def judge_reconstruction(
     return errors
 
 
-def grayness(images: np.ndarray) -> float:
-    """Mean of 4·p·(1−p) over the pixels: 0 if all are black or white, 1 if all are half
-    gray."""
-    return float(np.mean(4 * images * (1 - images)))
-
-
 def judge_ways(
     autoencoder: Trained, x: np.ndarray, y: np.ndarray, judge: samples.Judge, run: Run
 ) -> None:
@@ -271,7 +265,7 @@ def judge_ways(
         "by code": autoencoder.decode(codes),
         "by pixels": interpolate(one, other, 3)[1],
     }
-    grays = {name: grayness(images) for name, images in halfway.items()}
+    grays = {name: samples.grayness(images) for name, images in halfway.items()}
     run.metrics("grayness_halfway", grays)
     precisions = {
         name: samples.precision(judge.directions(images), judge.directions(x))
@@ -287,7 +281,7 @@ def judge_ways(
             f"{name}: grayness {grays[name]:.3f}, precision {precisions[name]:.2f}"
             for name in halfway
         )
-        + f"; real ones: grayness {grayness(x):.3f}",
+        + f"; real ones: grayness {samples.grayness(x):.3f}",
     )
 
 
@@ -380,7 +374,7 @@ def main(config: Config, run: Run) -> None:
     run.figure("ways", draw_ways(deep, x_test, y_test))
 
     drawn = draw_codes(deep, x, len(x_test), config, run.seed)
-    scores = samples.report(run, drawn, x, x_test, judge)
+    scores = samples.report(run, drawn, judge)
     judge_samples(scores, run)
     rows = {**drawn, "held-out": x_test}
     run.figure(

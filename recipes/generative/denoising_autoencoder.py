@@ -29,7 +29,7 @@ from scipy.ndimage import median_filter
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
-from deep_learning_recipes import UsageError, data, figures, training
+from deep_learning_recipes import UsageError, data, figures, samples, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -333,12 +333,6 @@ def judge_spiral(model: keras.Model, run: Run) -> None:
     )
 
 
-def grayness(images: np.ndarray) -> float:
-    """Mean of 4·p·(1−p) over the pixels: 0 if all are black or white, 1 if all are half
-    gray."""
-    return float(np.mean(4 * images * (1 - images)))
-
-
 @dataclass
 class Halves:
     """Lower halves of held-out images."""
@@ -365,9 +359,9 @@ def judge_halves(halves: Halves, run: Run) -> None:
         "one of them": float(np.mean((halves.one_of_them - halves.true) ** 2)),
     }
     grays = {
-        "the mean": grayness(halves.mean),
-        "one of them": grayness(halves.one_of_them),
-        "true": grayness(halves.true),
+        "the mean": samples.grayness(halves.mean),
+        "one of them": samples.grayness(halves.one_of_them),
+        "true": samples.grayness(halves.true),
     }
     run.metrics("mean_squared_error_half", errors)
     run.metrics("grayness_half", grays)

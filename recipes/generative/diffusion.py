@@ -380,9 +380,6 @@ class Digits:
     codes: Codes
     sampler: Sampler
     judge: samples.Judge
-    train: np.ndarray
-    """images, (n, height, width, 1)"""
-    held_out: np.ndarray
     labels: np.ndarray
     """the classes to draw, (images,), in the held-out images' shares"""
     seed: int
@@ -392,7 +389,7 @@ class Digits:
         return np.asarray(self.codes.decode(path[-1]))
 
     def score(self, images: np.ndarray) -> samples.Scores:
-        return samples.measure(images, self.train, self.held_out, self.judge)
+        return samples.measure(images, self.judge)
 
     def agreement(self, images: np.ndarray) -> float:
         """Share of the images that the judge takes for the class they were to be of."""
@@ -415,7 +412,7 @@ def learn_digits(config: Config, run: Run) -> Digits:
 
     random = np.random.default_rng(run.seed)
     labels = random.choice(y_test, config.images)
-    return Digits(codes, sampler, judge, x, x_test, labels, run.seed)
+    return Digits(codes, sampler, judge, labels, run.seed)
 
 
 def compare_steps(digits: Digits, config: Config, run: Run):
@@ -626,9 +623,7 @@ def main(config: Config, run: Run) -> None:
     run.figure("digits", draw_sheet(digits, chosen.images, names))
     run.figure("paths", draw_paths(digits, config, names))
 
-    scores = samples.report(
-        run, {"diffusion": chosen.images}, digits.train, digits.held_out, digits.judge
-    )
+    scores = samples.report(run, {"diffusion": chosen.images}, digits.judge)
     judge_pictures(chosen, scores, run)
     judge_guidances(guided, run)
     images, steps_scores = compare_steps(digits, config, run)

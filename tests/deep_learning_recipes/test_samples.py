@@ -102,12 +102,12 @@ def test_report_tells_copies_noise_and_one_image_apart(random):
         "noise": noise,
         "one image": np.clip(x[:1] + 0.01 * noise, 0, 1),
     }
-    found = samples.report(notes, shown, x, x_test, judge)
+    found = samples.report(notes, shown, judge)
 
     assert list(found) == ["copies", "noise", "one image", "Gaussian", "real"]
     assert found["copies"].nearest == pytest.approx(0, abs=1e-3)
     assert found["real"].nearest == 1
-    assert found["noise"].precision < 0.1
+    assert found["noise"].precision < 0.3
     assert found["one image"].coverage < 0.1
     assert found["one image"].class_distance > 0.8
     assert found["real"].frechet < 0.5 * found["Gaussian"].frechet
@@ -118,8 +118,28 @@ def test_report_tells_copies_noise_and_one_image_apart(random):
 
 
 def test_samples_out_of_range_are_refused(random):
-    judge = samples.Judge(lambda x: x, lambda x: x, 10, 1.0)
+    real = random.random((9, 2, 2, 1))
+    judge = samples.Judge(lambda x: x, lambda x: x, 10, real, real, accuracy=1.0)
     for bad in (1.5, -0.1, np.nan):
         x = np.full((4, 2, 2, 1), bad)
         with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
-            samples.measure(x, x, x, judge)
+            samples.measure(x, judge)
+
+
+def test_color_is_seen_by_what_knows_imagenet(random):
+    (x, y), (x_test, y_test) = data.load("photos", size=24)
+    train, test = (x[:600], y[:600]), (x_test[:200], y_test[:200])
+    notes = Notes()
+    notes.seed = 0
+    judge = samples.train_judge(train, test, classes=9, run=notes)
+    assert judge.accuracy > 0.7
+    assert judge.features(test[0]).shape == (200, 64)
+    found = samples.report(notes, {"noise": random.random(test[0].shape)}, judge)
+    assert found["real"].frechet < 0.3 * found["Gaussian"].frechet
+    assert found["real"].precision > found["Gaussian"].precision + 0.3
+    assert found["Gaussian"].frechet < found["noise"].frechet
+
+
+def test_grayness_is_one_of_half_gray_and_zero_of_black_and_white():
+    assert samples.grayness(np.full((2, 3, 3, 1), 0.5)) == 1
+    assert samples.grayness(np.array([[0.0, 1.0]])) == 0
