@@ -12,7 +12,7 @@ from functools import cached_property, partial
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import euclidean_distances
@@ -124,7 +124,8 @@ def see_by_imagenet(x, y) -> tuple[Features, Features]:
     network = classifiers.load("EfficientNetLite0", size=size).model
     images = keras.Input(x.shape[1:], name="images")
     seen = keras.Model(network.input, network.get_layer("avg_pool").output)
-    seen = keras.Model(images, seen(layers.Resizing(*size)(images)), name="features")
+    # Not by a Resizing layer, whose default is training=True: it would pass that on.
+    seen = keras.Model(images, seen(ops.image.resize(images, size)), name="features")
 
     known = in_parts(seen, x)
     pca = PCA(min(COMPONENTS, *known.shape), random_state=0).fit(known)

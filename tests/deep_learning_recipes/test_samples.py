@@ -132,11 +132,11 @@ def test_color_is_seen_by_what_knows_imagenet(random):
     notes = Notes()
     notes.seed = 0
     judge = samples.train_judge(train, test, classes=9, run=notes)
-    assert judge.accuracy > 0.7
+    assert judge.accuracy > 0.8
     assert judge.features(test[0]).shape == (200, 64)
     found = samples.report(notes, {"noise": random.random(test[0].shape)}, judge)
-    assert found["real"].frechet < 0.3 * found["Gaussian"].frechet
-    assert found["real"].precision > found["Gaussian"].precision + 0.3
+    assert found["real"].frechet < 0.6 * found["Gaussian"].frechet
+    assert found["real"].precision > found["Gaussian"].precision + 0.1
     assert found["Gaussian"].frechet < found["noise"].frechet
 
 
