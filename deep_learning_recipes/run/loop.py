@@ -139,14 +139,21 @@ def as_array(part: Any) -> np.ndarray:
     """A part's value. A generator's state is a text; padded, as its numbers vary in
     length."""
     if isinstance(part, np.random.Generator):
-        return np.array(json.dumps(part.bit_generator.state).ljust(1000))
+        # Some keep their numbers in arrays.
+        text = json.dumps(part.bit_generator.state, default=np.ndarray.tolist)
+        return np.array(text.ljust(1000))
     return np.array(part)
 
 
 def assign(part: Any, value: np.ndarray) -> None:
     """Gives a part the value that `as_array` gave."""
     if isinstance(part, np.random.Generator):
-        part.bit_generator.state = json.loads(str(value))
+        kept = json.loads(str(value))
+        kept["state"] = {
+            name: np.array(number, "uint64") if isinstance(number, list) else number
+            for name, number in kept["state"].items()
+        }
+        part.bit_generator.state = kept
     elif isinstance(part, np.ndarray):
         part[...] = value
     else:

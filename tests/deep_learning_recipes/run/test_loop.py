@@ -88,6 +88,21 @@ def test_a_loop_that_had_ended_is_not_repeated(tmp_path):
     assert_equal(values(again), values(first))
 
 
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "SFC64", "MT19937", "Philox"])
+def test_every_generator_of_numpy_goes_on_where_it_was(kind, tmp_path):
+    def make():
+        return np.random.Generator(getattr(np.random, kind)(3))
+
+    expected = make().random((6, 3))[4:]
+    path = tmp_path / "a.npz"
+    first = make()
+    for _ in Loop(path, 4, {"random": first}, name="a"):
+        first.random(3)
+    resumed = make()
+    list(Loop(path, 4, {"random": resumed}, name="a", resume=True))
+    np.testing.assert_array_equal(resumed.random((2, 3)), expected)
+
+
 def test_without_resume_it_starts_anew(tmp_path):
     list(Loop(tmp_path / "a.npz", 3, {"x": np.ones(2)}, name="a"))
     assert list(Loop(tmp_path / "a.npz", 3, {"x": np.ones(2)}, name="a")) == [0, 1, 2]
