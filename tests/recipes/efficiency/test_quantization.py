@@ -51,6 +51,45 @@ def test_fake_quantisation_is_tensorflows_with_the_same_range(bits):
         np.testing.assert_allclose(np.unique(found), [-reach, 0, reach], rtol=1e-6)
 
 
+def test_a_kernel_of_zeros_stays_zero():
+    zeros = np.zeros((3, 4), "float32")
+    for bits in (8, 2):
+        np.testing.assert_array_equal(quantization.fake_quantize(zeros, bits), zeros)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_the_scale_of_least_squares_is_that_of_a_search(bits):
+    weights = RANDOM.standard_t(4, size=(30, 20)).astype("float32")
+    limit = 2 ** (bits - 1) - 1
+
+    def error(scale):
+        rounded = scale * np.clip(np.round(weights / scale), -limit, limit)
+        return np.square(weights - rounded).sum()
+
+    largest = float(quantization.scale_of_largest(weights, bits))
+    found = float(quantization.scale_of_least_squares(weights, bits))
+    best = min(error(scale) for scale in largest * np.linspace(0.001, 1, 2000))
+    assert error(found) < 1.05 * best
+    assert error(found) <= error(largest)
+    if bits == 2:
+        assert error(found) < 0.5 * error(largest)
+
+
+def test_rounding_afterwards_leaves_the_network_and_its_biases_alone():
+    keras.utils.set_random_seed(0)
+    network = quantization.build_model()
+    before = network.get_weights()
+    rounded = quantization.round_kernels(network, 2, quantization.scale_of_largest)
+    for weight, old, new in zip(
+        network.weights, before, rounded.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, old)
+        if weight.name == "kernel":
+            assert len(np.unique(new)) == 3
+        else:
+            np.testing.assert_array_equal(new, old)
+
+
 def test_the_gradient_goes_straight_through():
     """As TensorFlow's within the range: d(rounded)/d(weight) is taken as 1, not as
     0."""
