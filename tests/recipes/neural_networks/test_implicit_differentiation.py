@@ -85,6 +85,17 @@ def test_the_constraint_bounds_the_largest_singular_value():
     np.testing.assert_array_equal(constraint(small), small)
 
 
+def kept_by(model, x, y):
+    def loss():
+        losses = keras.losses.sparse_categorical_crossentropy(
+            y, model(x), from_logits=True
+        )
+        return tf.reduce_mean(losses)
+
+    _, kept = implicit.gradients_and_memory(loss, model.trainable_variables)
+    return kept
+
+
 def test_memory_as_counted_by_hand():
     """float64, 4 examples. Unrolled: z after each iteration, (4, 8), and in the last
     layer too; the logits' part is the same for both."""
@@ -93,11 +104,29 @@ def test_memory_as_counted_by_hand():
     for count in (10, 11, 20):
         for implicitly in (True, False):
             model = implicit.build_classifier(8, count, implicitly, "float64")
-            _, kept[count, implicitly] = implicit.gradients_and_memory(model, x, y)
+            kept[count, implicitly] = kept_by(model, x, y)
     a_state = 4 * 8 * 8
     assert kept[11, False] - kept[10, False] == a_state
     assert kept[20, False] - kept[10, False] == 10 * a_state
     assert kept[20, True] == kept[10, True] <= kept[10, False]
+
+
+@pytest.mark.parametrize("iterations", [10, 20])
+def test_what_a_loop_in_the_graph_keeps_is_seen(iterations):
+    """Differentiated through, it fills lists with z before and after tanh, (6, 5), and
+    with W, (5, 5), one of each a round."""
+    w = tf.Variable(0.1 * np.eye(UNITS))
+    injected = tf.constant(RANDOM.normal(size=(BATCH, UNITS)))
+
+    def loss():
+        zeros = tf.zeros_like(injected)
+        z = implicit.repeat(lambda z: tf.tanh(z @ w + injected), zeros, iterations)
+        return tf.reduce_sum(z)
+
+    gradient, kept = implicit.gradients_and_memory(loss, [w])
+    a_round = 2 * BATCH * UNITS * 8 + UNITS * UNITS * 8
+    assert kept == pytest.approx(iterations * a_round, rel=0.01)
+    assert np.abs(gradient).max() > 0
 
 
 def test_ridge_equals_scikit_learn():
