@@ -5,7 +5,8 @@ the gradient of that expectation is an expectation of gradients, ∇J = E[Σₜ 
 π(aₜ|sₜ)], where Gₜ is the discounted reward from step t on: play, then make the actions
 that paid off more probable. It needs no model of the world, but it is noisy. Taking a
 baseline away, Gₜ − b, changes nothing of the mean and much of the variance: b is a
-moving average of the returns, or a second network's V(sₜ).
+moving average of the returns, or a second network's V(sₜ). (In front of step t the
+gradient has γᵗ, which is left out here, as is usual: late steps would hardly count.)
 Look at the variance of the gradient under the three baselines, and at what it does to
 learning.
 
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 from annotated_types import Ge, Interval
 from keras import layers
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from deep_learning_recipes import UsageError, environments, figures, serving
 from deep_learning_recipes.run import Run, cli
@@ -55,8 +56,31 @@ class Config:
 QUICK = Config(updates=30, rivals=())
 FULL = Config(updates=300, episodes=32)
 
+# --------------------------------------------------------------------------------------
+# The idea: make the actions that paid off more probable
+# --------------------------------------------------------------------------------------
+
 BASELINES = ("none", "average", "learned")
-LABELS = {"none": "no baseline", "average": "moving average", "learned": "learned V(s)"}
+AVERAGE_MOMENTUM = 0.9
+
+
+def returns_to_go(rewards, alive, gamma: float, beyond) -> np.ndarray:
+    """Gₜ = rₜ + γ Gₜ₊₁ of each episode. rewards, alive: (steps, episodes); alive is
+    False after an episode's end. beyond: (episodes,), what is expected after the last
+    step. Returns floats."""
+    returns = np.zeros(rewards.shape, "float32")
+    following = np.array(beyond, "float32")
+    for step in reversed(range(len(rewards))):
+        following = np.where(alive[step], rewards[step] + gamma * following, following)
+        returns[step] = following * alive[step]
+    return returns
+
+
+def objective(logits, actions, advantages):
+    """Σₜ (Gₜ − b) log π(aₜ|sₜ), whose gradient is the estimate of ∇J. logits: (steps,
+    actions); actions, advantages Gₜ − b: (steps,)."""
+    minus_log = tf.nn.sparse_softmax_cross_entropy_with_logits(actions, logits)
+    return -tf.reduce_sum(advantages * minus_log)
 
 
 def build_network(
@@ -72,16 +96,30 @@ def build_network(
     return keras.Model(observation, outputs, name=name)
 
 
-def returns_to_go(rewards, alive, gamma: float, beyond) -> np.ndarray:
-    """Gₜ = rₜ + γ Gₜ₊₁ of each episode. rewards, alive: (steps, episodes); alive is
-    False after an episode's end. beyond: (episodes,), what is expected after the last
-    step. Returns floats."""
-    returns = np.zeros(rewards.shape, "float32")
-    following = np.array(beyond, "float32")
-    for step in reversed(range(len(rewards))):
-        following = np.where(alive[step], rewards[step] + gamma * following, following)
-        returns[step] = following * alive[step]
-    return returns
+@dataclass
+class Episodes:
+    """Played at once; all are (steps, episodes, ...)."""
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    alive: np.ndarray
+    """False after an episode's end"""
+    returns: np.ndarray
+
+    @property
+    def mean_return(self) -> float:
+        """Undiscounted."""
+        return float(self.rewards.sum(axis=0).mean())
+
+    def steps(self, episode: int | None = None) -> tuple[np.ndarray, ...]:
+        """Observations, actions and returns of an episode's steps, or of all, in one
+        row."""
+        chosen = self.alive.copy()
+        if episode is not None:
+            chosen[:, np.arange(chosen.shape[1]) != episode] = False
+        observations = self.observations[chosen].astype("float32")
+        return observations, self.actions[chosen], self.returns[chosen]
 
 
 class Agent:
@@ -89,20 +127,15 @@ class Agent:
     V(s))."""
 
     def __init__(self, observations: int, actions: int, config: Config, baseline: str):
-        self.baseline, self.gamma, self.value_steps = (
-            baseline,
-            config.gamma,
-            config.value_steps,
-        )
+        self.baseline = baseline
+        self.gamma = config.gamma
+        self.value_steps = config.value_steps if baseline == "learned" else 0
         self.policy = build_network(observations, actions, config.units, "policy")
         self.value = build_network(observations, 1, config.units, "value")
-        self.optimizers = [
-            keras.optimizers.Adam(config.learning_rate) for _ in range(2)
-        ]
-        for optimizer, network in zip(
-            self.optimizers, (self.policy, self.value), strict=True
-        ):
-            optimizer.build(network.trainable_variables)
+        self.policy_optimizer = keras.optimizers.Adam(config.learning_rate)
+        self.policy_optimizer.build(self.policy.trainable_variables)
+        self.value_optimizer = keras.optimizers.Adam(config.learning_rate)
+        self.value_optimizer.build(self.value.trainable_variables)
         self.average = tf.Variable(0.0)
 
     @tf.function(reduce_retracing=True)
@@ -113,215 +146,312 @@ class Agent:
         """The most probable actions."""
         return self.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
 
-    def play(self, envs: gymnasium.vector.VectorEnv, seed: int, random) -> dict:
-        """An episode in each environment. Returns arrays of (steps, episodes, ...)."""
+    def draw(self, observations, random) -> np.ndarray:
+        """Actions by their probabilities."""
+        probabilities = self.probabilities(observations.astype("float32")).numpy()
+        bounds = probabilities.cumsum(axis=1)[:, :-1]
+        return (bounds < random.random((len(bounds), 1))).sum(axis=1)
+
+    def play(self, envs: gymnasium.vector.VectorEnv, seed: int, random) -> Episodes:
+        """An episode in each environment."""
         observation, _ = envs.reset(seed=seed)
+        last = observation.copy()
         alive = np.ones(envs.num_envs, bool)
-        steps, last, terminated = [], observation.copy(), np.zeros(envs.num_envs, bool)
+        terminated = np.zeros(envs.num_envs, bool)
+        steps = []
         while alive.any():
-            probabilities = self.probabilities(observation.astype("float32")).numpy()
-            bounds = probabilities.cumsum(axis=1)[:, :-1]
-            action = (bounds < random.random((envs.num_envs, 1))).sum(axis=1)
+            action = self.draw(observation, random)
             following, reward, ended, cut, _ = envs.step(action)
             steps.append((observation, action, reward * alive, alive))
-            last[alive], terminated[alive] = following[alive], ended[alive]
-            alive = (
-                alive & ~ended & ~cut
-            )  # where it is over, a new episode starts by itself
+            last[alive] = following[alive]
+            terminated[alive] = ended[alive]
+            # Where it is over, a new episode starts by itself.
+            alive = alive & ~ended & ~cut
             observation = following
-        names = ("observations", "actions", "rewards", "alive")
-        episodes = dict(
-            zip(names, map(np.array, zip(*steps, strict=True)), strict=True)
-        )
-        # A time limit is no end: what would have followed is unknown, unless there is a
-        # V(s).
-        beyond = np.zeros(envs.num_envs)
-        if self.baseline == "learned":
-            beyond = np.where(
-                terminated, 0, np.squeeze(self.value(last.astype("float32")), -1)
-            )
-        episodes["returns"] = returns_to_go(
-            episodes["rewards"], episodes["alive"], self.gamma, beyond
-        )
-        return episodes
 
-    def objective(self, observations, actions, returns, baseline: str):
-        """Σₜ (Gₜ − b) log π(aₜ|sₜ), whose gradient is the estimate. All are (steps,
-        ...)."""
+        observations, actions, rewards, was_alive = map(
+            np.array, zip(*steps, strict=True)
+        )
+        beyond = self.expect_beyond(last, terminated)
+        returns = returns_to_go(rewards, was_alive, self.gamma, beyond)
+        return Episodes(observations, actions, rewards, was_alive, returns)
+
+    def expect_beyond(self, last: np.ndarray, terminated: np.ndarray) -> np.ndarray:
+        """A time limit is no end: what would have followed is unknown, unless there is a
+        V(s)."""
+        if self.baseline != "learned":
+            return np.zeros(len(last))
+        values = np.squeeze(self.value(last.astype("float32")), axis=-1)
+        return np.where(terminated, 0, values)
+
+    def advantages(self, observations, returns, baseline: str):
+        """Gₜ − b."""
         if baseline == "learned":
-            returns = returns - tf.stop_gradient(
-                tf.squeeze(self.value(observations), -1)
-            )
-        elif baseline == "average":
-            returns = returns - self.average
-        logits = self.policy(observations)
-        minus_log = tf.nn.sparse_softmax_cross_entropy_with_logits(actions, logits)
-        return -tf.reduce_sum(returns * minus_log)
+            values = tf.squeeze(self.value(observations), axis=-1)
+            return returns - tf.stop_gradient(values)
+        if baseline == "average":
+            return returns - self.average
+        return returns
 
     @tf.function(reduce_retracing=True)
     def learn(self, observations, actions, returns, episodes):
         """One step up the gradient, from the steps of all episodes in one row."""
+        advantages = self.advantages(observations, returns, self.baseline)
         with tf.GradientTape() as tape:
-            loss = (
-                -self.objective(observations, actions, returns, self.baseline)
-                / episodes
-            )
-        gradients = tape.gradient(loss, self.policy.trainable_variables)
-        self.optimizers[0].apply(gradients, self.policy.trainable_variables)
-        self.average.assign(0.9 * self.average + 0.1 * tf.reduce_mean(returns))
-        for _ in range(self.value_steps if self.baseline == "learned" else 0):
-            with tf.GradientTape() as tape:
-                error = returns - tf.squeeze(self.value(observations), -1)
-                loss = tf.reduce_mean(tf.square(error))
-            gradients = tape.gradient(loss, self.value.trainable_variables)
-            self.optimizers[1].apply(gradients, self.value.trainable_variables)
+            logits = self.policy(observations)
+            loss = -objective(logits, actions, advantages) / episodes
+        weights = self.policy.trainable_variables
+        self.policy_optimizer.apply(tape.gradient(loss, weights), weights)
+
+        mean = tf.reduce_mean(returns)
+        self.average.assign(
+            AVERAGE_MOMENTUM * self.average + (1 - AVERAGE_MOMENTUM) * mean
+        )
+        for _ in range(self.value_steps):
+            self.fit_value(observations, returns)
+
+    def fit_value(self, observations, returns):
+        """One step down the squared error of V(s)."""
+        with tf.GradientTape() as tape:
+            error = returns - tf.squeeze(self.value(observations), axis=-1)
+            loss = tf.reduce_mean(tf.square(error))
+        weights = self.value.trainable_variables
+        self.value_optimizer.apply(tape.gradient(loss, weights), weights)
 
     @tf.function(reduce_retracing=True)
     def gradient(self, observations, actions, returns, baseline: str):
         """The estimate of ∇J from one episode alone, as one vector."""
+        advantages = self.advantages(observations, returns, baseline)
         with tf.GradientTape() as tape:
-            objective = self.objective(observations, actions, returns, baseline)
-        gradients = tape.gradient(objective, self.policy.trainable_variables)
+            value = objective(self.policy(observations), actions, advantages)
+        gradients = tape.gradient(value, self.policy.trainable_variables)
         return tf.concat([tf.reshape(each, [-1]) for each in gradients], axis=0)
 
 
-def steps_of(episodes: dict, chosen: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Observations, actions and returns of the steps that are True in chosen (steps,
-    episodes)."""
-    observations = episodes["observations"][chosen].astype("float32")
-    return observations, episodes["actions"][chosen], episodes["returns"][chosen]
-
-
-def variance(agent: Agent, episodes: dict, baseline: str) -> float:
+def variance(agent: Agent, episodes: Episodes, baseline: str) -> float:
     """Of the episodes' estimates of the gradient, summed over the weights."""
-    each = np.eye(episodes["alive"].shape[1], dtype=bool)
-    rows = [steps_of(episodes, episodes["alive"] & only) for only in each]
-    return np.var(
-        [agent.gradient(*row, baseline) for row in rows], axis=0, ddof=1
-    ).sum()
+    count = episodes.alive.shape[1]
+    estimates = [
+        agent.gradient(*episodes.steps(episode), baseline) for episode in range(count)
+    ]
+    return float(np.var(estimates, axis=0, ddof=1).sum())
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: three baselines
+# --------------------------------------------------------------------------------------
+
+LABELS = {"none": "no baseline", "average": "moving average", "learned": "learned V(s)"}
+UPDATES_BETWEEN_VARIANCES = 2
+NEARLY_SOLVED = 0.9  # of the return from which on the environment counts as solved
+
+
+@dataclass
+class Curves:
+    """By update; NaN where nothing was measured."""
+
+    returns: np.ndarray
+    """mean of the update's episodes, (updates,)"""
+    variances: np.ndarray
+    """of the gradients of the same episodes under each of `BASELINES`, (updates, 3)"""
+
+    @classmethod
+    def of_length(cls, updates: int) -> "Curves":
+        nothing = np.full((updates, len(BASELINES)), np.nan)
+        return cls(nothing[:, 0].copy(), nothing)
 
 
 def train(
-    agent: Agent,
-    envs,
-    random,
-    scores: np.ndarray,
-    variances: np.ndarray | None,
-    updates: Iterable[int],
+    agent: Agent, envs, random, curves: Curves, limit: float, updates: Iterable[int]
 ) -> None:
     """REINFORCE. updates: the numbers of the updates, such as range(100).
 
-    It fills in scores (updates,), the mean return of each update's episodes, and every
-    tenth row of variances (updates, 3), if asked for, the variance of their gradients
-    under each of BASELINES.
+    limit: the return up to which variances are measured. A policy that has solved the
+    task has returns that are all alike, and nothing left to learn from.
     """
     for update in updates:
         episodes = agent.play(envs, int(random.integers(2**31)), random)
-        if variances is not None and update % 10 == 5:
-            variances[update] = [
+        curves.returns[update] = episodes.mean_return
+        is_turn = update % UPDATES_BETWEEN_VARIANCES == 1
+        if is_turn and episodes.mean_return < limit:
+            curves.variances[update] = [
                 variance(agent, episodes, baseline) for baseline in BASELINES
             ]
-        agent.learn(*steps_of(episodes, episodes["alive"]), float(envs.num_envs))
-        scores[update] = episodes["rewards"].sum(axis=0).mean()
+        agent.learn(*episodes.steps(), float(envs.num_envs))
 
 
-def plot_learning(scores: dict[str, np.ndarray], variances: np.ndarray) -> plt.Figure:
-    """Returns while it learned, and the variance of the gradient, by baseline."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4))
-    for baseline, curve in scores.items():
-        left.plot(np.arange(1, len(curve) + 1), curve, label=LABELS[baseline])
-    left.set(
-        xlabel="update", ylabel="mean return", title="What it earns while it learns"
+@dataclass
+class Task:
+    name: str
+    envs: gymnasium.vector.VectorEnv
+    """to train in"""
+    trials: gymnasium.vector.VectorEnv
+    """to judge in"""
+    sizes: tuple[int, int]
+    """of an observation, and the number of actions"""
+    threshold: float | None
+    """the return from which on it counts as solved, if it has one"""
+
+
+def make_task(config: Config) -> Task:
+    envs = environments.make_vec(config.env, config.episodes)
+    return Task(
+        config.env,
+        envs,
+        environments.make_vec(config.env, 100),
+        environments.require_vectors_and_choices(config.env, envs),
+        environments.find(config.env).reward_threshold,
     )
-    left.legend(loc="lower right")
+
+
+def learn(baseline: str, task: Task, config: Config, run: Run) -> tuple[Agent, Curves]:
+    keras.utils.set_random_seed(run.seed)  # all start from the same policy
+    agent = Agent(*task.sizes, config, baseline)
+    random = np.random.default_rng(run.seed)
+    curves = Curves.of_length(config.updates)
+    measures = baseline == "learned"
+    limit = -np.inf
+    if measures:
+        limit = np.inf if task.threshold is None else NEARLY_SOLVED * task.threshold
+
+    def show():
+        return {"return": curves.returns[np.isfinite(curves.returns)][-1]}
+
+    state = {
+        "policy": [agent.policy, agent.policy_optimizer],
+        "value": [agent.value, agent.value_optimizer],
+        "average": agent.average,
+        "random": random,
+        "curves": [curves.returns, curves.variances],
+    }
+    updates = run.loop(
+        LABELS[baseline], config.updates, state, unit="updates", show=show
+    )
+    train(agent, task.envs, random, curves, limit, updates)
+    return agent, curves
+
+
+def judge_variance(curves: Curves, run: Run) -> None:
+    measured = np.isfinite(curves.variances[:, 0])
+    if not measured.any():
+        return
+    relative = curves.variances[measured] / curves.variances[measured, :1]
+    _, average, learned = np.median(relative, axis=0)
+    run.metric("variance_with_average", average, unit="of that without")
+    run.metric("variance_with_learned_baseline", learned, unit="of that without")
+    run.claim(
+        "While the policy learns, a baseline takes much of the gradient's variance away",
+        holds=average < 0.7 and learned < 0.6,
+        measured=f"variance {average:.2f} with a moving average, {learned:.2f} with "
+        f"V(s), of that without, for the same returns (median over {measured.sum()} "
+        "updates before it is solved)",
+    )
+
+
+def judge_returns(curves: dict[str, Curves], config: Config, run: Run) -> None:
+    """In the second half of training; where that was long enough to tell."""
+    if set(curves) != set(BASELINES) or config.updates < Config.updates:
+        return
+    late = {
+        baseline: each.returns[config.updates // 2 :].mean()
+        for baseline, each in curves.items()
+    }
+    run.claim(
+        "With less variance the policy keeps what it has learned",
+        holds=late["learned"] > 1.05 * late["none"],
+        measured="mean return in the second half of training "
+        f"{late['none']:.0f} without, {late['average']:.0f} with a moving average, "
+        f"{late['learned']:.0f} with V(s)",
+    )
+
+
+def judge_solved(found: float, chance: float, task: Task, config: Config, run) -> None:
+    if task.threshold is None:
+        return
+    run.claim(
+        f"Playing and making what paid off more probable solves {task.name}",
+        holds=found >= task.threshold,
+        measured=f"after {config.updates * config.episodes:,} episodes a mean return of "
+        f"{found:.1f} in 100 greedy ones (solved: {task.threshold:.0f}; untrained: "
+        f"{chance:.1f})",
+    )
+
+
+def draw_learning(curves: dict[str, Curves]) -> Figure:
+    """Returns while it learned, and the variance of the gradient, by baseline."""
+    returns = figures.Panel(
+        title="What it earns while it learns",
+        xlabel="update",
+        ylabel="mean return",
+        lines={LABELS[baseline]: each.returns for baseline, each in curves.items()},
+    )
+    variances = curves["learned"].variances
     measured = np.flatnonzero(np.isfinite(variances[:, 0]))
-    for baseline, curve in zip(BASELINES, variances.T, strict=True):
-        right.plot(measured + 1, curve[measured], "o-", label=LABELS[baseline])
-    right.set(xlabel="update", ylabel="variance, summed over the weights", yscale="log")
-    right.set_title("Gradients of the same episodes, one by one")
-    return figure
+    spread = figures.Panel(
+        title="Gradients of the same episodes, one by one",
+        xlabel="update",
+        ylabel="variance, summed over the weights",
+        lines={
+            LABELS[baseline]: (measured + 1, variances[measured, index])
+            for index, baseline in enumerate(BASELINES)
+        },
+        yscale="log",
+    )
+    return figures.panels(returns, spread)
+
+
+def draw_film(task: Task, untrained: Agent, trained: Agent) -> Figure | None:
+    strips = {}
+    for name, agent in (("untrained", untrained), ("trained", trained)):
+        strips[name] = environments.film(
+            task.name, agent.probabilities, pictures=10, every=2
+        )
+    if strips["trained"] is None:
+        return None
+    return figures.image_rows(strips, title="One picture in 2 steps; white: over")
 
 
 def main(config: Config, run: Run) -> None:
     run.plan(1 + len(config.rivals))
     if unknown := set(config.rivals) - set(BASELINES[:2]):
         raise UsageError(f"--rivals {min(unknown)}: choose among {BASELINES[:2]}")
-    envs = environments.make_vec(config.env, config.episodes)
-    sizes = environments.require_vectors_and_choices(config.env, envs)
-    threshold = environments.find(config.env).reward_threshold  # some have none
-    trials = environments.make_vec(config.env, 100)
-    random, untrained = np.random.default_rng(run.seed), Agent(*sizes, config, "none")
-    chance = untrained.play(trials, run.seed, random)["rewards"].sum(axis=0).mean()
-    scores, agents, variances = (
-        {},
-        {},
-        np.full((config.updates, len(BASELINES)), np.nan),
-    )
+    task = make_task(config)
+    untrained = Agent(*task.sizes, config, "none")
+    random = np.random.default_rng(run.seed)
+    chance = untrained.play(task.trials, run.seed, random).mean_return
+
+    agents = {}
+    curves = {}
     for baseline in (*config.rivals, "learned"):
-        keras.utils.set_random_seed(run.seed)  # all start from the same policy
-        agent = agents[baseline] = Agent(*sizes, config, baseline)
-        random = np.random.default_rng(run.seed)
-        scores[baseline] = curve = np.full(config.updates, np.nan)
-        measured = variances if baseline == "learned" else None
-        learned = [agent.policy, agent.value, *agent.optimizers, agent.average]
-        kept = {"agent": learned, "random": random, "curves": [curve, variances]}
-        show = lambda curve=curve: {"return": curve[np.isfinite(curve)][-1]}  # noqa: E731
-        loop = run.loop(
-            LABELS[baseline], config.updates, kept, unit="updates", show=show
-        )
-        train(agent, envs, random, curve, measured, loop)
+        agents[baseline], curves[baseline] = learn(baseline, task, config, run)
 
     # Greedy, on seeds that training has not seen.
     returns = {
-        baseline: environments.evaluate(agent.act, trials, seed=2**31 + run.seed).mean()
+        baseline: environments.evaluate(
+            agent.act, task.trials, seed=2**31 + run.seed
+        ).mean()
         for baseline, agent in agents.items()
     }
     run.metric("return", returns["learned"])
     if "none" in returns:
         run.metric("return_without_baseline", returns["none"])
-    run.curve("mean return", range(config.updates), scores["learned"], xlabel="update")
-    run.figure("learning", plot_learning(scores, variances))
-    strips = {}
-    for name, agent in {"untrained": untrained, "trained": agents["learned"]}.items():
-        strips[name] = environments.film(
-            config.env, agent.probabilities, pictures=10, every=2
-        )
-    if strips["trained"] is not None:
-        title = "One picture in 2 steps; white: over"
-        run.figure("film", figures.image_rows(strips, title=title))
-
-    if np.isfinite(variances).any():  # it is measured in every tenth update
-        _, average, learned = np.nanmedian(variances / variances[:, :1], axis=0)
-        run.metric("variance_with_learned_baseline", learned, unit="of that without")
-        run.claim(
-            "A baseline takes variance away from the gradient",
-            holds=average < 0.8 and learned < 0.6,
-            measured=f"variance {average:.2f} with a moving average, {learned:.2f} with "
-            "V(s), of that without (median over the training)",
-        )
-    compared = set(agents) == set(BASELINES)
-    if compared and config.updates >= Config.updates:  # else too short to tell
-        late = {
-            kind: curve[config.updates // 2 :].mean() for kind, curve in scores.items()
-        }
-        run.claim(
-            "With less variance the policy keeps what it has learned",
-            holds=late["learned"] > 1.05 * late["none"],
-            measured=f"mean return in the second half of training {late['none']:.0f} without, "
-            f"{late['average']:.0f} with a moving average, {late['learned']:.0f} with V(s)",
-        )
     run.metric("return_untrained", chance)
-    if threshold is not None:
-        run.claim(
-            f"Playing and making what paid off more probable solves {config.env}",
-            holds=returns["learned"] >= threshold,
-            measured=f"after {config.updates * config.episodes:,} episodes a mean return "
-            f"of {returns['learned']:.1f} in 100 greedy ones (solved: {threshold:.0f}; "
-            f"untrained: {chance:.1f})",
-        )
+    run.curve(
+        "mean return",
+        range(config.updates),
+        curves["learned"].returns,
+        xlabel="update",
+    )
+    judge_variance(curves["learned"], run)
+    judge_returns(curves, config, run)
+    judge_solved(returns["learned"], chance, task, config, run)
 
-    example = trials.reset(seed=run.seed)[0][:3]
-    run.export(serving.policy(agents["learned"].policy), example=example)
+    run.figure("learning", draw_learning(curves))
+    film = draw_film(task, untrained, agents["learned"])
+    if film is not None:
+        run.figure("film", film)
+    example, _ = task.trials.reset(seed=run.seed)
+    run.export(serving.policy(agents["learned"].policy), example=example[:3])
 
 
 if __name__ == "__main__":

@@ -40,15 +40,16 @@ def test_returns_are_discounted_sums():
 def test_an_end_is_worth_nothing_beyond_and_a_time_limit_is():
     agent = make_agent("learned")
     episodes = agent.play(Walk(), seed=0, random=np.random.default_rng(0))
-    assert episodes["alive"].sum(axis=0).tolist() == [3, 5]
-    assert episodes["rewards"].sum(axis=0).tolist() == [3, 5]
+    assert episodes.alive.sum(axis=0).tolist() == [3, 5]
+    assert episodes.rewards.sum(axis=0).tolist() == [3, 5]
+    assert episodes.mean_return == 4
     beyond = float(agent.value(np.array([[5.0]]))[0, 0])
     ended = sum(GAMMA**step for step in range(3))
     cut = sum(GAMMA**step for step in range(5)) + GAMMA**5 * beyond
-    np.testing.assert_allclose(episodes["returns"][0], [ended, cut], rtol=1e-5)
+    np.testing.assert_allclose(episodes.returns[0], [ended, cut], rtol=1e-5)
     without = make_agent("none").play(Walk(), seed=0, random=np.random.default_rng(0))
     unseen = sum(GAMMA**step for step in range(5))
-    np.testing.assert_allclose(without["returns"][0], [ended, unseen], rtol=1e-5)
+    np.testing.assert_allclose(without.returns[0], [ended, unseen], rtol=1e-5)
 
 
 def trajectories():
@@ -114,11 +115,34 @@ def test_learning_goes_up_the_gradient_and_fits_the_baseline():
     assert np.mean((returns - np.squeeze(agent.value(states))) ** 2) < error
 
 
+def test_variances_are_those_of_the_episodes_gradients_until_it_is_solved():
+    agent = make_agent("learned")
+    envs = Walk()
+    random = np.random.default_rng(0)
+    curves = reinforce.Curves.of_length(4)
+    reinforce.train(agent, envs, random, curves, np.inf, range(4))
+    np.testing.assert_array_equal(np.isfinite(curves.variances[:, 0]), [0, 1, 0, 1])
+    np.testing.assert_array_equal(curves.returns, 4)
+    solved = reinforce.Curves.of_length(4)
+    reinforce.train(agent, envs, random, solved, 4, range(4))
+    assert not np.isfinite(solved.variances).any()
+
+    episodes = agent.play(envs, seed=0, random=random)
+    rows = [episodes.steps(episode) for episode in range(2)]
+    assert [len(actions) for _, actions, _ in rows] == [3, 5]
+    assert len(episodes.steps()[1]) == 8
+    one, other = (np.array(agent.gradient(*row, "none")) for row in rows)
+    # Of two numbers: half their squared difference.
+    expected = np.sum((one - other) ** 2) / 2
+    found = reinforce.variance(agent, episodes, "none")
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_actions_are_drawn_by_their_probabilities():
     agent = make_agent("none", observations=1, actions=3)
     envs = Walk()
     drawn = [
-        agent.play(envs, 0, np.random.default_rng(seed))["actions"][0, 0]
+        agent.play(envs, 0, np.random.default_rng(seed)).actions[0, 0]
         for seed in range(400)
     ]
     expected = np.array(agent.probabilities(np.zeros((1, 1), "float32")))[0]
