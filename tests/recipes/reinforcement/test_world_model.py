@@ -16,7 +16,7 @@ SIDE = wm.SIDE
 @pytest.fixture(scope="module")
 def dynamics():
     keras.utils.set_random_seed(0)
-    model = wm.Dynamics(latent_size=3, units=5)
+    model = wm.Dynamics(latent_size=3, units=5, actions=3)
     model.set_weights([0.5 * RANDOM.normal(size=w.shape) for w in model.get_weights()])
     return model
 
@@ -54,25 +54,45 @@ def test_a_frame_shows_ball_and_bat_and_no_velocity():
 
 
 def test_a_whole_game_lasts_until_the_ball_is_down():
-    def at_rest(inputs):
-        return {"action": np.ones(300, int), "next_memory": inputs["memory"]}
+    def at_rest(frames, memory):
+        return np.ones(300, int), memory
 
-    frames, actions, catches = wm.play_games(at_rest, 2, 300, np.random.default_rng(0))
-    assert frames.shape == (300, SIDE - 1, SIDE**2) and actions.shape == (300, SIDE - 2)
-    assert (catches[:, :-1] == 0).all()
+    games = wm.play_games(at_rest, 2, 300, np.random.default_rng(0))
+    assert games.frames.shape == (300, SIDE - 1, SIDE**2)
+    assert games.actions.shape == (300, SIDE - 2)
+    assert (games.catches[:, :-1] == 0).all()
     # Five columns of sixteen, a little less at the edges.
-    assert catches.sum(axis=1).mean() == pytest.approx(0.28, abs=0.07)
+    assert games.caught == pytest.approx(0.28, abs=0.07)
 
 
 def test_a_player_gets_back_what_it_remembers():
     seen = []
 
-    def player(inputs):
-        seen.append(inputs["memory"][0, 0])
-        return {"action": np.ones(2, int), "next_memory": inputs["memory"] + 1}
+    def player(frames, memory):
+        seen.append(memory[0, 0])
+        return np.ones(2, int), memory + 1
 
-    _ = [*wm.play_games(player, 1, 2, np.random.default_rng(0))]
+    wm.play_games(player, 1, 2, np.random.default_rng(0))
     assert seen == list(range(SIDE - 2))
+
+
+def test_a_random_player_keeps_an_action_for_three_steps():
+    player = wm.RandomPlayer(500, np.random.default_rng(0))
+    games = wm.play_games(player, 1, 500, np.random.default_rng(0))
+    for start in range(0, SIDE - 2 - 3, 3):
+        three = games.actions[:, start : start + 3]
+        assert (three == three[:, :1]).all()
+    assert set(games.actions.ravel()) == {0, 1, 2}
+
+
+def test_steps_one_by_one_are_met_without_memory(dynamics):
+    z = RANDOM.normal(size=(4, 6, 3)).astype("float32")
+    actions = np.eye(3, dtype="float32")[RANDOM.integers(3, size=(4, 6))]
+    alone, _ = wm.one_by_one((z, actions))
+    assert alone.shape == (24, 1, 3)
+    outputs = np.asarray(dynamics.network(list(wm.one_by_one((z, actions)))))
+    first = np.asarray(dynamics.network([z[:, 2:3], actions[:, 2:3]]))
+    np.testing.assert_allclose(outputs.reshape(4, 6, -1)[:, 2], first[:, 0], atol=1e-6)
 
 
 def test_surprise_equals_scipy(dynamics):
@@ -196,7 +216,7 @@ def test_evolution_climbs():
 
 def test_all_weights_learn():
     keras.utils.set_random_seed(0)
-    model = wm.Dynamics(latent_size=3, units=5)
+    model = wm.Dynamics(latent_size=3, units=5, actions=3)
     model.compile("adam")
     z = RANDOM.normal(size=(8, 4, 3)).astype("float32")
     actions = np.eye(3, dtype="float32")[RANDOM.integers(3, size=(8, 4))]
