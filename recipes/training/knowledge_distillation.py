@@ -26,8 +26,9 @@ import tensorflow as tf
 from annotated_types import Gt
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from deep_learning_recipes import data, serving, training
+from deep_learning_recipes import data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -39,7 +40,8 @@ class Config:
     size: int = 8
     """side of the images in pixels"""
     members: int = 3
-    """convolutional networks in the ensemble that teaches"""
+    """convolutional networks in the ensemble that teaches, of three architectures in
+    turn"""
     copies: int = 9
     """of each training image, shifted at random, for the teacher alone"""
     teacher_epochs: int = 6
@@ -54,58 +56,30 @@ class Config:
     """passes of a student over the training images"""
     batch_size: int = 64
     """images a gradient is averaged over"""
-    learning_rate: float = 2e-2
-    """of a student's Adam at the start; it falls to 0 along a cosine"""
+    learning_rates: tuple[Annotated[float, Gt(0)], ...] = (2e-3, 6e-3, 2e-2)
+    """of a student's Adam at the start, from where it falls to 0 along a cosine; each
+    student has the one that is best on a fifth of the training images"""
 
 
-QUICK = Config(members=2, teacher_epochs=4, temperatures=(), epochs=60)
-FULL = Config(data="mnist", size=28, copies=3, units=800, epochs=20, learning_rate=1e-3)
+QUICK = Config(
+    members=2,
+    teacher_epochs=4,
+    temperatures=(),
+    epochs=60,
+    learning_rates=(6e-3, 2e-2),
+)
+FULL = Config(
+    data="mnist",
+    size=28,
+    copies=3,
+    units=800,
+    epochs=20,
+    learning_rates=(3e-4, 1e-3, 3e-3),
+)
 
-LEFT_OUT = 3  # the digit that the paper's student never saw
-
-
-def shifted(images: np.ndarray, copies: int, random: np.random.Generator) -> np.ndarray:
-    """Copies of all images, one after the other, each moved by up to an eighth of its
-    side."""
-    size, reach = images.shape[1], images.shape[1] // 8
-    padded = np.pad(
-        np.tile(images, (copies, 1, 1, 1)), ((0, 0), *[(reach, reach)] * 2, (0, 0))
-    )
-    corners = random.integers(0, 2 * reach + 1, (len(padded), 2))
-    pairs = zip(padded, corners, strict=True)
-    return np.stack(
-        [image[top : top + size, left : left + size] for image, (top, left) in pairs]
-    )
-
-
-def build_teacher(size: int, name: str, classes: int = 10) -> keras.Model:
-    """A convolutional network with dropout. Input: (batch, size, size, 1) in [0, 1].
-    Output: (batch, classes) logits."""
-    x = images = keras.Input((size, size, 1), name="images")
-    for filters in (32, 64):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.MaxPooling2D(2)(x)
-    x = layers.Dropout(0.5)(layers.Flatten()(x))
-    x = layers.Dropout(0.5)(layers.Dense(128, activation="relu")(x))
-    return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)
-
-
-def ensemble(members: list[keras.Model]) -> keras.Model:
-    """The geometric ensemble: mean logits are the normalized geometric mean of
-    probabilities."""
-    images = keras.Input(members[0].input_shape[1:], name="images")
-    logits = layers.Average(dtype="float32")([member(images) for member in members])
-    return keras.Model(images, logits)
-
-
-def build_student(size: int, units: int, classes: int = 10) -> keras.Model:
-    """One hidden layer, no dropout. Output: (batch, classes) logits."""
-    images = keras.Input((size, size, 1), name="images")
-    hidden = layers.Dense(units, activation="relu")(layers.Flatten()(images))
-    return keras.Model(
-        images, layers.Dense(classes, dtype="float32")(hidden), name="student"
-    )
+# --------------------------------------------------------------------------------------
+# The idea: soft targets
+# --------------------------------------------------------------------------------------
 
 
 def distillation_loss(teacher_logits, student_logits, temperature: float):
@@ -128,35 +102,153 @@ class Distiller(keras.Model):
     def __init__(self, student, temperature=1.0, label_weight=0.0, **kwargs):
         super().__init__(**kwargs)
         self.student = student
-        self.temperature, self.label_weight = temperature, label_weight
+        self.temperature = temperature
+        self.label_weight = label_weight
         self.loss_tracker = keras.metrics.Mean("loss")
 
     def call(self, images):
         return self.student(images)
 
-    def train_step(self, batch):
+    def losses_of(self, batch, training: bool):
+        """One for each image, (batch,)."""
         images, (labels, teacher_logits) = batch
+        logits = self.student(images, training=training)
+        hard = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        soft = distillation_loss(teacher_logits, logits, self.temperature)
+        return self.label_weight * hard + (1 - self.label_weight) * soft
+
+    def train_step(self, batch):
         with tf.GradientTape() as tape:
-            logits = self.student(images, training=True)
-            hard = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-            soft = distillation_loss(teacher_logits, logits, self.temperature)
-            losses = self.label_weight * hard + (1 - self.label_weight) * soft
-            loss = self.optimizer.scale_loss(
-                ops.mean(losses)
-            )  # scales in float16 alone
+            losses = self.losses_of(batch, training=True)
+            # Scales in float16 alone.
+            loss = self.optimizer.scale_loss(ops.mean(losses))
         gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True)
-        )
+        self.optimizer.apply(gradients, self.trainable_variables)
         self.loss_tracker.update_state(losses)
         return {"loss": self.loss_tracker.result()}
+
+    def test_step(self, batch):
+        self.loss_tracker.update_state(self.losses_of(batch, training=False))
+        return {"loss": self.loss_tracker.result()}
+
+
+def ensemble(members: list[keras.Model]) -> keras.Model:
+    """The geometric ensemble: mean logits are the normalized geometric mean of
+    probabilities."""
+    images = keras.Input(members[0].input_shape[1:], name="images")
+    logits = [member(images) for member in members]
+    if len(logits) == 1:
+        return keras.Model(images, logits[0])
+    return keras.Model(images, layers.Average(dtype="float32")(logits))
+
+
+def convolve(x, filters: int, kernel_size: int = 3):
+    return layers.Conv2D(filters, kernel_size, padding="same", activation="relu")(x)
+
+
+def vgg_block(x, filters: int):
+    """One convolution after the other."""
+    return convolve(convolve(x, filters), filters)
+
+
+def residual_block(x, filters: int):
+    """A convolution, and what another adds to it."""
+    first = convolve(x, filters)
+    return layers.Add()([first, convolve(first, filters)])
+
+
+def inception_block(x, filters: int):
+    """Kernels of three sizes beside each other."""
+    branches = [convolve(x, filters // 2, size) for size in (1, 3)]
+    branches.append(convolve(x, filters // 2, 5))
+    return layers.Concatenate()(branches)
+
+
+BLOCKS = {"vgg": vgg_block, "resnet": residual_block, "inception": inception_block}
+
+
+def build_teacher(size: int, kind: str, name: str, classes: int = 10) -> keras.Model:
+    """A convolutional network with dropout. kind: of `BLOCKS`. Input: (batch, size,
+    size, 1) in [0, 1]. Output: (batch, classes) logits."""
+    images = keras.Input((size, size, 1), name="images")
+    hidden = images
+    for filters in (32, 64):
+        hidden = BLOCKS[kind](hidden, filters)
+        hidden = layers.MaxPooling2D(2)(hidden)
+    hidden = layers.Dropout(0.5)(layers.Flatten()(hidden))
+    hidden = layers.Dense(128, activation="relu")(hidden)
+    hidden = layers.Dropout(0.5)(hidden)
+    logits = layers.Dense(classes, dtype="float32")(hidden)
+    return keras.Model(images, logits, name=name)
+
+
+def build_student(size: int, units: int, classes: int = 10) -> keras.Model:
+    """One hidden layer, no dropout. Output: (batch, classes) logits."""
+    images = keras.Input((size, size, 1), name="images")
+    hidden = layers.Dense(units, activation="relu")(layers.Flatten()(images))
+    logits = layers.Dense(classes, dtype="float32")(hidden)
+    return keras.Model(images, logits, name="student")
+
+
+def shifted(images: np.ndarray, copies: int, random: np.random.Generator) -> np.ndarray:
+    """Copies of all images, one after the other, each moved by up to an eighth of its
+    side."""
+    size = images.shape[1]
+    reach = size // 8
+    around = [(0, 0), (reach, reach), (reach, reach), (0, 0)]
+    padded = np.pad(np.tile(images, (copies, 1, 1, 1)), around)
+    corners = random.integers(0, 2 * reach + 1, (len(padded), 2))
+    moved = [
+        image[top : top + size, left : left + size]
+        for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return np.stack(moved)
 
 
 def correct_bias(logits, labels: np.ndarray, digit: int) -> np.ndarray:
     """What to add to the logits (classes,): to that of `digit`, whatever makes most
     labels come out right (section 3, which chose it on test images)."""
-    candidates = np.arange(0, 40, 0.25)[:, None] * np.eye(logits.shape[1])[digit]
+    of_digit = np.eye(logits.shape[1])[digit]
+    candidates = np.arange(0, 40, 0.25)[:, np.newaxis] * of_digit
     return max(candidates, key=lambda bias: accuracy(logits + bias, labels))
+
+
+def accuracy(logits, labels: np.ndarray) -> float:
+    return float(np.mean(np.argmax(logits, axis=1) == labels))
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: students of labels and of soft targets, and a digit never shown
+# --------------------------------------------------------------------------------------
+
+LEFT_OUT = 3  # the digit that the paper's student never saw
+COMPARED = (1.0, 5.0)  # temperatures
+TEACHER_RATE = 2e-3
+SHARE_TO_CHOOSE_BY = 0.2  # of the training images
+STUDENTS_OF_THE_UNSEEN = 2
+
+Targets = dict[str, float]  # arguments of Distiller
+
+
+@dataclass
+class Task:
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    names: list[str]
+    config: Config
+    run: Run
+
+    @property
+    def left_out(self) -> int:
+        return min(LEFT_OUT, len(self.names) - 1)
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load(config.data, size=config.size, channels=1)
+    names = data.class_names(config.data)
+    return Task(x, y, x_test, y_test, names, config, run)
 
 
 def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -166,50 +258,210 @@ def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
     return np.concatenate([model(batch) for batch in batches])
 
 
-def accuracy(logits, labels: np.ndarray) -> float:
-    return float(np.mean(np.argmax(logits, axis=1) == labels))
-
-
-def plot_accuracies(
-    by_source: dict[str, list[float]], teacher: float, unseen: dict, left_out: str
-):
-    """Accuracies of all restarts by what they learned from; reading a class never
-    shown."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
-    for index, values in enumerate(100 * np.array(list(by_source.values()))):
-        color = f"C{min(index, 1)}"
-        left.scatter([index] * len(values), values, color=color, alpha=0.5)
-        left.errorbar(
-            index,
-            values.mean(),
-            values.std(),
-            color=color,
-            capsize=8,
-            marker="_",
-            ms=20,
+def train_teacher(task: Task) -> keras.Model:
+    config = task.config
+    random = np.random.default_rng(task.run.seed)
+    kinds = list(BLOCKS)
+    members = [
+        build_teacher(
+            config.size,
+            kinds[number % len(kinds)],
+            f"teacher-{number + 1}",
+            len(task.names),
         )
-    left.axhline(
-        100 * teacher, color="black", linestyle=":", label="the teacher, an ensemble"
-    )
-    left.set_xticks(range(len(by_source)), by_source)
-    left.set(xlabel="what the student learned from", ylabel="held-out accuracy, %")
-    left.set(title="The same small network: restarts, mean ± deviation")
-    left.legend(loc="center left")
-    for index, (name, shares) in enumerate(unseen.items()):
-        bars = right.bar(
-            np.arange(2) + 0.4 * index, 100 * np.array(shares), 0.35, label=name
+        for number in range(config.members)
+    ]
+    for member in members:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        member.compile(keras.optimizers.Adam(TEACHER_RATE), loss)
+        training.fit(
+            member,
+            shifted(task.x, config.copies, random),
+            np.tile(task.y, config.copies),
+            epochs=config.teacher_epochs,
+            batch_size=config.batch_size,
+            callbacks=task.run.callbacks,
         )
-        right.bar_label(bars, fmt="%.0f")
-    right.set_xticks(np.arange(2) + 0.2, ["as trained", "with a bias"])
-    right.set(
-        ylabel=f"held-out {left_out}s read, %",
-        title=f"Students that never saw a {left_out}",
+    return ensemble(members)
+
+
+class School:
+    """Students that learn from the same kind of targets, one after the other. One
+    distiller starts anew each time: to trace another takes longer than to train it."""
+
+    def __init__(
+        self, name: str, task: Task, teacher_logits: np.ndarray, targets: Targets
+    ):
+        """teacher_logits: of the training images."""
+        self.task = task
+        self.teacher_logits = teacher_logits
+        self.distiller = Distiller(self.new_student(), **targets, name=name)
+        self.distiller.compile(keras.optimizers.Adam())
+        self.distiller.optimizer.build(self.distiller.trainable_variables)
+
+    def new_student(self) -> keras.Model:
+        config = self.task.config
+        return build_student(config.size, config.units, len(self.task.names))
+
+    def train(self, shown: np.ndarray, learning_rate: float) -> keras.Model:
+        """A new student of the training images `shown`, which are their numbers."""
+        config = self.task.config
+        student = self.new_student()
+        self.distiller.student.set_weights(student.get_weights())
+        steps = config.epochs * math.ceil(len(shown) / config.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        self.distiller.compile(keras.optimizers.Adam(schedule))
+        training.fit(
+            self.distiller,
+            self.task.x[shown],
+            (self.task.y[shown], self.teacher_logits[shown]),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            callbacks=self.task.run.callbacks,
+        )
+        student.set_weights(self.distiller.student.get_weights())
+        return student
+
+    def choose_rate(self) -> float:
+        """That of the student which is best on training images that it did not see."""
+        x = self.task.x
+        order = np.random.default_rng(self.task.run.seed).permutation(len(x))
+        to_choose_by, shown = np.split(order, [round(SHARE_TO_CHOOSE_BY * len(x))])
+        found = {}
+        for rate in self.task.config.learning_rates:
+            logits = predict(self.train(shown, rate), x[to_choose_by])
+            found[rate] = accuracy(logits, self.task.y[to_choose_by])
+        return max(found, key=found.__getitem__)
+
+
+@dataclass
+class Taught:
+    """The students of one kind of targets."""
+
+    students: list[keras.Model]
+    accuracies: list[float]
+    """on held-out images"""
+    learning_rate: float
+    """that was chosen"""
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.accuracies))
+
+
+def sources_of(temperatures) -> dict[str, Targets]:
+    """What a student may learn from, by name."""
+    sources: dict[str, Targets] = {"labels": {"label_weight": 1.0}}
+    for temperature in temperatures:
+        sources[name_of(temperature)] = {"temperature": temperature}
+    return sources
+
+
+def name_of(temperature: float) -> str:
+    return f"T = {temperature:g}"
+
+
+def teach(task: Task, school: School) -> Taught:
+    everything = np.arange(len(task.x))
+    rate = school.choose_rate()
+    students = [school.train(everything, rate) for _ in range(task.config.restarts)]
+    accuracies = [accuracy(student(task.x_test), task.y_test) for student in students]
+    return Taught(students, accuracies, rate)
+
+
+def teach_without_a_digit(task: Task, school: School, rate: float) -> tuple:
+    """Recall of the held-out images of the digit that the students never saw: as they
+    are, and with a bias."""
+    shown = np.flatnonzero(task.y != task.left_out)
+    digit = task.y_test == task.left_out
+    recalls = []
+    for _ in range(STUDENTS_OF_THE_UNSEEN):
+        student = school.train(shown, rate)
+        bias = correct_bias(student(task.x), task.y, task.left_out)
+        logits = np.asarray(student(task.x_test[digit]))
+        plain = accuracy(logits, task.y_test[digit])
+        recalls.append((plain, accuracy(logits + bias, task.y_test[digit])))
+    return tuple(np.mean(recalls, axis=0))
+
+
+def judge_gain(taught: dict[str, Taught], of_teacher: float, task: Task) -> None:
+    soft = taught[name_of(5)]
+    labels = taught["labels"]
+    task.run.claim(
+        "A student of an ensemble is more accurate than the same network trained on "
+        "labels, each at its own best learning rate",
+        holds=labels.accuracy + 0.004 < soft.accuracy < of_teacher,
+        measured=f"{soft.accuracy:.4f} at T = 5 (rate {soft.learning_rate:g}), "
+        f"{labels.accuracy:.4f} on labels ({labels.learning_rate:g}), means of "
+        f"{task.config.restarts} restarts; the ensemble {of_teacher:.4f}",
     )
-    right.legend(loc="upper left")
-    return figure
 
 
-def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
+def judge_softness(taught: dict[str, Taught], teacher_logits, run: Run) -> None:
+    confidence = {
+        temperature: float(np.mean(ops.max(ops.softmax(scaled), axis=1)))
+        for temperature in COMPARED
+        for scaled in [teacher_logits / temperature]
+    }
+    hard, soft = [taught[name_of(temperature)].accuracy for temperature in COMPARED]
+    run.claim(
+        "Softness teaches: of a confident teacher a student learns less at T = 1 than at "
+        "T = 5",
+        holds=hard < soft - 0.003,
+        measured=f"at T = 1 {hard:.4f} (the teacher's highest probability is "
+        f"{confidence[1.0]:.4f} on average), at T = 5 {soft:.4f} "
+        f"({confidence[5.0]:.4f})",
+    )
+
+
+def judge_unseen(unseen: dict[str, tuple], task: Task) -> None:
+    _, by_labels = unseen["labels"]
+    (by_teacher,) = [recall for name, (_, recall) in unseen.items() if name != "labels"]
+    task.run.metric("test_recall_of_the_unseen_digit", by_teacher)
+    name = task.names[task.left_out]
+    task.run.claim(
+        f"A student that never saw a {name} learns it from what others have of it",
+        holds=by_teacher > by_labels + 0.2 and by_teacher > 0.5,
+        measured=f"recall of held-out {name}s, with a bias fitted on training images: "
+        f"{by_teacher:.1%} taught, {by_labels:.1%} by labels",
+    )
+
+
+def draw_errors(taught: dict[str, Taught], of_teacher: float, unseen, name: str):
+    by_source = figures.Panel(
+        title="The same small network, by what it learned from",
+        xlabel="error on held-out images",
+        bars={
+            source: [1 - accuracy for accuracy in each.accuracies]
+            for source, each in taught.items()
+        },
+        levels={"the teacher, an ensemble": 1 - of_teacher},
+    )
+    bars = {}
+    for source, (plain, with_bias) in unseen.items():
+        bars[f"{source}, as trained"] = plain
+        bars[f"{source}, with a bias"] = with_bias
+    of_unseen = figures.Panel(
+        title=f"Students that never saw a {name}",
+        xlabel=f"recall of held-out {name}s",
+        bars=bars,
+        number="{:.2f}",
+    )
+    return figures.panels(by_source, of_unseen)
+
+
+def most_telling(logits: np.ndarray, labels: np.ndarray, count: int = 3) -> np.ndarray:
+    """Images that the teacher is sure of, until softened targets show another class in
+    them."""
+    probabilities = np.asarray(ops.softmax(logits))
+    softened = np.sort(np.asarray(ops.softmax(logits / 5)), axis=1)
+    is_right = logits.argmax(axis=1) == labels
+    is_clear = is_right & (probabilities.max(axis=1) > 0.99)
+    second = np.where(is_clear, softened[:, -2], 0)
+    return np.argsort(-second)[:count]
+
+
+def draw_dark_knowledge(images, logits: np.ndarray, temperatures) -> Figure:
     """The teacher's softened probabilities of each image, by temperature."""
     shape = len(images), len(temperatures) + 1
     figure, grid = plt.subplots(*shape, figsize=(11, 5), sharey="col", squeeze=False)
@@ -219,7 +471,7 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
         for axes, temperature in zip(row[1:], temperatures, strict=True):
             classes = range(len(scores))
             axes.bar(classes, ops.softmax(scores / temperature))
-            axes.set(ylim=(0, 1), xticks=classes, title=f"T = {temperature:g}")
+            axes.set(ylim=(0, 1), xticks=classes, title=name_of(temperature))
         row[1].set_ylabel("probability")
     figure.suptitle(
         "What the teacher says of held-out images: softer, it tells what they are like"
@@ -228,114 +480,44 @@ def plot_dark_knowledge(images, logits: np.ndarray, temperatures) -> plt.Figure:
 
 
 def main(config: Config, run: Run) -> None:
-    temperatures = sorted({1.0, 5.0, *config.temperatures})
-    run.plan(config.members + (1 + len(temperatures)) * config.restarts + 4)
-    (x_train, y_train), (x_test, y_test) = data.load(
-        config.data, size=config.size, channels=1
-    )
-    names = data.class_names(config.data)
-    left_out = min(LEFT_OUT, len(names) - 1)
-    sizes = {"batch_size": config.batch_size, "callbacks": run.callbacks}
-    random = np.random.default_rng(run.seed)
-    members = [
-        build_teacher(config.size, f"teacher-{n + 1}", len(names))
-        for n in range(config.members)
-    ]
-    for member in members:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        member.compile(keras.optimizers.Adam(2e-3), loss)
-        copies = (
-            shifted(x_train, config.copies, random),
-            np.tile(y_train, config.copies),
-        )
-        training.fit(member, *copies, epochs=config.teacher_epochs, **sizes)
-    teacher = ensemble(members)
-    soft_train, soft_test = (predict(teacher, x) for x in (x_train, x_test))
+    temperatures = sorted({*COMPARED, *config.temperatures})
+    sources = sources_of(temperatures)
+    students = config.restarts + len(config.learning_rates)
+    run.plan(config.members + len(sources) * students + 2 * STUDENTS_OF_THE_UNSEEN)
 
-    def train(restarts, shown=slice(None), **targets):
-        """Students that learned from the images `shown`."""
-        steps = config.epochs * math.ceil(len(x_train[shown]) / config.batch_size)
-        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        # One distiller starts anew each time: to trace another takes longer than to
-        # train it.
-        student = build_student(config.size, config.units, len(names))
-        distiller = Distiller(student, **targets)
-        distiller.compile(keras.optimizers.Adam(schedule))
-        distiller.optimizer.build(distiller.trainable_variables)
-        targets_shown = y_train[shown], soft_train[shown]
-        for _ in range(restarts):
-            student = build_student(config.size, config.units, len(names))
-            distiller.student.set_weights(student.get_weights())
-            for variable in distiller.optimizer.variables:
-                variable.assign(ops.zeros_like(variable))
-            training.fit(
-                distiller, x_train[shown], targets_shown, epochs=config.epochs, **sizes
-            )
-            student.set_weights(distiller.student.get_weights())
-            yield student
+    task = load_task(config, run)
+    teacher = train_teacher(task)
+    teacher_logits = predict(teacher, task.x)
+    logits_test = predict(teacher, task.x_test)
+    of_teacher = accuracy(logits_test, task.y_test)
 
-    sources = {"labels": {"label_weight": 1.0}}
-    sources |= {f"T = {t:g}": {"temperature": t} for t in temperatures}
-    accuracies = {}
-    for name, source in sources.items():
-        students = list(train(config.restarts, **source))
-        accuracies[name] = [accuracy(student(x_test), y_test) for student in students]
-    mean = {name: float(np.mean(values)) for name, values in accuracies.items()}
-    of_teacher = accuracy(soft_test, y_test)
-    run.metric("test_accuracy_distilled", mean["T = 5"])
-    run.metric("test_accuracy_teacher", of_teacher)
-    for name, value in mean.items():
-        run.metric(f"test_accuracy_{name.replace(' = ', '_')}", value)
-
-    digit = y_test == left_out
-    unseen = {}
-    for name in ("labels", f"T = {temperatures[-1]:g}"):
-        shares = []
-        for student in train(2, y_train != left_out, **sources[name]):
-            bias = correct_bias(student(x_train), y_train, left_out)
-            logits = np.asarray(student(x_test[digit]))
-            shares.append(
-                [accuracy(each, y_test[digit]) for each in (logits, logits + bias)]
-            )
-        unseen[name] = np.mean(shares, axis=0)
-    (_, by_labels), (_, by_teacher) = unseen.values()
-    run.metric("test_recall_of_the_unseen_digit", by_teacher)
-
-    run.figure(
-        "accuracies", plot_accuracies(accuracies, of_teacher, unseen, names[left_out])
-    )
-    # Digits that the teacher reads surely, until softened targets show another one in
-    # them.
-    sure, second = (
-        np.sort(np.asarray(ops.softmax(soft_test / t)), axis=1) for t in (1, 5)
-    )
-    clear = (soft_test.argmax(axis=1) == y_test) & (sure[:, -1] > 0.99)
-    shown = np.argsort(np.where(clear, -second[:, -2], 0))[:3]
-    figure = plot_dark_knowledge(x_test[shown], soft_test[shown], temperatures)
-    run.figure("dark_knowledge", figure)
-
-    run.claim(
-        "A student of an ensemble reads better than the same network trained on labels",
-        holds=mean["labels"] + 0.004 < mean["T = 5"] < of_teacher,
-        measured=f"{mean['T = 5']:.4f} at T = 5, {mean['labels']:.4f} on labels, means of "
-        f"{config.restarts} restarts; the ensemble {of_teacher:.4f}",
-    )
-    confidence = {
-        t: np.mean(ops.max(ops.softmax(soft_train / t), axis=1)) for t in (1, 5)
+    schools = {
+        name: School(name, task, teacher_logits, targets)
+        for name, targets in sources.items()
     }
-    run.claim(
-        "Softness teaches: of a confident teacher a student learns less at T = 1 than at T = 5",
-        holds=mean["T = 1"] < mean["T = 5"] - 0.003,
-        measured=f"at T = 1 {mean['T = 1']:.4f} (the teacher's highest probability is "
-        f"{confidence[1]:.4f} on average), at T = 5 {mean['T = 5']:.4f} ({confidence[5]:.4f})",
+    taught = {name: teach(task, school) for name, school in schools.items()}
+    run.metric("test_accuracy_distilled", taught[name_of(5)].accuracy)
+    run.metric("test_accuracy_teacher", of_teacher)
+    for name, each in taught.items():
+        run.metric(f"test_accuracy_{name.replace(' = ', '_')}", each.accuracy)
+    judge_gain(taught, of_teacher, task)
+    judge_softness(taught, teacher_logits, run)
+
+    unseen = {
+        name: teach_without_a_digit(task, schools[name], taught[name].learning_rate)
+        for name in ("labels", name_of(temperatures[-1]))
+    }
+    judge_unseen(unseen, task)
+
+    name = task.names[task.left_out]
+    run.figure("errors", draw_errors(taught, of_teacher, unseen, name))
+    shown = most_telling(logits_test, task.y_test)
+    run.figure(
+        "dark_knowledge",
+        draw_dark_knowledge(task.x_test[shown], logits_test[shown], temperatures),
     )
-    run.claim(
-        f"A student that never saw a {names[left_out]} learns it from what others have of it",
-        holds=by_teacher > by_labels + 0.2 and by_teacher > 0.5,
-        measured=f"held-out {names[left_out]}s read, with a bias fitted on training images: "
-        f"{by_teacher:.1%} taught, {by_labels:.1%} by labels",
-    )
-    run.export(serving.classifier(students[0]), example=x_test[:3])
+    (student, *_) = taught[name_of(5)].students
+    run.export(serving.classifier(student), example=task.x_test[:3])
 
 
 if __name__ == "__main__":

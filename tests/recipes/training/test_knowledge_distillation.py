@@ -67,7 +67,10 @@ def test_at_a_high_temperature_it_matches_logits():
 
 
 def test_the_ensemble_is_the_geometric_mean_of_its_members():
-    members = [distillation.build_teacher(8, f"member-{n}") for n in range(3)]
+    members = [
+        distillation.build_teacher(8, kind, f"member-{kind}")
+        for kind in distillation.BLOCKS
+    ]
     product = np.prod(
         [softmax(np.asarray(each(IMAGES)), axis=1) for each in members], axis=0
     )
@@ -115,6 +118,26 @@ def test_it_trains_to_the_weights_of_keras_distiller(label_weight):
     ):
         np.testing.assert_allclose(weights, expected, atol=2e-5)
         assert np.abs(weights - start).max() > 0.01
+
+
+def test_it_evaluates_by_the_loss_that_it_trains_by():
+    distiller, _ = twins(temperature=4.0, label_weight=0.3)
+    found = distiller.evaluate(IMAGES, (LABELS, TEACHER), verbose=0, return_dict=True)[
+        "loss"
+    ]
+    logits = distiller.student(IMAGES)
+    hard = keras.losses.sparse_categorical_crossentropy(
+        LABELS, logits, from_logits=True
+    )
+    soft = distillation.distillation_loss(TEACHER, logits, 4.0)
+    expected = float(np.mean(0.3 * hard + 0.7 * soft))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", distillation.BLOCKS)
+def test_teachers_of_every_kind_have_logits(kind):
+    teacher = distillation.build_teacher(8, kind, "one", classes=7)
+    assert teacher(IMAGES).shape == (20, 7)
 
 
 def test_on_labels_alone_it_trains_as_any_classifier():
