@@ -2,11 +2,10 @@
 
 import functools
 import importlib
-import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers.vector import TransformAction
+from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes import UsageError, did_you_mean, figures
 
 STEPS_OF_AN_EPISODE = 1_000
 """where an environment sets no limit itself: what never ends could not be measured"""
@@ -217,37 +217,56 @@ class ReturnLog:
         return {"return": float(self.average)}
 
 
-def film(
-    name: str, values: Callable[[np.ndarray], Any], *, pictures: int, every: int
-) -> np.ndarray | None:
-    """One picture in `every` steps of an episode, (pictures, height, width, 3) in [0,
-    1]. None, after a line that says why, where the environment does not draw itself:
-    what was learned is worth more than its film.
+# What of an observation tells what an agent does, by the beginning of the name.
+MOTIONS = {
+    "CartPole": {0: "position of the cart", 2: "angle of the pole in radians"},
+    "LunarLander": {0: "horizontal position", 1: "height", 4: "angle in radians"},
+    "MountainCar": {0: "position", 1: "velocity"},
+}
+FIRST_NUMBERS = 2  # of the observations of other environments
 
-    values: gives (1, actions) for an observation (1, ...); the largest one is taken.
-    After the episode's end the pictures are white.
+
+def draw_motion(
+    name: str, players: Mapping[str, Callable[[np.ndarray], Any]], *, steps: int = 200
+) -> Figure:
+    """What agents do in one episode from the same start: a panel for each number of the
+    observation that shows it, over time.
+
+    players: by name, gives (1, actions) for an observation (1, ...); the largest one is
+    taken. A line ends where the episode does.
     """
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # draw without a window
-    try:
-        return _film(name, values, pictures, every)
-    except Exception as error:  # whatever the environment's own code raises
-        print(f"no film of {name}: {_first_line(error)}", file=sys.stderr)
-        return None
+    paths = {player: observe(name, values, steps) for player, values in players.items()}
+    size = next(iter(paths.values())).shape[1]
+    shown = {
+        i: f"number {i + 1} of the observation" for i in range(size)[:FIRST_NUMBERS]
+    }
+    for beginning, known in MOTIONS.items():
+        if name.startswith(beginning):
+            shown = known
+    panels = [
+        figures.Panel(
+            title=what[0].upper() + what[1:],
+            xlabel="step",
+            lines={
+                player: (np.arange(len(path)), path[:, index])
+                for player, path in paths.items()
+            },
+        )
+        for index, what in shown.items()
+    ]
+    return figures.panels(*panels)
 
 
-def _film(
-    name: str, values: Callable[[np.ndarray], Any], pictures: int, every: int
-) -> np.ndarray:
-    envs = make_vec(name, 1, render_mode="rgb_array")
+def observe(name: str, values: Callable[[np.ndarray], Any], steps: int) -> np.ndarray:
+    """The observations of an episode's first steps, (at most steps + 1, size)."""
+    envs = make_vec(name, 1)
     observation, _ = envs.reset(seed=0)
-    frames, over = [np.asarray(envs.render())[0] / 255], False
-    for step in range(1, every * (pictures - 1) + 1):
-        if not over:
-            numbers = np.asarray(values(np.asarray(observation, "float32")))
-            observation, _, ended, cut, _ = envs.step(numbers.argmax(axis=-1))
-            over = bool(ended[0] or cut[0])
-        if step % every == 0:
-            picture = np.asarray(envs.render())[0] / 255
-            frames.append(np.ones_like(frames[0]) if over else picture)
+    path = [observation[0]]
+    for _ in range(steps):
+        numbers = np.asarray(values(np.asarray(observation, "float32")))
+        observation, _, ended, cut, _ = envs.step(numbers.argmax(axis=-1))
+        if ended[0] or cut[0]:
+            break
+        path.append(observation[0])
     envs.close()
-    return np.array(frames)
+    return np.array(path)

@@ -31,7 +31,7 @@ from annotated_types import Gt, Interval
 from keras import layers
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import UsageError, environments, figures, serving
+from deep_learning_recipes import UsageError, environments, serving
 from deep_learning_recipes.run import Run, cli
 
 
@@ -332,10 +332,9 @@ def main(config: Config, run: Run) -> None:
     run.metric("return", found)
     run.curve("mean return", *records["actor-critic"].T, xlabel="environment steps")
     run.figure("learning", plot_learning(records, threshold))
-    film = environments.film(config.env, agent.probabilities, pictures=20, every=10)
-    if film is not None:
-        title = "One picture in 10 steps; white: over"
-        run.figure("film", figures.image_grid(film, title=title))
+    untrained = keras.models.clone_model(agent.actor)
+    players = {"untrained": untrained, "trained": agent.actor}
+    run.figure("motion", environments.draw_motion(config.env, players))
 
     if threshold is not None:
         first = steps_to_solve(records["actor-critic"], threshold)

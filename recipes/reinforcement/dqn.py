@@ -59,7 +59,7 @@ class Config:
     dueling: bool = True
     """Q is a state's value plus each action's advantage"""
     agents: int = 6
-    """how many to train: the one as set, then those of ABLATIONS"""
+    """how many to train: the default one, then those of ABLATIONS"""
 
 
 QUICK = Config(steps=20_000, environments=16, agents=2)
@@ -342,7 +342,7 @@ class Agent:
 
 
 def standalone(steps: int = 60_000) -> None:
-    """The agent as set, in CartPole: the main of a standalone copy."""
+    """The default agent, in CartPole: the main of a standalone copy."""
     config = Config(steps=steps)
     envs = gym.make_vec(
         config.env, config.environments, vectorization_mode="vector_entry_point"
@@ -368,7 +368,7 @@ def standalone(steps: int = 60_000) -> None:
 
 
 # --------------------------------------------------------------------------------------
-# The experiment: the agent as set, and agents without one thing each
+# The experiment: the default agent, and agents without one thing each
 # --------------------------------------------------------------------------------------
 
 
@@ -418,17 +418,11 @@ def draw_learning(config: Config, steps, returns, errors):
     )
 
 
-def show_film(config: Config, agent: Agent, run: Run):
-    """What the trained agent does in one episode, if the environment draws itself."""
-    film = environments.film(config.env, agent.learner.network, pictures=10, every=50)
-    if film is not None:
-        grid = figures.image_grid(
-            film,
-            title=f"The trained agent in {config.env}",
-            captions=[f"step {50 * i}" for i in range(10)],
-            columns=5,
-        )
-        run.figure("film", grid)
+def draw_motion(config: Config, agent: Agent):
+    """What the agent does in one episode, and what it did before it learned."""
+    network = agent.learner.network
+    players = {"untrained": keras.models.clone_model(network), "trained": network}
+    return environments.draw_motion(config.env, players)
 
 
 def claim_what_was_learned(config: Config, agent: Agent, run: Run):
@@ -470,9 +464,9 @@ def claim_what_parts_are_worth(returns, errors, run: Run):
         run.compare(
             "Without replay it earns less while it learns",
             late,
-            more="as set",
+            more="default",
             less="no replay",
-            by=0.25 * abs(late["as set"]),
+            by=0.25 * abs(late["default"]),
         )
 
     peak = {name: values.max() for name, values in errors.items()}
@@ -488,7 +482,7 @@ def claim_what_parts_are_worth(returns, errors, run: Run):
 
 
 def main(config: Config, run: Run) -> None:
-    names = ["as set", *ABLATIONS][: config.agents]
+    names = ["default", *ABLATIONS][: config.agents]
     run.plan(len(names))
     envs = environments.make_vec(config.env, 3)
     environments.require_vectors_and_choices(config.env, envs)
@@ -499,15 +493,15 @@ def main(config: Config, run: Run) -> None:
     for name in names:
         changed = replace(config, **ABLATIONS.get(name, {}))
         agents[name], returns[name], errors[name] = train(changed, name, run)
-    agent = agents["as set"]
-    steps = agent.steps_of_a_block * np.arange(1, len(returns["as set"]) + 1)
+    agent = agents["default"]
+    steps = agent.steps_of_a_block * np.arange(1, len(returns["default"]) + 1)
 
     claim_what_was_learned(config, agent, run)
     claim_what_parts_are_worth(returns, errors, run)
 
-    run.curve("mean return", steps, returns["as set"], xlabel="step")
+    run.curve("mean return", steps, returns["default"], xlabel="step")
     run.figure("learning", draw_learning(config, steps, returns, errors))
-    show_film(config, agent, run)
+    run.figure("motion", draw_motion(config, agent))
     observations, _ = envs.reset(seed=run.seed)
     run.export(serving.policy(agent.learner.network), example=observations)
 

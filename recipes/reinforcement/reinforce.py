@@ -400,17 +400,6 @@ def draw_learning(curves: dict[str, Curves]) -> Figure:
     return figures.panels(returns, spread)
 
 
-def draw_film(task: Task, untrained: Agent, trained: Agent) -> Figure | None:
-    strips = {}
-    for name, agent in (("untrained", untrained), ("trained", trained)):
-        strips[name] = environments.film(
-            task.name, agent.probabilities, pictures=10, every=2
-        )
-    if strips["trained"] is None:
-        return None
-    return figures.image_rows(strips, title="One picture in 2 steps; white: over")
-
-
 def main(config: Config, run: Run) -> None:
     run.plan(1 + len(config.rivals))
     if unknown := set(config.rivals) - set(BASELINES[:2]):
@@ -447,9 +436,11 @@ def main(config: Config, run: Run) -> None:
     judge_solved(returns["learned"], chance, task, config, run)
 
     run.figure("learning", draw_learning(curves))
-    film = draw_film(task, untrained, agents["learned"])
-    if film is not None:
-        run.figure("film", film)
+    players = {
+        "untrained": untrained.probabilities,
+        "trained": agents["learned"].probabilities,
+    }
+    run.figure("motion", environments.draw_motion(task.name, players))
     example, _ = task.trials.reset(seed=run.seed)
     run.export(serving.policy(agents["learned"].policy), example=example[:3])
 

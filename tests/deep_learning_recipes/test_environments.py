@@ -11,10 +11,11 @@ from gymnasium import spaces
 
 from deep_learning_recipes import UsageError
 from deep_learning_recipes.environments import (
+    draw_motion,
     evaluate,
-    film,
     find,
     make_vec,
+    observe,
     require_vectors_and_choices,
     steps_of_an_episode,
 )
@@ -70,16 +71,32 @@ def test_other_spaces_are_refused(name, message):
         require_vectors_and_choices(name, make_vec(name, 1))
 
 
-def test_a_film_goes_white_where_the_episode_is_over():
-    def left(observation):
-        assert observation.shape == (1, 4)
-        return np.array([[1.0, 0.0]])
+def left(observation):
+    assert observation.shape == (1, 4)
+    return np.array([[1.0, 0.0]])
 
-    pictures = film("CartPole-v1", left, pictures=5, every=4)
-    assert pictures.shape == (5, 400, 600, 3)
-    assert [bool((picture == 1).all()) for picture in pictures] == [False] * 3 + [
-        True
-    ] * 2
+
+def test_an_episode_is_observed_until_it_is_over():
+    path = observe("CartPole-v1", left, steps=50)
+    cart = gymnasium.make("CartPole-v1")
+    expected = [cart.reset(seed=0)[0]]
+    over = False
+    while not over:
+        seen, _, over, _, _ = cart.step(0)
+        expected.append(seen)
+    np.testing.assert_allclose(path, expected[:-1])
+    assert len(observe("CartPole-v1", left, steps=3)) == 4
+
+
+def test_motion_has_a_panel_for_each_number_that_tells_it():
+    figure = draw_motion("CartPole-v1", {"left": left, "again": left}, steps=4)
+    position, angle = figure.axes
+    assert position.get_title() == "Position of the cart"
+    assert angle.get_title() == "Angle of the pole in radians"
+    path = observe("CartPole-v1", left, steps=4)
+    for axes, index in ((position, 0), (angle, 2)):
+        for line in axes.lines:
+            np.testing.assert_allclose(line.get_ydata(), path[:, index])
 
 
 def test_evaluation_counts_one_whole_episode_of_each():
@@ -157,12 +174,10 @@ def test_evaluation_ends_even_if_no_episode_does(own_module):
     assert list(returns) == [10_000, 10_000]
 
 
-def test_an_environment_that_does_not_draw_costs_only_the_film(own_module, capsys):
+def test_motion_of_an_unknown_environment_shows_its_first_numbers(own_module):
     name = f"{own_module}:Corridor-v0"
-    assert film(name, lambda seen: np.eye(2)[:1], pictures=3, every=2) is None
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"no film of {name}: ")
-    assert printed.count("\n") == 1
+    figure = draw_motion(name, {"one": lambda seen: np.eye(2)[:1]}, steps=3)
+    assert figure.axes[0].get_title() == "Number 1 of the observation"
 
 
 def test_a_module_that_fails_is_named_with_its_error():
