@@ -140,18 +140,14 @@ def ours_actor_critic(referee: Referee, seed: int) -> None:
     config = actor_critic.Config()
     envs = environments.make_vec(ENV, config.copies)
     updates = config.steps // (config.copies * config.horizon)
-    agent = actor_critic.Agent(4, 2, config, updates * config.epochs * config.batches)
+    descents = updates * config.epochs * config.batches
+    agent = actor_critic.Agent(4, 2, config.learning_rate, descents)
     record = np.zeros((updates, 2))
-
-    def act(observations):
-        return (
-            agent.probabilities(observations.astype("float32")).numpy().argmax(axis=1)
-        )
 
     def until_over():
         for update in range(updates):
             yield update
-            if referee.is_over(int(record[update, 0]), act):
+            if referee.is_over(int(record[update, 0]), agent.act):
                 return
 
     actor_critic.train(

@@ -97,7 +97,9 @@ def train_judge(train, test, *, classes: int, run: Run, epochs: int = 6) -> Judg
     return Judge(features, classify, classes, x, x_test, accuracy)
 
 
-def learn_to_see(x, y, classes: int, epochs: int, run: Run) -> tuple[Features, Features]:
+def learn_to_see(
+    x, y, classes: int, epochs: int, run: Run
+) -> tuple[Features, Features]:
     images = keras.Input(x.shape[1:], name="images")
     hidden = images
     for filters in (16, 32, 64):

@@ -16,7 +16,8 @@ GAMMA = 0.9
 def make_agent(observations=1, **settings):
     keras.utils.set_random_seed(0)
     config = actor_critic.Config(gamma=GAMMA, **settings)
-    return actor_critic.Agent(observations, 2, config, updates=100), config
+    agent = actor_critic.Agent(observations, 2, config.learning_rate, steps=100)
+    return agent, config
 
 
 def advantages(trace, terminated=False, over=False):
@@ -63,7 +64,8 @@ def played(whole, **settings):
     agent.learn = lambda *arrays: given.append(arrays)
     record = np.zeros((1, 2))
     random = np.random.default_rng(0)
-    actor_critic.train(agent, Walk(), config, random, record, range(1), whole)
+    train = actor_critic.train_by_returns if whole else actor_critic.train
+    train(agent, Walk(), config, random, record, range(1))
     return agent, given[0], record[0]
 
 
