@@ -153,9 +153,11 @@ def test_painted_pictures_have_the_networks_distribution(random):
 
 @pytest.mark.parametrize("shape", [(9, 4), (3, 7)])
 def test_painter_paints_what_the_whole_network_paints(gated, shape, random):
-    """Also where the rows above are more than the network sees."""
-    uniform = random.random((5, *shape), "float32")
-    blank = np.zeros((5, *shape, 1), "float32")
+    """Also where there is more above and to the left than the network sees."""
+    for weight in gated.weights:
+        weight.assign(3 * weight)  # so that far pixels matter as well
+    uniform = random.random((60, *shape), "float32")
+    blank = np.zeros((60, *shape, 1), "float32")
     painter = recipe.Painter(gated, blocks=1)
     naive = recipe.paint_naively(gated, blank, uniform, shape[0] * shape[1])
     np.testing.assert_array_equal(painter.paint(blank, uniform, 0), naive)
