@@ -67,7 +67,9 @@ FULL = Config(
 # The idea: count, lay bumps, factor, or bend
 # --------------------------------------------------------------------------------------
 
+LOG_2_PI = math.log(2 * math.pi)
 BOX = (-3.0, 3.0)  # where all points lie, along each axis
+FLOOR = 0.01  # variance of one more point that each Gaussian of a mixture has
 
 
 class Histogram:
@@ -120,7 +122,7 @@ class Kernel:
 def log_spherical(x: np.ndarray, means: np.ndarray, deviation: float) -> np.ndarray:
     """log N(x; μ, σ²·I) of points (n, size) and means (k, size): (n, k)."""
     distances = euclidean_distances(x, means, squared=True)
-    log_volume = x.shape[1] * (math.log(deviation) + 0.5 * math.log(2 * math.pi))
+    log_volume = x.shape[1] * (math.log(deviation) + 0.5 * LOG_2_PI)
     return -0.5 * distances / deviation**2 - log_volume
 
 
@@ -163,7 +165,6 @@ class GaussianMixture:
         """The weighted shares, means and covariances. shares: (n, k), whose share of
         which point."""
         size = x.shape[1]
-        # A point's worth of a small round Gaussian keeps covariances from collapsing.
         counts = shares.sum(axis=0) + 1e-6
         self.weights = counts / counts.sum()
         self.means = shares.T @ x / counts[:, None]
@@ -171,6 +172,8 @@ class GaussianMixture:
         for k, mean in enumerate(self.means):
             away = x - mean
             scatter = (shares[:, k, None] * away).T @ away
+            # One more point, spread alike in all directions, keeps a Gaussian from
+            # collapsing onto a few points.
             scatter += FLOOR * np.eye(size)
             self.covariances[k] = scatter / (counts[k] + 1)
 
@@ -194,10 +197,6 @@ class GaussianMixture:
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """(n,)."""
         return logsumexp(self.log_joint(x), axis=1)
-
-
-LOG_2_PI = math.log(2 * math.pi)
-FLOOR = 0.01  # variance of the point's worth that each Gaussian has besides its own
 
 
 class MaskedDense(layers.Layer):

@@ -226,9 +226,9 @@ def paint_naively(network, images, uniform, pixels: int):
 
 
 class Painter:
-    """Paints by a trained gated network, in one compiled call that repeats little: the
-    stack above goes once over each row, the other once over each pixel, both over
-    no more than what is seen from there."""
+    """Paints by a trained gated network, in one compiled call that repeats little: one
+    stack is asked once for each row, the other once for each pixel, and both are shown
+    no more than what they see from there."""
 
     def __init__(self, network: keras.Model, blocks: int):
         self.above = network.get_layer("above")
@@ -296,7 +296,7 @@ def compile_model(model: keras.Model, learning_rate: float, steps: int) -> None:
 DRAWN = 1000  # pictures at most, as many as are held out
 NAIVE_PIXELS = 4  # that the naive loop is timed on
 COMPLETED = 200  # upper halves at most
-COMPLETIONS = ("first", "second", "third")  # lower halves for each of them
+COMPLETIONS = ("one", "two", "three")  # lower halves for each of them
 SHEET_COLUMNS = (1, 20)  # images side by side in a file
 
 
@@ -356,6 +356,7 @@ class Histogram:
         return float(-np.log2(chosen).mean())
 
     def draw(self, uniform: np.ndarray) -> np.ndarray:
+        """Levels from random numbers in [0, 1), both (n, height, width)."""
         reached = self.probabilities.cumsum(axis=-1)[..., :-1]
         return (uniform[..., None] >= reached).sum(axis=-1)
 
@@ -367,7 +368,8 @@ class Table:
     def __init__(self, level: np.ndarray, levels: int):
         """level: (n, height, width)."""
         self.levels = levels
-        shares = np.bincount(level.ravel(), minlength=levels) / level.size
+        shares = np.bincount(level.ravel(), minlength=levels) + 1
+        shares = shares / shares.sum()
         counts = np.zeros((levels**4, levels))
         np.add.at(counts, (self.contexts(level), level), 1)
         # Where little was counted, the shares of all pixels count.
@@ -390,6 +392,7 @@ class Table:
         return float(-np.log2(self.probabilities[self.contexts(level), level]).mean())
 
     def draw(self, uniform: np.ndarray) -> np.ndarray:
+        """As of `Histogram`, one pixel after the other."""
         level = np.zeros(uniform.shape, "int64")
         reached = self.probabilities.cumsum(axis=-1)[:, :-1]
         for r, c in np.ndindex(uniform.shape[1:]):
