@@ -129,7 +129,7 @@ def log_spherical(x: np.ndarray, means: np.ndarray, deviation: float) -> np.ndar
 def k_means(x: np.ndarray, count: int, random: np.random.Generator, steps: int = 30):
     """Each point to the nearest mean, each mean to the middle of its points, in turns.
     Returns the means, (count, size)."""
-    means = spread(x, count, random)
+    means = first_means(x, count, random)
     for _ in range(steps):
         nearest = euclidean_distances(x, means, squared=True).argmin(axis=1)
         for k in np.unique(nearest):
@@ -137,7 +137,7 @@ def k_means(x: np.ndarray, count: int, random: np.random.Generator, steps: int =
     return means
 
 
-def spread(x: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def first_means(x: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Points to begin with, each drawn in proportion to the squared distance from those
     before (Arthur and Vassilvitskii, k-means++, 2007)."""
     chosen = [x[random.integers(len(x))]]
@@ -162,8 +162,8 @@ class GaussianMixture:
             self.maximize(x, self.responsibilities(x))
 
     def maximize(self, x: np.ndarray, shares: np.ndarray) -> None:
-        """The weighted shares, means and covariances. shares: (n, k), whose share of
-        which point."""
+        """The M step: weights, means and covariances. shares: the responsibilities, (n,
+        k)."""
         size = x.shape[1]
         counts = shares.sum(axis=0) + 1e-6
         self.weights = counts / counts.sum()
@@ -190,7 +190,7 @@ class GaussianMixture:
         return found + np.log(self.weights)
 
     def responsibilities(self, x: np.ndarray) -> np.ndarray:
-        """p(k | x), (n, k)."""
+        """The E step: p(k | x), (n, k)."""
         log_joint = self.log_joint(x)
         return np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
 
@@ -235,8 +235,8 @@ def build_made(size: int, width: int, components: int) -> keras.Model:
     # A hidden unit of degree m sees the numbers up to m; it serves those after m.
     hidden = np.arange(width) % max(size - 1, 1)
     outputs = np.repeat(inputs, 3 * components)
-    x = points = keras.Input((size,), name="points")
-    x = MaskedDense(inputs[:, None] <= hidden, "silu")(x)
+    points = keras.Input((size,), name="points")
+    x = MaskedDense(inputs[:, None] <= hidden, "silu")(points)
     x = MaskedDense(hidden[:, None] <= hidden, "silu")(x)
     x = MaskedDense(hidden[:, None] <= hidden, "silu")(x)
     # What likelihoods are made of stays in 32 bits, whatever --precision says.
@@ -253,18 +253,18 @@ def made_log_density(made, x):
     return ops.sum(ops.logsumexp(log_terms, axis=-1), axis=-1)
 
 
-def made_inverse(made, uniform, normal):
+def made_sample(made, uniform, normal):
     """Draws points, (batch, size), one number after the other. uniform, normal: random
     numbers of that shape, which choose a Gaussian and draw from it."""
     size = normal.shape[1]
     x = ops.zeros_like(normal)
     for i in range(size):
-        logits, means, log_deviations = (each[:, i] for each in made(x))
-        reached = ops.cumsum(ops.softmax(logits), axis=-1)[:, :-1]
+        logits, means, log_deviations = made(x)
+        reached = ops.cumsum(ops.softmax(logits[:, i]), axis=-1)[:, :-1]
         chosen = ops.sum(ops.cast(uniform[:, i, None] >= reached, "int32"), axis=-1)
         chosen = ops.one_hot(chosen, logits.shape[-1])
-        mean = ops.sum(chosen * means, axis=-1)
-        deviation = ops.exp(ops.sum(chosen * log_deviations, axis=-1))
+        mean = ops.sum(chosen * means[:, i], axis=-1)
+        deviation = ops.exp(ops.sum(chosen * log_deviations[:, i], axis=-1))
         drawn = mean + deviation * normal[:, i]
         x = x + drawn[:, None] * ops.one_hot(i, size)
     return x
@@ -272,18 +272,18 @@ def made_inverse(made, uniform, normal):
 
 def bend(x, logits, means, log_scales):
     """z = logit F(x), where F is the distribution function of a mixture of logistics: if
-    x is drawn from the mixture, z is from one logistic. And log dz/dx. Both (batch,
-    size)."""
+    x is drawn from the mixture, z is from one logistic. And log dz/dx = log F′(x) −
+    log F(x) − log (1 − F(x)). Both (batch, size)."""
     away = (x[..., None] - means) * ops.exp(-log_scales)
     log_shares = ops.log_softmax(logits, axis=-1)
-    log_below = ops.log_sigmoid(away)
-    log_above = ops.log_sigmoid(-away)
-    log_f = ops.logsumexp(log_shares + log_below, axis=-1)
-    log_rest = ops.logsumexp(log_shares + log_above, axis=-1)
-    log_density = ops.logsumexp(
-        log_shares + log_below + log_above - log_scales, axis=-1
-    )
-    return log_f - log_rest, log_density - log_f - log_rest
+    log_below = log_shares + ops.log_sigmoid(away)
+    log_above = log_shares + ops.log_sigmoid(-away)
+    log_densities = log_below + ops.log_sigmoid(-away) - log_scales
+
+    log_cdf = ops.logsumexp(log_below, axis=-1)
+    log_survival = ops.logsumexp(log_above, axis=-1)
+    log_density = ops.logsumexp(log_densities, axis=-1)
+    return log_cdf - log_survival, log_density - log_cdf - log_survival
 
 
 def unbend(z, logits, means, log_scales, steps: int = 40):
@@ -306,8 +306,8 @@ def steering(size: int, step: int) -> np.ndarray:
 def build_coupling(size: int, width: int, components: int, step: int) -> keras.Model:
     """How each number is bent, by those that steer. Input: points (batch, size).
     Outputs: as of `mixture_parameters`."""
-    x = points = keras.Input((size,), name="points")
-    x = ops.where(steering(size, step), x, 0.0)
+    points = keras.Input((size,), name="points")
+    x = ops.where(steering(size, step), points, 0.0)
     x = layers.Dense(width, "silu")(x)
     x = layers.Dense(width, "silu")(x)
     x = layers.Dense(3 * size * components, dtype="float32")(x)
@@ -319,7 +319,8 @@ def build_flow(size: int, width: int, components: int, couplings: int) -> keras.
     """A normalizing flow. Input: points x (batch, size). Outputs: z (batch, size), and
     log |det ∂z/∂x| (batch,). In each step the numbers that steer stay as they are, so
     the Jacobian is a triangle and its determinant a product."""
-    x = points = keras.Input((size,), name="points")
+    points = keras.Input((size,), name="points")
+    x = points
     log_det = ops.zeros_like(x[:, 0])
     for step in range(couplings):
         coupling = build_coupling(size, width, components, step)
@@ -342,7 +343,7 @@ def flow_inverse(flow, z):
     size = z.shape[1]
     couplings = [each for each in flow.layers if each.name.startswith("coupling")]
     for step in reversed(range(len(couplings))):
-        # What steers was not changed, so it steers back as well.
+        # What steers was not changed, so it tells the same on the way back.
         steers = steering(size, step)
         unbent = unbend(z, *flow.get_layer(f"coupling_{step}")(z))
         z = ops.where(steers, z, unbent)
@@ -377,7 +378,9 @@ class MaximumLikelihood(keras.Model):
 
 def compile_model(model, learning_rate: float, steps: int) -> None:
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    model.compile(optimizer=keras.optimizers.Adam(schedule, clipnorm=1.0))
+    # Where a density is steep, a few points would have very large gradients.
+    optimizer = keras.optimizers.Adam(schedule, clipnorm=1.0)
+    model.compile(optimizer=optimizer)
 
 
 # --------------------------------------------------------------------------------------
@@ -618,7 +621,7 @@ def draw_all(estimators: dict, count: int, random: np.random.Generator):
     made = estimators["autoregressive"].network
     flow = estimators["flow"].network
     return {
-        "autoregressive": np.asarray(made_inverse(made, uniform, normal)),
+        "autoregressive": np.asarray(made_sample(made, uniform, normal)),
         "flow": np.asarray(flow_inverse(flow, z)),
     }
 

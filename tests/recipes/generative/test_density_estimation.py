@@ -68,7 +68,7 @@ def test_kernel_estimate_is_the_mean_of_scipys_normals(moons, random):
 
 def test_k_means_is_scikit_learns_from_the_same_start(moons):
     x = moons.astype("float64")
-    start = recipe.spread(x, 6, np.random.default_rng(1))
+    start = recipe.first_means(x, 6, np.random.default_rng(1))
     found = recipe.k_means(x, 6, np.random.default_rng(1), steps=100)
     theirs = KMeans(6, init=start, n_init=1, tol=0, algorithm="lloyd").fit(x)
     np.testing.assert_allclose(found, theirs.cluster_centers_, atol=1e-6)
@@ -268,7 +268,7 @@ def test_draws_of_the_autoregressive_network_have_its_density(random):
     made = shaken(recipe.build_made(size=2, width=8, components=3), 0.2)
     normal = random.standard_normal((4000, 2)).astype("float32")
     uniform = random.random((4000, 2), "float32")
-    x = np.asarray(recipe.made_inverse(made, uniform, normal))
+    x = np.asarray(recipe.made_sample(made, uniform, normal))
     logits, means, log_deviations = (np.asarray(each) for each in made(x))
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     # What its own distribution function makes of each number is uniform.
