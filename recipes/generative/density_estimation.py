@@ -683,7 +683,7 @@ def draw_line(line: dict, x: np.ndarray) -> Figure:
 def draw_maps(plane: dict, found: dict[str, float]) -> Figure:
     """The law and all estimates in the plane."""
     law = Moons(2)
-    across, up = np.meshgrid(np.linspace(-2.4, 2.4, 160), np.linspace(-1.6, 1.6, 107))
+    across, up = np.meshgrid(np.linspace(-2.4, 2.4, 144), np.linspace(-1.6, 1.6, 96))
     x = np.stack([across, up], axis=-1).reshape(-1, 2)
     top = np.exp(law.log_density(law.centers)).max()
     figure, grid = plt.subplots(2, 3, figsize=(10.5, 5), sharex=True, sharey=True)
