@@ -771,6 +771,7 @@ def main(config: Config, run: Run) -> None:
         for size in sizes
     }
     plane = estimators[2]
+    run.metric("nats_below_law", by_size[sizes[-1]]["flow"], unit="nats per number")
     for size, found in by_size.items():
         run.metrics(f"excess_of_{size}_numbers", found, unit="nats per number")
     judge_integrals(line, plane, run)

@@ -296,7 +296,7 @@ def compile_model(model: keras.Model, learning_rate: float, steps: int) -> None:
 DRAWN = 1000  # pictures at most, as many as are held out
 NAIVE_PIXELS = 4  # that the naive loop is timed on
 COMPLETED = 200  # upper halves at most
-COMPLETIONS = ("one", "two", "three")  # lower halves for each of them
+COMPLETIONS = ("first", "second", "third")  # lower halves for each of them
 SHEET_COLUMNS = (1, 20)  # images side by side in a file
 
 
@@ -688,7 +688,7 @@ def draw_completions(x: np.ndarray, completed: np.ndarray) -> Figure:
     rows |= dict(zip(COMPLETIONS, completed, strict=True))
     rows["mean"] = completed.mean(axis=0)
     rows["true"] = x
-    return figures.image_rows(rows, title="Lower halves for one upper half")
+    return figures.image_rows(rows, title="Lower halves for one upper half", columns=12)
 
 
 def build_scorer(network, size: int, levels: int) -> keras.Model:
