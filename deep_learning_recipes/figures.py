@@ -225,6 +225,7 @@ def image_rows(
             vmax=1,
         )
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_anchor("W")  # the layout would cut names off otherwise
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)

@@ -292,11 +292,6 @@ PLANNED = {
         "missing parts and colors filled in",
         "inpainting, colorization, split-brain, self-supervised",
     ),
-    "density_estimation": Planned(
-        "generative",
-        "how likely each point is, by six kinds of model",
-        "gaussian mixture, normalizing flow, maf, kernel density, k-means, likelihood",
-    ),
     "variational_inference": Planned(
         "generative",
         "a hard posterior replaced by the nearest easy one",
@@ -311,11 +306,6 @@ PLANNED = {
         "generative",
         "drawing what one asks for, by a code for the rest",
         "cvae, variational autoencoder, latent space",
-    ),
-    "pixelcnn": Planned(
-        "generative",
-        "pictures painted pixel by pixel, by masked filters",
-        "autoregressive, masked convolution, gated, likelihood",
     ),
     "pixelrnn": Planned(
         "generative",
