@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers, ops
 from scipy import special
 
+from deep_learning_recipes.training.state import state_variables
 from recipes import conditional_gan
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -76,9 +77,9 @@ def test_the_class_reaches_both_networks(random):
 @pytest.mark.parametrize("told", [True, False])
 def test_a_discriminator_that_is_not_told_judges_all_classes_alike(told, random):
     model = small_gan(tell_discriminator=told)
-    image = random.random((4, *SHAPE)).astype("float32")
-    one = model.judge(image, np.array([0, 0, 0, 0]))
-    other = model.judge(image, np.array([0, 1, 2, 1]))
+    image = tf.constant(random.random((4, *SHAPE)).astype("float32"))
+    one = model.judge(image, tf.constant([0, 0, 0, 0]))
+    other = model.judge(image, tf.constant([0, 1, 2, 1]))
     assert np.allclose(one, other, atol=1e-5) != told
 
 
@@ -165,8 +166,6 @@ def test_an_update_goes_down_the_loss_and_leaves_the_other_network(part, random)
 
 
 def test_both_optimizers_are_what_a_checkpoint_keeps():
-    from deep_learning_recipes.training.state import state_variables
-
     model = small_gan()
     conditional_gan.compile_gan(model, 1e-3, 1e-3, steps=5)
     y = tf.constant([0, 1, 2])
