@@ -67,7 +67,6 @@ QUICK = Config(
     data="digits",
     size=8,
     latent_size=16,
-    filters=16,
     units=64,
     batch_size=48,
     epochs=22,
@@ -118,7 +117,7 @@ def build_generator(
     x = layers.ReLU()(x)
 
     maps = (height // 4, width // 4, 2 * filters)
-    x = layers.Dense(maps[0] * maps[1] * maps[2], use_bias=False)(x)
+    x = layers.Dense(math.prod(maps), use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
     x = layers.ReLU()(x)
     x = layers.Reshape(maps)(x)
@@ -263,7 +262,8 @@ def interpolate(one, other, share):
     """From one latent to another, (n, latent_size) both, along the arc between them. On
     the straight line the numbers would be smaller halfway than any that G has seen.
 
-    share: 0 at the first, 1 at the second.
+    share: 0 at the first, 1 at the second. What was drawn at random is never parallel,
+        which would leave no arc.
     """
     one_direction = one / np.linalg.norm(one, axis=-1, keepdims=True)
     other_direction = other / np.linalg.norm(other, axis=-1, keepdims=True)
@@ -287,7 +287,6 @@ def mean_difference(latents, has, lacks):
 # The experiment: digits, the ways between them, and sums of latents
 # --------------------------------------------------------------------------------------
 
-WAYS = 500  # between two pictures
 STEPS = 10  # pictures on a way that is shown
 BY_EPOCH = 500  # images at most that are measured after each epoch
 EACH_PAIR = 5  # images of a class, to be turned into each other class
@@ -597,7 +596,7 @@ def draw_ways(generator: keras.Model, drawn: Drawn) -> Figure:
 def draw_arithmetic(
     generator: keras.Model, found: Drawn, tried: Drawn, names: list[str]
 ) -> Figure:
-    """Rows of one picture each: what is added grows from left to right."""
+    """A row for each picture: what is added to its latent grows from left to right."""
     classes = classes_of(found)
     middle = len(classes) // 2
     amounts = np.linspace(-2, 2, STEPS)[:, np.newaxis]
@@ -606,7 +605,7 @@ def draw_arithmetic(
     for label in classes[middle:][:4]:
         latents = tried.latents[tried.labels == label][:1]
         if len(latents):
-            rows[f"{names[label]}, dark to bright"] = draw(
+            rows[f"{names[label]}: brighter"] = draw(
                 generator, latents + amounts * direction
             )
 
@@ -617,10 +616,13 @@ def draw_arithmetic(
             found.latents, found.labels == other, found.labels == one
         )
         if len(latents):
-            rows[f"{names[one]} − {names[one]}s + {names[other]}s"] = draw(
+            rows[f"{names[one]}: {names[other]} for {names[one]}"] = draw(
                 generator, latents + amounts * difference
             )
-    return figures.image_rows(rows, title="Sums of latents", columns=STEPS)
+    title = (
+        "A latent plus −2 to 2 times bright − dark; plus 0 to 1.5 times class − class"
+    )
+    return figures.image_rows(rows, title=title, columns=STEPS)
 
 
 def main(config: Config, run: Run) -> None:
