@@ -10,7 +10,7 @@ lie pictures, and what all pictures of one kind have in common can be added to o
 The losses say who is ahead, not how good the pictures are; a distance in the features
 of a classifier does.
 Look at the digits, at the way from one to another, at what the arithmetic changes, and
-at losses that stand still while the pictures get better.
+at a loss of G that does not fall while its pictures get better.
 
 Lectures: SEL Generative Models; CS Generative Models; INFO Lecture 8
 Paper: Radford et al., Unsupervised representation learning with deep convolutional
@@ -584,13 +584,15 @@ def draw_ways(generator: keras.Model, drawn: Drawn) -> Figure:
         other = drawn.latents[2 * way + 1]
         shares = np.linspace(0, 1, STEPS)
         latents = np.stack([interpolate(one, other, share) for share in shares])
-        rows[f"{way + 1}: by latent"] = draw(generator, latents)
+        rows[f"{way + 1}: latent"] = draw(generator, latents)
         first = drawn.images[2 * way]
         last = drawn.images[2 * way + 1]
-        rows[f"{way + 1}: by pixels"] = np.stack(
+        rows[f"{way + 1}: pixels"] = np.stack(
             [(1 - share) * first + share * last for share in shares]
         )
-    return figures.image_rows(rows, title="From picture to picture", columns=STEPS)
+    return figures.image_rows(
+        rows, title="From picture to picture, by latent and by pixels", columns=STEPS
+    )
 
 
 def draw_arithmetic(
@@ -605,7 +607,7 @@ def draw_arithmetic(
     for label in classes[middle:][:4]:
         latents = tried.latents[tried.labels == label][:1]
         if len(latents):
-            rows[f"{names[label]}: brighter"] = draw(
+            rows[f"{names[label]}: bright"] = draw(
                 generator, latents + amounts * direction
             )
 
