@@ -68,8 +68,10 @@ QUICK = Config(
     size=8,
     latent_size=16,
     units=64,
-    batch_size=48,
-    epochs=22,
+    epochs=24,
+    batch_size=64,
+    generator_learning_rate=4e-3,
+    discriminator_learning_rate=2e-3,
     images=400,
 )
 FULL = Config(filters=48, units=1024, epochs=200)
