@@ -376,7 +376,7 @@ def judge_pictures(scores: dict[str, samples.Scores], run: Run) -> None:
         {name: each.frechet for name, each in scores.items()},
         more="Gaussian",
         less="dcgan",
-        times=2,
+        times=1.5,
     )
     found = scores["dcgan"]
     run.claim(
