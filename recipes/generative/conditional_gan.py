@@ -12,7 +12,7 @@ told.
 
 Lectures: N18 6.1 Data Prediction; SEL Generative Models; INFO Lecture 8
 Paper: Mirza and Osindero, Conditional generative adversarial nets, 2014 (equation 2);
-    Miyato and Koyama, cGANs with projection discriminator, 2018 (equation 3);
+    Miyato and Koyama, cGANs with projection discriminator, 2018 (the form of D);
     Radford et al., Unsupervised representation learning with deep convolutional
     generative adversarial networks, 2016 (section 3)
 Tags: cgan, gan, generative adversarial network, class-conditional, controllable
