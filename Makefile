@@ -46,6 +46,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/convnets.py
+	$(BIN)/python benchmarks/generative.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/reinforcement.py

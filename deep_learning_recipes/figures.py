@@ -121,7 +121,8 @@ def _draw(axes: plt.Axes, panel: Panel) -> None:
         across(level, color="0.35", linestyle=DASHES[1 + i % 3], label=name)
 
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
-    axes.set_xscale(panel.xscale)
+    if panel.xscale != "linear":  # set anew it would lose its whole numbers
+        axes.set_xscale(panel.xscale)
     if not panel.bars:
         axes.set_yscale(panel.yscale)
     if panel.xlim:

@@ -317,16 +317,6 @@ PLANNED = {
         "two networks, one that forges and one that judges",
         "generative adversarial network, generator, discriminator, mode collapse",
     ),
-    "dcgan": Planned(
-        "generative",
-        "forged pictures by convolutional networks",
-        "gan, generative adversarial network, latent space, fid",
-    ),
-    "conditional_gan": Planned(
-        "generative",
-        "forged pictures of a class on demand",
-        "cgan, generative adversarial network, acgan",
-    ),
     "wgan": Planned(
         "generative",
         "forging by a distance that always has a slope",
