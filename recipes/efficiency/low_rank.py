@@ -207,7 +207,7 @@ def plot_tradeoff(found: dict, whole: tuple, rivals: dict) -> plt.Figure:
     axes.plot(*whole, "k*", markersize=14, label="whole network")
     axes.set(
         xscale="log",
-        xlabel="thousands of multiply-adds an image",
+        xlabel="thousands of multiply-adds per image",
         ylabel="test accuracy",
     )
     axes.set_title("What a lower rank saves and costs")

@@ -306,7 +306,7 @@ def main(config: Config, run: Run) -> None:
     stepwise, retrained, raw = (float(mean[way][levels.index(key)]) for way in ways)
     good = np.maximum(mean[ways[0]], mean[ways[1]]) > full - 0.015
     times = max([1.0, *np.array(ratios)[good]])
-    run.metric("times_fewer_weights", times)
+    run.metric("compression_factor", times)
     run.metric("dense_test_accuracy", full)
     run.metric("pruned_test_accuracy", stepwise)
     run.metric("two_of_four_test_accuracy", patterned)

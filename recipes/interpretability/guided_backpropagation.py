@@ -366,7 +366,8 @@ def main(config: Config, run: Run) -> None:
         "ylabel": "rank correlation",
     }
     run.figure(
-        "randomized", figures.curves(kept, title="What a map keeps of itself", **axes)
+        "randomized",
+        figures.curves(kept, title="Correlation with the original map", **axes),
     )
     run.export(serving.classifier(model), example=images[:3])
 
