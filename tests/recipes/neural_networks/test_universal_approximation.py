@@ -30,13 +30,17 @@ def test_a_staircase_by_hand():
 def test_no_constructed_network_errs_by_more_than_the_bound(neurons):
     x = np.linspace(-1, 1, 5001)[:, np.newaxis]
     error = np.abs(recipe.construct(recipe.curve, neurons)(x) - recipe.curve(x)).max()
-    assert error < recipe.bound(neurons)
+    assert error < recipe.bound(neurons, recipe.LIPSCHITZ)
     # The steepest function of that slope comes near half the bound: it is no idle one.
     steep = np.abs(
         recipe.construct(lambda t: recipe.LIPSCHITZ * t, neurons)(x)
         - recipe.LIPSCHITZ * x
     )
-    assert 0.45 * recipe.bound(neurons) < steep.max() < recipe.bound(neurons)
+    assert (
+        0.45 * recipe.bound(neurons, recipe.LIPSCHITZ)
+        < steep.max()
+        < recipe.bound(neurons, recipe.LIPSCHITZ)
+    )
 
 
 def test_no_slope_of_the_curve_is_steeper_than_its_lipschitz_constant():
