@@ -620,7 +620,7 @@ def draw_arithmetic(
             found.latents, found.labels == other, found.labels == one
         )
         if len(latents):
-            rows[f"{names[one]}: {names[other]} for {names[one]}"] = draw(
+            rows[f"{names[one]} → {names[other]}"] = draw(
                 generator, latents + amounts * difference
             )
     title = (
