@@ -322,11 +322,6 @@ PLANNED = {
         "forging by a distance that always has a slope",
         "gan, wasserstein, gradient penalty, wgan-gp, r1, earth mover",
     ),
-    "cyclegan": Planned(
-        "generative",
-        "one kind of picture into another, without pairs",
-        "gan, cycle consistency, unpaired, image translation",
-    ),
     "style_gan": Planned(
         "generative",
         "style set layer by layer, from coarse to fine",
@@ -346,11 +341,6 @@ PLANNED = {
         "generative",
         "pictures from words, in two stages",
         "stackgan, text-to-image, coarse to fine",
-    ),
-    "super_resolution": Planned(
-        "generative",
-        "small photographs made large and sharp",
-        "srgan, espcn, sub-pixel convolution, upscaling, psnr, ssim",
     ),
     "contrastive_predictive_coding": Planned(
         "generative",

@@ -80,7 +80,7 @@ class Classifier:
 
 
 def read_image(
-    file: str | Path, size: tuple[int, int], channels: int = 3
+    file: str | Path, size: tuple[int, int] | None, channels: int = 3
 ) -> np.ndarray:
     """The picture in the file that a user named by --image, as `read_picture` gives it.
 

@@ -18,14 +18,15 @@ BITS_PER_SAMPLE, SAMPLE_FORMAT, SIGNED = 258, 339, 2  # of TIFF
 
 def read_picture(
     file: str | Path,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     channels: int = 3,
     *,
     whole: bool = False,
 ) -> np.ndarray:
     """A PNG, JPEG, TIFF or other picture file as (height, width, channels) float32 in
     [0, 1]: turned upright, on white where it is transparent, its middle cut out in the
-    proportions of `size` (height, width), and resized.
+    proportions of `size` (height, width), and resized; None: all of it, as large as it
+    is.
 
     whole: nothing is cut off; other proportions are stretched.
 
@@ -59,7 +60,7 @@ def read_picture(
 
 
 def _read(
-    file: str | Path, size: tuple[int, int], channels: int, whole: bool
+    file: str | Path, size: tuple[int, int] | None, channels: int, whole: bool
 ) -> np.ndarray:
     from PIL import Image, ImageOps
 
@@ -94,7 +95,7 @@ def _read(
 
 
 def pixels_of(
-    picture: Any, size: tuple[int, int], channels: int, whole: bool = True
+    picture: Any, size: tuple[int, int] | None, channels: int, whole: bool = True
 ) -> np.ndarray:
     """A picture of Pillow's of 8 bits a color, as `read_picture` returns one."""
     from PIL import Image
@@ -105,14 +106,17 @@ def pixels_of(
         picture = white
     picture = picture.convert("L" if channels == 1 else "RGB")
     fitted = resized(picture, size, whole)
-    return (np.asarray(fitted, "float32") / 255).reshape(*size, channels)
+    pixels = np.asarray(fitted, "float32") / 255
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def resized(picture: Any, size: tuple[int, int], whole: bool) -> Any:
+def resized(picture: Any, size: tuple[int, int] | None, whole: bool) -> Any:
     """A picture of Pillow's in another size (height, width): all of it stretched, or
-    its middle."""
+    its middle. None: as it is."""
     from PIL import Image, ImageOps
 
+    if size is None:
+        return picture
     if whole:
         return picture.resize(size[::-1], Image.Resampling.BICUBIC)
     return ImageOps.fit(picture, size[::-1], Image.Resampling.BICUBIC)
@@ -145,7 +149,7 @@ def read_deep_colors(file: str | Path) -> np.ndarray:
 
 
 def fit(
-    numbers: np.ndarray, size: tuple[int, int], channels: int, whole: bool
+    numbers: np.ndarray, size: tuple[int, int] | None, channels: int, whole: bool
 ) -> np.ndarray:
     """Brightness (height, width) or colors (height, width, 1 or 3), float32 in [0, 1],
     cut and resized, or stretched as a whole."""

@@ -250,3 +250,20 @@ def test_files_that_are_no_pictures_get_one_line(tmp_path):
         with pytest.raises(UsageError, match=rf"{name}: .*cannot read it") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 9)])
+def test_without_a_size_a_picture_is_as_large_as_it_is(mode, size, tmp_path):
+    height, width = size
+    kind = "uint16" if mode == "I;16" else "uint8"
+    values = np.arange(height * width, dtype=kind).reshape(size) * 3
+    picture = Image.fromarray(values)
+    if mode != "I;16":
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "it.png")
+    found = read_picture(tmp_path / "it.png", None)
+    assert found.shape == (height, width, 3)
+    np.testing.assert_allclose(
+        found, np.repeat(values[..., None] / 255, 3, -1), atol=1e-6
+    )
