@@ -322,11 +322,6 @@ PLANNED = {
         "pictures painted pixel by pixel, by recurrent cells",
         "autoregressive, row lstm, diagonal bilstm, likelihood",
     ),
-    "gan": Planned(
-        "generative",
-        "two networks, one that forges and one that judges",
-        "generative adversarial network, generator, discriminator, mode collapse",
-    ),
     "dcgan": Planned(
         "generative",
         "forged pictures by convolutional networks",
@@ -336,11 +331,6 @@ PLANNED = {
         "generative",
         "forged pictures of a class on demand",
         "cgan, generative adversarial network, acgan",
-    ),
-    "wgan": Planned(
-        "generative",
-        "forging by a distance that always has a slope",
-        "gan, wasserstein, gradient penalty, wgan-gp, r1, earth mover",
     ),
     "cyclegan": Planned(
         "generative",

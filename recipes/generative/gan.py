@@ -248,7 +248,7 @@ def jensen_shannon(value):
 POINTS_BATCH = 128
 POINTS_RATE = 1e-3  # of both players
 EXAMPLES = 25_600  # of a law of points
-DRAWN = 10_000  # points, to be measured
+DRAWN = 40_000  # points, to be measured
 MEASURED = 3000  # of them, where each has a distance to each
 LAW_STEPS = 3  # k where a law is learned: near the best, D shows the way
 XLA_STEPS = 2000  # that repay the seconds that it takes to compile
