@@ -51,13 +51,13 @@ class Config:
     """random numbers that an image is made of"""
     units: int = 256
     """of each hidden layer of the networks for images"""
-    epochs: int = 120
+    epochs: int = 100
     """passes over the training images"""
     batch_size: Annotated[int, Interval(ge=2)] = 64
     """images a step of the discriminator sees, and forged ones beside them"""
     learning_rate: float = 1e-3
-    """of the generator's Adam, at the first step; the discriminator's is half of it, and
-    both fall to 0 along a cosine"""
+    """of the generator's Adam, at the first step; the discriminator's is a third of it,
+    and both fall to 0 along a cosine"""
     toy_units: int = 128
     """of each hidden layer of the networks for points"""
     toy_steps: Annotated[int, Interval(ge=100)] = 1500
@@ -540,9 +540,9 @@ class Codes:
 def build_gan(size: int, config: Config, name: str) -> GAN:
     """For codes of images, (batch, size)."""
     generator = build_generator(
-        config.noise_size, size, config.units, batch_normalization=True
+        config.noise_size, size, config.units, depth=2, batch_normalization=True
     )
-    discriminator = build_discriminator(size, config.units)
+    discriminator = build_discriminator(size, config.units, depth=2)
     return GAN(generator, discriminator, name=name)
 
 
@@ -700,7 +700,7 @@ def main(config: Config, run: Run) -> None:
     judge_slopes(slopes, run)
 
     model = build_gan(encoded.shape[1], config, "digits")
-    rates = (config.learning_rate, config.learning_rate / 2)
+    rates = (config.learning_rate, config.learning_rate / 3)
     history = train(
         model,
         encoded,

@@ -54,7 +54,7 @@ class Config:
     """random numbers that an image is made of"""
     units: int = 256
     """of each hidden layer of the networks for images"""
-    epochs: Annotated[int, Interval(ge=6)] = 150
+    epochs: Annotated[int, Interval(ge=6)] = 200
     """passes over the training images"""
     batch_size: Annotated[int, Interval(ge=2)] = 64
     """images a step of the critic sees, and forged ones beside them"""
