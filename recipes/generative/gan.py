@@ -652,13 +652,18 @@ def draw_gradients(slopes: dict[str, np.ndarray], history) -> Figure:
 def scatter(found: dict[str, np.ndarray], captions, limit: float, title: str) -> Figure:
     """Named points (n, 2) side by side."""
     figure, grid = plt.subplots(
-        1, len(found), figsize=(2.9 * len(found), 4.2), sharex=True, sharey=True
+        1,
+        len(found),
+        figsize=(2.9 * len(found), 4.2),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
-    for axes, (name, points) in zip(grid, found.items(), strict=True):
+    for axes, (name, points) in zip(grid[0], found.items(), strict=True):
         axes.scatter(*points[:2500].T, s=3, alpha=0.4, linewidths=0)
         axes.set(title=f"{name}\n{captions[name]}", aspect="equal")
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="$x_1$")
-    grid[0].set_ylabel("$x_2$")
+    grid[0, 0].set_ylabel("$x_2$")
     figure.suptitle(title)
     return figure
 

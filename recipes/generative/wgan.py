@@ -36,7 +36,7 @@ from scipy import special, stats
 from sklearn.decomposition import PCA
 from sklearn.metrics import euclidean_distances
 
-from deep_learning_recipes import data, figures, samples, training
+from deep_learning_recipes import UsageError, data, figures, samples, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -66,6 +66,13 @@ class Config:
     """of each hidden layer of the networks for points"""
     toy_steps: Annotated[int, Interval(ge=40)] = 1500
     """of the generators of points, and five times as many of their critics"""
+    games: tuple[str, ...] = (
+        "GAN",
+        "weight clipping",
+        "gradient penalty",
+        "GAN with R1",
+    )
+    """that learn 25 Gaussians on a grid: of these four"""
 
 
 QUICK = Config(
@@ -76,6 +83,7 @@ QUICK = Config(
     epochs=60,
     toy_units=64,
     toy_steps=400,
+    games=(),
 )
 FULL = Config(units=512, epochs=900, toy_steps=6000)
 
@@ -117,7 +125,8 @@ def squared_slopes(critic: keras.Model, x):
 
 def gradient_penalty(critic, real, fake, share):
     """E[(‖∇f(x̂)‖ − 1)²], x̂ somewhere between a sample and a forgery. share: how far,
-    uniform in [0, 1], one for each example."""
+    uniform in [0, 1], one for each example. It does not quite hold the slope: with the
+    weight λ the best one is 1 + W₁/2λ."""
     between = share * real + (1 - share) * fake
     # The root has no slope at 0.
     slopes = ops.sqrt(squared_slopes(critic, between) + 1e-12)
@@ -505,11 +514,11 @@ def learn_grid(config: Config, run: Run) -> dict[str, np.ndarray]:
     epochs = max(1, config.toy_steps * size // len(x))
     steps = epochs * len(x) // size
     found = {"samples": draw_grid(DRAWN, random)}
-    for name, game in GAMES.items():
+    for name in config.games:
         generator = build_generator(2, 2, config.toy_units)
         critic = build_critic(2, config.toy_units)
         label = name.lower().replace(" ", "-")
-        model = Adversaries(generator, critic, game, CRITIC_STEPS, name=label)
+        model = Adversaries(generator, critic, GAMES[name], CRITIC_STEPS, name=label)
         compile_adversaries(model, POINTS_RATE, steps)
         training.fit(
             model,
@@ -526,13 +535,14 @@ def learn_grid(config: Config, run: Run) -> dict[str, np.ndarray]:
 def judge_grid(found: dict[str, np.ndarray], run: Run) -> None:
     modes = {name: count_modes(points) for name, points in found.items()}
     run.metrics("modes", modes)
-    run.claim(
-        "With the gradient penalty no mode of 25 is lost where a GAN of the same "
-        "networks, steps and rates loses some",
-        holds=modes["gradient penalty"] == 25 and modes["GAN"] <= 22,
-        measured=", ".join(f"{name}: {count} modes" for name, count in modes.items()),
-        any_data=True,
-    )
+    if run.has("--games", modes, "GAN", "gradient penalty"):
+        run.claim(
+            "With the gradient penalty no mode of 25 is lost where a GAN of the same "
+            "networks, steps and rates loses some",
+            holds=modes["gradient penalty"] == 25 and modes["GAN"] < 23,
+            measured=", ".join(f"{name}: {each} modes" for name, each in modes.items()),
+            any_data=True,
+        )
 
 
 def play_all(seed: int) -> dict[str, np.ndarray]:
@@ -744,7 +754,10 @@ def draw_stages(stages: list[Stage]) -> Figure:
 
 
 def main(config: Config, run: Run) -> None:
-    run.plan(2 + len(GAMES) + 1 + len(ends_of_stages(config.epochs)))
+    unknown = [name for name in config.games if name not in GAMES]
+    if unknown:
+        raise UsageError(f"--games: {unknown[0]!r} is none of {', '.join(GAMES)}")
+    run.plan(2 + len(config.games) + 1 + len(ends_of_stages(config.epochs)))
     bumps = measure_bumps(config, run)
     judge_bumps(bumps, run)
     run.figure("distances", draw_distances(bumps))
@@ -753,9 +766,10 @@ def main(config: Config, run: Run) -> None:
     judge_dirac(paths, run)
     run.figure("dirac", draw_dirac(paths))
 
-    grid = learn_grid(config, run)
-    judge_grid(grid, run)
-    run.figure("modes", draw_modes(grid))
+    if config.games:
+        grid = learn_grid(config, run)
+        judge_grid(grid, run)
+        run.figure("modes", draw_modes(grid))
 
     train, test = data.load(config.data, size=config.size, channels=1, seed=run.seed)
     classes = len(data.class_names(config.data))

@@ -280,6 +280,21 @@ def test_the_clipped_critic_of_a_line_finds_w1(random):
     assert -best.fun == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_penalized_critic_of_a_line_is_a_little_too_steep():
+    """f(x) = −a·x of point masses at 0 and d: a·d − λ·(a − 1)² is most at 1 + d/2λ."""
+    distance, weight = 2.0, 10.0
+    game = wgan.Game(penalty=wgan.gradient_penalty, weight=weight)
+    real, fake = tf.zeros((4, 1)), distance * tf.ones((4, 1))
+
+    def loss(slope):
+        critic = linear_critic([-slope])
+        _, total = wgan.critic_objective(game, critic, real, fake, 0.5 * real)
+        return float(total)
+
+    best = optimize.minimize_scalar(loss, bounds=(0.5, 2), method="bounded")
+    assert best.x == pytest.approx(1 + distance / (2 * weight), abs=1e-2)
+
+
 def test_far_bumps_are_log_2_apart_and_w1_is_their_distance(random):
     assert wgan.jensen_shannon(0.0) == pytest.approx(0, abs=1e-9)
     for distance in (1.0, 3.0):
