@@ -70,8 +70,9 @@ QUICK = Config(
     data="digits",
     size=8,
     components=32,
-    units=64,
-    epochs=60,
+    units=96,
+    epochs=100,
+    learning_rate=2e-3,
     toy_units=64,
     toy_steps=400,
     discriminator_steps=(5,),
@@ -546,32 +547,35 @@ def build_gan(size: int, config: Config, name: str) -> GAN:
     return GAN(generator, discriminator, name=name)
 
 
-def slope_of(model: GAN, generator_loss, noise) -> float:
-    """Norm of the loss's gradient in the generator's weights."""
+def slopes_of(model: GAN, noise) -> dict[str, tf.Tensor]:
+    """Norms of both losses' gradients in the generator's weights."""
     variables = model.generator.trainable_variables
-    with tf.GradientTape() as tape:
-        fake = model.generator(noise, training=True)
-        loss = generator_loss(model.discriminator(fake))
-    return float(tf.linalg.global_norm(tape.gradient(loss, variables)))
+    slopes = {}
+    for name, generator_loss in GENERATOR_LOSSES.items():
+        with tf.GradientTape() as tape:
+            fake = model.generator(noise, training=True)
+            loss = generator_loss(model.discriminator(fake, training=True))
+        slopes[name] = tf.linalg.global_norm(tape.gradient(loss, variables))
+    return slopes
 
 
 def watch_slopes(x: np.ndarray, config: Config, run: Run) -> dict[str, np.ndarray]:
-    """Both losses' gradients at a generator that waits while the discriminator trains,
-    (ALONE_STEPS + 1,) each. x: codes."""
+    """Both losses' gradients at a generator that waits while the discriminator trains, at
+    every tenth step and before the first. x: codes."""
     model = build_gan(x.shape[1], config, "alone")
     rate = config.learning_rate
     compile_gan(model, rate, rate, steps=100 * ALONE_STEPS)
-    step = tf.function(model.discriminator_step, jit_compile=True)
+    train_alone = tf.function(model.discriminator_step)
+    measure = tf.function(slopes_of)
     random = np.random.default_rng(run.seed)
     noise = model.draw_noise(256)
 
-    slopes = {name: [] for name in GENERATOR_LOSSES}
-    for number in run.track(range(ALONE_STEPS + 1), "discriminator alone"):
-        for name, generator_loss in GENERATOR_LOSSES.items():
-            slopes[name].append(slope_of(model, generator_loss, noise))
-        if number < ALONE_STEPS:
-            step(tf.constant(random.choice(x, config.batch_size)))
-    return {name: np.array(values) for name, values in slopes.items()}
+    found = [measure(model, noise)]
+    for number in run.track(range(1, ALONE_STEPS + 1), "discriminator alone"):
+        train_alone(tf.constant(random.choice(x, config.batch_size)))
+        if number % 10 == 0:
+            found.append(measure(model, noise))
+    return {name: np.array([each[name] for each in found]) for name in GENERATOR_LOSSES}
 
 
 def judge_slopes(slopes: dict[str, np.ndarray], run: Run) -> None:
@@ -627,7 +631,7 @@ def draw_best(x: np.ndarray, answers: np.ndarray) -> Figure:
 
 
 def draw_gradients(slopes: dict[str, np.ndarray], history) -> Figure:
-    number = np.arange(len(slopes["minimax"]))
+    number = 10 * np.arange(len(slopes["minimax"]))
     names = {"non-saturating": "−log D", "minimax": "log(1 − D)"}
     waiting = figures.Panel(
         title="A generator that waits",
