@@ -685,6 +685,18 @@ def draw_laws(found: dict[str, np.ndarray]) -> Figure:
     return scatter(found, captions, 4, "A bent law, and what generators draw")
 
 
+def draw_by_class(images: np.ndarray, judge: samples.Judge, names) -> Figure:
+    """Forged images in rows, by the class that the judge sees in them."""
+    labels = judge.classify(images)
+    rows = {}
+    for label, name in enumerate(names[:10]):
+        of_class = images[labels == label]
+        if len(of_class):
+            rows[name] = of_class[:12]
+    title = "Forged, by the class that a classifier sees"
+    return figures.image_rows(rows, title=title, columns=12)
+
+
 def main(config: Config, run: Run) -> None:
     run.plan(8 + len(config.discriminator_steps))
     x, answers = learn_known_densities(config, run)
@@ -720,11 +732,9 @@ def main(config: Config, run: Run) -> None:
     )
     run.figure("gradients", draw_gradients(slopes, history))
     drawn = np.asarray(codes.decode(model.generator(model.draw_noise(IMAGES))))
-    shown = {f"row {row}": drawn[12 * row - 12 : 12 * row] for row in range(1, 7)}
-    run.figure("digits", figures.image_rows(shown, title="Forged", columns=12))
-
-    classes = len(data.class_names(config.data))
-    judge = samples.train_judge((images, labels), test, classes=classes, run=run)
+    names = data.class_names(config.data)
+    judge = samples.train_judge((images, labels), test, classes=len(names), run=run)
+    run.figure("digits", draw_by_class(drawn, judge, names))
     scores = samples.report(run, {"GAN": drawn}, judge)
     judge_digits(scores, run)
 

@@ -753,6 +753,18 @@ def draw_stages(stages: list[Stage]) -> Figure:
     return figures.image_rows(rows, title=title, columns=12)
 
 
+def draw_by_class(images: np.ndarray, judge: samples.Judge, names) -> Figure:
+    """Forged images in rows, by the class that the judge sees in them."""
+    labels = judge.classify(images)
+    rows = {}
+    for label, name in enumerate(names[:10]):
+        of_class = images[labels == label]
+        if len(of_class):
+            rows[name] = of_class[:12]
+    title = "Forged, by the class that a classifier sees"
+    return figures.image_rows(rows, title=title, columns=12)
+
+
 def main(config: Config, run: Run) -> None:
     unknown = [name for name in config.games if name not in GAMES]
     if unknown:
@@ -772,16 +784,15 @@ def main(config: Config, run: Run) -> None:
         run.figure("modes", draw_modes(grid))
 
     train, test = data.load(config.data, size=config.size, channels=1, seed=run.seed)
-    classes = len(data.class_names(config.data))
-    judge = samples.train_judge(train, test, classes=classes, run=run)
+    names = data.class_names(config.data)
+    judge = samples.train_judge(train, test, classes=len(names), run=run)
     codes = Codes(judge.train, config.components)
     model, stages = learn_images(codes, judge, config, run)
     judge_distance(stages, run)
     run.figure("stages", draw_stages(stages))
 
     drawn = stages[-1].images
-    shown = {f"row {row}": drawn[12 * row - 12 : 12 * row] for row in range(1, 7)}
-    run.figure("digits", figures.image_rows(shown, title="Forged", columns=12))
+    run.figure("digits", draw_by_class(drawn, judge, names))
     judge_images(samples.report(run, {"WGAN": drawn}, judge), run)
 
     generator = model.generator
