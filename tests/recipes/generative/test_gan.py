@@ -216,10 +216,19 @@ def test_modes_are_counted(random):
     nearest = np.abs(points[:, np.newaxis] - gan.GRID).sum(axis=-1).argmin(axis=1)
     assert gan.count_modes(points[nearest < 16]) == 16
     assert gan.count_modes(points + 0.4) == 0
+    spread = random.uniform(-2.5, 2.5, size=(20_000, 2))
+    assert gan.count_modes(spread) == 0
     few = np.concatenate([points[nearest == 3][:10], points[nearest == 4]])
     assert gan.count_modes(few) == 2
     many = np.concatenate([few, *[points[nearest == 4]] * 20])
     assert gan.count_modes(many) == 1
+
+
+def test_the_inner_modes_have_9_of_25(random):
+    points = gan.draw_grid(20_000, random)
+    assert gan.inner_share(points) == pytest.approx(9 / 25, abs=0.02)
+    is_border = np.abs(points).max(axis=1) > 1.5
+    assert gan.inner_share(points[is_border]) == 0
 
 
 def test_energy_distance_is_scipys(random):

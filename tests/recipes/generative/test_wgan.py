@@ -324,6 +324,8 @@ def test_modes_are_counted(random):
     nearest = np.abs(points[:, np.newaxis] - wgan.GRID).sum(axis=-1).argmin(axis=1)
     assert wgan.count_modes(points[nearest < 16]) == 16
     assert wgan.count_modes(points + 0.4) == 0
+    spread = random.uniform(-2.5, 2.5, size=(20_000, 2))
+    assert wgan.count_modes(spread) == 0
 
 
 @pytest.mark.parametrize(("epochs", "ends"), [(100, [12, 25, 50, 100]), (6, [1, 3, 6])])
