@@ -328,6 +328,14 @@ def test_modes_are_counted(random):
     assert wgan.count_modes(spread) == 0
 
 
+def test_unevenness_is_a_total_variation():
+    assert wgan.unevenness(np.repeat(wgan.GRID, 8, axis=0)) == pytest.approx(
+        0, abs=1e-9
+    )
+    assert wgan.unevenness(wgan.GRID[:16]) == pytest.approx(9 / 25)
+    assert wgan.unevenness(wgan.GRID[:1]) == pytest.approx(24 / 25)
+
+
 @pytest.mark.parametrize(("epochs", "ends"), [(100, [12, 25, 50, 100]), (6, [1, 3, 6])])
 def test_stages_end_with_the_training(epochs, ends):
     assert wgan.ends_of_stages(epochs) == ends
