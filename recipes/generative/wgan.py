@@ -16,7 +16,7 @@ Paper: Arjovsky et al., Wasserstein generative adversarial networks, 2017 (equat
     example 1 and algorithm 1); Gulrajani et al., Improved training of Wasserstein GANs,
     2017 (equation 3); Mescheder et al., Which training methods for GANs do actually
     converge?, 2018 (equation 9, definition 2.1 and lemma 4.1)
-Tags: wgan-gp, gradient penalty, lipschitz, earth mover, critic, mode collapse,
+Tags: wgan-gp, gradient penalty, lipschitz, earth mover, mode collapse,
     convergence, dirac-gan
 """
 
