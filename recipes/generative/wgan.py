@@ -442,24 +442,29 @@ def measure_bumps(config: Config, run: Run) -> Bumps:
     discriminator = learn_bumps(GAMES["GAN"], "bumps-discriminator", config, run)
     critic = learn_bumps(OF_BUMPS, "bumps-critic", config, run)
     random = np.random.default_rng(run.seed + 1000)
-    found = []
-    slopes = []
     distances = np.linspace(0, FARTHEST, 25)
+    of_discriminator = []
+    of_critic = []
+    of_scipy = []
+    slopes = []
     for distance in distances:
         real, fake = draw_bumps(np.full(2000, distance), random)
         loss = float(discriminator_loss(discriminator(real), discriminator(fake)))
-        between = random.uniform(size=(2000, 1)) * (fake - real) + real
-        between = tf.constant(between, tf.float32)
-        slopes.append(np.sqrt(squared_slopes(critic, between)).mean())
-        found.append(
-            (
-                jensen_shannon(distance),
-                (math.log(4) - loss) / 2,
-                stats.wasserstein_distance(real[:, 0], fake[:, 0]),
-                -float(wasserstein_critic_loss(critic(real), critic(fake))),
-            )
-        )
-    return Bumps(distances, *np.transpose(found), slope=float(np.mean(slopes)))
+        of_discriminator.append((math.log(4) - loss) / 2)
+        of_critic.append(-float(wasserstein_critic_loss(critic(real), critic(fake))))
+        of_scipy.append(stats.wasserstein_distance(real[:, 0], fake[:, 0]))
+
+        between = real + random.uniform(size=(2000, 1)) * (fake - real)
+        squares = squared_slopes(critic, tf.constant(between, tf.float32))
+        slopes.append(np.sqrt(squares).mean())
+    return Bumps(
+        distance=distances,
+        divergence=np.array([jensen_shannon(distance) for distance in distances]),
+        divergence_learned=np.array(of_discriminator),
+        wasserstein=np.array(of_scipy),
+        wasserstein_learned=np.array(of_critic),
+        slope=float(np.mean(slopes)),
+    )
 
 
 def judge_bumps(bumps: Bumps, run: Run) -> None:
