@@ -312,16 +312,6 @@ PLANNED = {
         "pictures painted pixel by pixel, by recurrent cells",
         "autoregressive, row lstm, diagonal bilstm, likelihood",
     ),
-    "gan": Planned(
-        "generative",
-        "two networks, one that forges and one that judges",
-        "generative adversarial network, generator, discriminator, mode collapse",
-    ),
-    "wgan": Planned(
-        "generative",
-        "forging by a distance that always has a slope",
-        "gan, wasserstein, gradient penalty, wgan-gp, r1, earth mover",
-    ),
     "style_gan": Planned(
         "generative",
         "style set layer by layer, from coarse to fine",
