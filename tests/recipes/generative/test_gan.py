@@ -224,13 +224,6 @@ def test_modes_are_counted(random):
     assert gan.count_modes(many) == 1
 
 
-def test_the_inner_modes_have_9_of_25(random):
-    points = gan.draw_grid(20_000, random)
-    assert gan.inner_share(points) == pytest.approx(9 / 25, abs=0.02)
-    is_border = np.abs(points).max(axis=1) > 1.5
-    assert gan.inner_share(points[is_border]) == 0
-
-
 def test_energy_distance_is_scipys(random):
     one, other = random.normal(size=(2, 300))
     expected = stats.energy_distance(one, 1.3 * other + 0.2) ** 2
