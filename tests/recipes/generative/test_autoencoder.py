@@ -104,9 +104,3 @@ def test_interpolation_begins_and_ends_at_its_ends(random):
     np.testing.assert_allclose(
         np.diff(way, axis=0), np.tile((other - one) / 4, (4, 1, 1))
     )
-
-
-def test_grayness_by_hand():
-    assert autoencoder.grayness(np.array([0.0, 1.0, 1.0])) == 0
-    assert autoencoder.grayness(np.array([0.5, 0.5])) == 1
-    assert autoencoder.grayness(np.array([0.25, 0.0])) == pytest.approx(0.375)
