@@ -6,13 +6,15 @@ that repeats one perfect image has a precision of 1, one that copies its trainin
 the best distance.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import euclidean_distances
@@ -149,6 +151,29 @@ def in_parts(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(model(part)) for part in parts])
 
 
+class Codes:
+    """Images as numbers in their principal components, and back. All numbers together
+    have mean 0 and deviation 1."""
+
+    def __init__(self, x: np.ndarray, components: int):
+        """x: (n, height, width, 1) in [0, 1]."""
+        flat = x.reshape(len(x), -1)
+        pca = PCA(min(components, *flat.shape)).fit(flat)
+        self.shape = x.shape[1:]
+        self.mean = pca.mean_
+        self.scale = np.sqrt(pca.explained_variance_.mean())
+        self.axes = pca.components_  # (components, pixels)
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        flat = x.reshape(len(x), -1)
+        return ((flat - self.mean) @ self.axes.T / self.scale).astype("float32")
+
+    def decode(self, codes: Any) -> Any:
+        """Arrays or symbolic tensors (n, components) to images in [0, 1]."""
+        flat = ops.matmul(codes, self.scale * self.axes) + self.mean
+        return ops.reshape(ops.clip(flat, 0, 1), (-1, *self.shape))
+
+
 @dataclass
 class Scores:
     """Of a set of samples."""
@@ -275,6 +300,19 @@ def draw_gaussian(train: np.ndarray, count: int, seed: int) -> np.ndarray:
     codes = random.normal(size=(count, len(deviations))) * deviations
     images = pca.inverse_transform(codes).reshape(count, *train.shape[1:])
     return np.clip(images, 0, 1).astype("float32")
+
+
+def draw_by_class(
+    images: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str
+) -> Figure:
+    """A row of images (n, height, width, channels) for each of the first ten classes that
+    are there. labels: (n,)."""
+    rows = {}
+    for label, name in enumerate(names[:10]):
+        of_class = images[labels == label]
+        if len(of_class):
+            rows[name] = of_class[:12]
+    return figures.image_rows(rows, title=title, columns=12)
 
 
 def report(

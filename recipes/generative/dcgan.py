@@ -530,15 +530,6 @@ def judge_classes(generator, found: Drawn, tried: Drawn, judge, run: Run) -> Non
     )
 
 
-def draw_sheet(drawn: Drawn, names: list[str]) -> Figure:
-    rows = {
-        names[label]: drawn.images[drawn.labels == label][:12]
-        for label in np.unique(drawn.labels)[:10]
-    }
-    title = "Pictures of random latents, by the class that the judge reads"
-    return figures.image_rows(rows, title=title, columns=12)
-
-
 def draw_nearest(drawn: Drawn, judge: samples.Judge) -> Figure:
     """Are they copies?"""
     shown = drawn.images[:10]
@@ -640,7 +631,9 @@ def main(config: Config, run: Run) -> None:
     generator = model.generator
     drawn = draw_random(generator, judge, config.images, run.seed)
     run.metric("frechet", samples.measure(drawn.images, judge).frechet)
-    run.figure("samples", draw_sheet(drawn, names))
+    title = "Pictures of random latents, by the class that the judge reads"
+    sheet = samples.draw_by_class(drawn.images, drawn.labels, names, title)
+    run.figure("samples", sheet)
     run.figure("nearest", draw_nearest(drawn, judge))
     run.figure("training", draw_training(history))
 

@@ -553,15 +553,6 @@ def draw_mixture_path(path: np.ndarray) -> Figure:
     return figure
 
 
-def draw_sheet(digits: Digits, images: np.ndarray, names: list[str]) -> Figure:
-    rows = {}
-    for label, name in enumerate(names[:10]):
-        of_class = images[digits.labels == label]
-        if len(of_class):
-            rows[name] = of_class[:12]
-    return figures.image_rows(rows, title="Drawn by class", columns=12)
-
-
 def draw_paths(digits: Digits, config: Config, names: list[str]) -> Figure:
     """Pictures at some of the times, from noise to digits."""
     wanted = np.linspace(0, config.steps, 10).round().astype(int)
@@ -620,7 +611,8 @@ def main(config: Config, run: Run) -> None:
     chosen = guided[config.guidance]
     run.metric("frechet", chosen.scores.frechet)
     names = data.class_names(config.data)
-    run.figure("digits", draw_sheet(digits, chosen.images, names))
+    sheet = samples.draw_by_class(chosen.images, digits.labels, names, "Drawn by class")
+    run.figure("digits", sheet)
     run.figure("paths", draw_paths(digits, config, names))
 
     scores = samples.report(run, {"diffusion": chosen.images}, digits.judge)

@@ -30,7 +30,6 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy import stats
-from sklearn.decomposition import PCA
 from sklearn.metrics import euclidean_distances
 
 from deep_learning_recipes import data, figures, samples, training
@@ -546,29 +545,6 @@ def judge_equilibrium(values: dict[str, float], run: Run) -> None:
     )
 
 
-class Codes:
-    """Images as numbers in their principal components, and back. All numbers together
-    have mean 0 and deviation 1."""
-
-    def __init__(self, x: np.ndarray, components: int):
-        """x: (n, height, width, 1) in [0, 1]."""
-        flat = x.reshape(len(x), -1)
-        pca = PCA(min(components, *flat.shape)).fit(flat)
-        self.shape = x.shape[1:]
-        self.mean = pca.mean_
-        self.scale = np.sqrt(pca.explained_variance_.mean())
-        self.axes = pca.components_  # (components, pixels)
-
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        flat = x.reshape(len(x), -1)
-        return ((flat - self.mean) @ self.axes.T / self.scale).astype("float32")
-
-    def decode(self, codes):
-        """Arrays or symbolic tensors (n, components) to images in [0, 1]."""
-        flat = ops.matmul(codes, self.scale * self.axes) + self.mean
-        return ops.reshape(ops.clip(flat, 0, 1), (-1, *self.shape))
-
-
 def build_gan(size: int, config: Config, name: str) -> GAN:
     """For codes of images, (batch, size)."""
     generator = build_generator(
@@ -716,18 +692,6 @@ def draw_laws(found: dict[str, np.ndarray]) -> Figure:
     return scatter(found, captions, 4, "A bent law, and what generators draw")
 
 
-def draw_by_class(images: np.ndarray, judge: samples.Judge, names) -> Figure:
-    """Forged images in rows, by the class that the judge sees in them."""
-    labels = judge.classify(images)
-    rows = {}
-    for label, name in enumerate(names[:10]):
-        of_class = images[labels == label]
-        if len(of_class):
-            rows[name] = of_class[:12]
-    title = "Forged, by the class that a classifier sees"
-    return figures.image_rows(rows, title=title, columns=12)
-
-
 def main(config: Config, run: Run) -> None:
     run.plan(8 + len(config.discriminator_steps))
     x, answers = learn_known_densities(config, run)
@@ -746,7 +710,7 @@ def main(config: Config, run: Run) -> None:
     (images, labels), test = data.load(
         config.data, size=config.size, channels=1, seed=run.seed
     )
-    codes = Codes(images, config.components)
+    codes = samples.Codes(images, config.components)
     encoded = codes.encode(images)
     slopes = watch_slopes(encoded, config, run)
     judge_slopes(slopes, run)
@@ -765,7 +729,9 @@ def main(config: Config, run: Run) -> None:
     drawn = np.asarray(codes.decode(model.generator(model.draw_noise(IMAGES))))
     names = data.class_names(config.data)
     judge = samples.train_judge((images, labels), test, classes=len(names), run=run)
-    run.figure("digits", draw_by_class(drawn, judge, names))
+    labels = judge.classify(drawn)
+    title = "Forged, by the class that a classifier sees"
+    run.figure("digits", samples.draw_by_class(drawn, labels, names, title))
     scores = samples.report(run, {"GAN": drawn}, judge)
     judge_digits(scores, run)
 

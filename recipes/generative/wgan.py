@@ -33,7 +33,6 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy import special, stats
-from sklearn.decomposition import PCA
 from sklearn.metrics import euclidean_distances
 
 from deep_learning_recipes import UsageError, data, figures, samples, training
@@ -657,29 +656,6 @@ def judge_dirac(paths: dict[str, np.ndarray], run: Run) -> None:
     )
 
 
-class Codes:
-    """Images as numbers in their principal components, and back. All numbers together
-    have mean 0 and deviation 1."""
-
-    def __init__(self, x: np.ndarray, components: int):
-        """x: (n, height, width, 1) in [0, 1]."""
-        flat = x.reshape(len(x), -1)
-        pca = PCA(min(components, *flat.shape)).fit(flat)
-        self.shape = x.shape[1:]
-        self.mean = pca.mean_
-        self.scale = np.sqrt(pca.explained_variance_.mean())
-        self.axes = pca.components_  # (components, pixels)
-
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        flat = x.reshape(len(x), -1)
-        return ((flat - self.mean) @ self.axes.T / self.scale).astype("float32")
-
-    def decode(self, codes):
-        """Arrays or symbolic tensors (n, components) to images in [0, 1]."""
-        flat = ops.matmul(codes, self.scale * self.axes) + self.mean
-        return ops.reshape(ops.clip(flat, 0, 1), (-1, *self.shape))
-
-
 @dataclass
 class Stage:
     """What a generator of images can do after some epochs."""
@@ -694,7 +670,7 @@ def ends_of_stages(epochs: int) -> list[int]:
     return sorted({max(1, epochs >> stage) for stage in range(STAGES)})
 
 
-def learn_images(codes: Codes, judge, config: Config, run: Run):
+def learn_images(codes: samples.Codes, judge, config: Config, run: Run):
     """The trained model, and what it could do on the way."""
     size = config.batch_size * config.critic_steps
     x = whole_batches(codes.encode(judge.train), size)
@@ -827,18 +803,6 @@ def draw_stages(stages: list[Stage]) -> Figure:
     return figures.image_rows(rows, title=title, columns=12)
 
 
-def draw_by_class(images: np.ndarray, judge: samples.Judge, names) -> Figure:
-    """Forged images in rows, by the class that the judge sees in them."""
-    labels = judge.classify(images)
-    rows = {}
-    for label, name in enumerate(names[:10]):
-        of_class = images[labels == label]
-        if len(of_class):
-            rows[name] = of_class[:12]
-    title = "Forged, by the class that a classifier sees"
-    return figures.image_rows(rows, title=title, columns=12)
-
-
 def main(config: Config, run: Run) -> None:
     unknown = [name for name in config.games if name not in GAMES]
     if unknown:
@@ -864,12 +828,14 @@ def main(config: Config, run: Run) -> None:
     train, test = data.load(config.data, size=config.size, channels=1, seed=run.seed)
     names = data.class_names(config.data)
     judge = samples.train_judge(train, test, classes=len(names), run=run)
-    codes = Codes(judge.train, config.components)
+    codes = samples.Codes(judge.train, config.components)
     model, stages = learn_images(codes, judge, config, run)
     run.figure("stages", draw_stages(stages))
 
     drawn = stages[-1].images
-    run.figure("digits", draw_by_class(drawn, judge, names))
+    labels = judge.classify(drawn)
+    title = "Forged, by the class that a classifier sees"
+    run.figure("digits", samples.draw_by_class(drawn, labels, names, title))
     judge_images(samples.report(run, {"WGAN": drawn}, judge), run)
 
     generator = model.generator

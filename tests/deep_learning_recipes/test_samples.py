@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
+from sklearn.decomposition import PCA
 from test_architectures import Notes
 
 from deep_learning_recipes import data, samples
@@ -143,3 +144,29 @@ def test_color_is_seen_by_what_knows_imagenet(random):
 def test_grayness_is_one_of_half_gray_and_zero_of_black_and_white():
     assert samples.grayness(np.full((2, 3, 3, 1), 0.5)) == 1
     assert samples.grayness(np.array([[0.0, 1.0]])) == 0
+
+
+def test_codes_are_principal_components(random):
+    x = random.random((40, 3, 4, 1)).astype("float32")
+    codes = samples.Codes(x, 5)
+    encoded = codes.encode(x)
+    assert np.mean(encoded) == pytest.approx(0, abs=1e-5)
+    assert np.mean(encoded**2) == pytest.approx(1, rel=0.05)
+    pca = PCA(5).fit(x.reshape(40, -1))
+    expected = pca.inverse_transform(pca.transform(x.reshape(40, -1)))
+    expected = np.clip(expected, 0, 1).reshape(x.shape)
+    np.testing.assert_allclose(codes.decode(encoded), expected, atol=1e-5)
+    assert samples.Codes(x, 500).encode(x).shape == (40, 12)
+
+
+def test_codes_are_kept_by_their_images(random):
+    x = random.random((40, 3, 4, 1)).astype("float32")
+    codes = samples.Codes(x, 12)
+    np.testing.assert_allclose(codes.decode(codes.encode(x)), x, atol=1e-4)
+
+
+def test_images_stand_in_the_row_of_their_class(random):
+    images = random.random((30, 4, 4, 1))
+    labels = np.repeat([0, 2], 15)
+    figure = samples.draw_by_class(images, labels, ["a", "b", "c"], "Some")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["a", "c"]

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 from scipy.spatial.distance import jensenshannon
-from sklearn.decomposition import PCA
 
 from deep_learning_recipes import training
 from deep_learning_recipes.run.recorder import Recorder
@@ -242,16 +241,3 @@ def test_known_densities_are_densities():
     x = np.linspace(-12, 12, 20_001)
     for density in (gan.density_of_samples, gan.density_of_forgeries):
         assert np.trapezoid(density(x), x) == pytest.approx(1, abs=1e-6)
-
-
-def test_codes_are_principal_components(random):
-    x = random.random((40, 3, 4, 1)).astype("float32")
-    codes = gan.Codes(x, 5)
-    encoded = codes.encode(x)
-    assert np.mean(encoded) == pytest.approx(0, abs=1e-5)
-    assert np.mean(encoded**2) == pytest.approx(1, rel=0.05)
-    pca = PCA(5).fit(x.reshape(40, -1))
-    expected = pca.inverse_transform(pca.transform(x.reshape(40, -1)))
-    expected = np.clip(expected, 0, 1).reshape(x.shape)
-    np.testing.assert_allclose(codes.decode(encoded), expected, atol=1e-5)
-    assert gan.Codes(x, 500).encode(x).shape == (40, 12)

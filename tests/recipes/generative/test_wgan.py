@@ -339,9 +339,3 @@ def test_unevenness_is_a_total_variation():
 @pytest.mark.parametrize(("epochs", "ends"), [(100, [12, 25, 50, 100]), (6, [1, 3, 6])])
 def test_stages_end_with_the_training(epochs, ends):
     assert wgan.ends_of_stages(epochs) == ends
-
-
-def test_codes_are_kept_by_their_images(random):
-    x = random.random((40, 3, 4, 1)).astype("float32")
-    codes = wgan.Codes(x, 12)
-    np.testing.assert_allclose(codes.decode(codes.encode(x)), x, atol=1e-4)
