@@ -15,7 +15,7 @@ Paper: Mirza and Osindero, Conditional generative adversarial nets, 2014 (equati
     Miyato and Koyama, cGANs with projection discriminator, 2018 (the form of D);
     Radford et al., Unsupervised representation learning with deep convolutional
     generative adversarial networks, 2016 (section 3)
-Tags: cgan, gan, generative adversarial network, class-conditional, controllable
+Tags: cgan, generative adversarial network, class-conditional, controllable
     generation, disentanglement, generative model
 """
 
