@@ -15,7 +15,7 @@ Lectures: INFO Generative Models (PixelRNN and PixelCNN); SEL Generative Models
 Paper: van den Oord et al., Pixel recurrent neural networks, 2016 (equation 1, figure 2);
     van den Oord et al., Conditional image generation with PixelCNN decoders, 2016
     (equation 2, figures 1 and 2)
-Tags: autoregressive, masked convolution, gated, likelihood, bits per dimension,
+Tags: autoregressive, masked convolution, gated, bits per dimension,
     generative model, lossless compression, inpainting
 """
 
