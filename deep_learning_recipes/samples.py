@@ -30,6 +30,7 @@ NEIGHBORS_COVERED = 5  # k of coverage, by Naeem et al.
 COMPONENTS = 64  # of the rival that draws Gaussian codes, and of features in color
 LEAST_SIDE = 64  # of the pictures that EfficientNet-Lite0 is given
 AT_ONCE = 500
+COLOR_AT_ONCE = 64
 # 1 where higher is better, -1 where lower is; 0: as near to 1 as can be.
 BETTER = {
     "frechet": -1,
@@ -131,13 +132,17 @@ def see_by_imagenet(x, y) -> tuple[Features, Features]:
     # Not by a Resizing layer, whose default is training=True: it would pass that on.
     seen = keras.Model(images, seen(ops.image.resize(images, size)), name="features")
 
-    known = in_parts(seen, x)
+    def look(pictures: np.ndarray) -> np.ndarray:
+        # Compiled, as an eager call would keep the maps of all layers in memory.
+        return seen.predict(pictures, batch_size=COLOR_AT_ONCE, verbose=0)
+
+    known = look(x)
     pca = PCA(min(COMPONENTS, *known.shape), random_state=0).fit(known)
     head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     head.fit(pca.transform(known), y)
 
     def features(pictures: np.ndarray) -> np.ndarray:
-        return pca.transform(in_parts(seen, pictures))
+        return pca.transform(look(pictures))
 
     def classify(pictures: np.ndarray) -> np.ndarray:
         return head.predict(features(pictures))
