@@ -423,10 +423,6 @@ def learn(name: str, task: Task, config: Config, run: Run) -> Learned:
     return Learned(agent, record, float(found.mean()))
 
 
-def in_words(steps: float | None) -> str:
-    return "never" if steps is None else f"after {steps:,.0f} steps"
-
-
 def judge_solved(own: Learned, task: Task, config: Config, run: Run) -> None:
     first = own.steps_to_solve(task.threshold)
     if first is not None:
@@ -462,17 +458,10 @@ def judge_rivals(learned: dict[str, Learned], task: Task, run: Run) -> None:
         if name in learned:
             holds, measured = compare(own, learned[name], name)
             run.claim(text, holds=holds, measured=measured)
-    if "REINFORCE" in learned and task.threshold is not None:
-        rival = learned["REINFORCE"]
-        run.claim(
-            f"A critic is no must where each step pays: in {task.name} REINFORCE earns as "
-            "much in the end, at a learning rate of its own",
-            holds=rival.found >= task.threshold,
-            measured=f"greedy return {rival.found:.0f}, with a critic {own.found:.0f}; 20 "
-            f"episodes of {task.threshold:.0f} on average: "
-            f"{in_words(rival.steps_to_solve(task.threshold))}, with a critic "
-            f"{in_words(own.steps_to_solve(task.threshold))}",
-        )
+    # In CartPole, where each step pays, REINFORCE is as quick on some seeds, and loses
+    # what it has learned on others: no claim.
+    if "REINFORCE" in learned:
+        run.metric("return_of_reinforce", learned["REINFORCE"].found)
 
 
 def draw_learning(learned: dict[str, Learned], threshold: float | None) -> Figure:
