@@ -241,7 +241,8 @@ def draw_motion(
         i: f"number {i + 1} of the observation" for i in range(size)[:FIRST_NUMBERS]
     }
     for beginning, known in MOTIONS.items():
-        if name.startswith(beginning):
+        # One of the user's own may begin alike, and observe less.
+        if name.startswith(beginning) and max(known) < size:
             shown = known
     panels = [
         figures.Panel(

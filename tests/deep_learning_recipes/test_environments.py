@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, environments
 from deep_learning_recipes.environments import (
     draw_motion,
     evaluate,
@@ -172,6 +172,13 @@ def test_evaluation_ends_even_if_no_episode_does(own_module):
     with pytest.warns(UserWarning, match="2 of 2 episodes had no end after 10,000"):
         returns = evaluate(lambda seen: np.zeros(2, int), endless, seed=0)
     assert list(returns) == [10_000, 10_000]
+
+
+def test_motion_of_one_that_begins_like_a_known_one_and_observes_less(monkeypatch):
+    monkeypatch.setattr(environments, "observe", lambda *_: np.zeros((4, 2)))
+    figure = draw_motion("CartPoleSmall-v0", {"one": left}, steps=3)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["Number 1 of the observation", "Number 2 of the observation"]
 
 
 def test_motion_of_an_unknown_environment_shows_its_first_numbers(own_module):
