@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.metrics import euclidean_distances
 
-from deep_learning_recipes import data, figures, samples, training
+from deep_learning_recipes import data, figures, modes, samples, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -262,11 +262,8 @@ LAW_RATE = 1e-3  # of both players
 LAW_STEPS = 3  # k where a law is learned: near the best, D shows the way
 XLA_STEPS = 2000  # that repay the seconds that it takes to compile
 
-GRID = np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3)], "float32")
-GRID_DEVIATION = 0.05
 GRID_UNITS = 64
 GRID_RATE = 2e-3  # of both players
-WITHIN = 4  # standard deviations around a mode
 FEW = 30  # examples, where a law is learned from few
 
 ALONE_RATE = 3e-3  # of a discriminator of points whose forgeries do not change
@@ -389,29 +386,11 @@ def judge_best(x: np.ndarray, answers: np.ndarray, run: Run) -> None:
     )
 
 
-def draw_grid(count: int, random: np.random.Generator) -> np.ndarray:
-    """Points (count, 2) of 25 Gaussians."""
-    centers = GRID[random.integers(len(GRID), size=count)]
-    noise = GRID_DEVIATION * random.standard_normal((count, 2))
-    return (centers + noise).astype("float32")
-
-
-def count_modes(points: np.ndarray) -> int:
-    """Of the 25: those that have at least a quarter of their share of the points (n, 2)
-    within four standard deviations. Points spread evenly over the square have an eighth
-    there: they find none."""
-    distances = euclidean_distances(points, GRID)
-    nearest = distances.argmin(axis=1)
-    is_near = distances.min(axis=1) < WITHIN * GRID_DEVIATION
-    counts = np.bincount(nearest[is_near], minlength=len(GRID))
-    return int(np.sum(counts >= 0.25 * len(points) / len(GRID)))
-
-
 def learn_grid(config: Config, run: Run) -> dict[str, np.ndarray]:
     """By name, points of 25 Gaussians, and of generators that learned from them."""
     random = np.random.default_rng(run.seed)
-    x = draw_grid(EXAMPLES, random)
-    found = {"real": draw_grid(DRAWN, random)}
+    x = modes.draw_grid(EXAMPLES, random)
+    found = {"real": modes.draw_grid(DRAWN, random)}
     for k in config.discriminator_steps:
         found[f"k = {k}"] = train_on_points(
             x,
@@ -427,17 +406,19 @@ def learn_grid(config: Config, run: Run) -> dict[str, np.ndarray]:
 
 
 def judge_grid(found: dict[str, np.ndarray], run: Run) -> None:
-    modes = {name: count_modes(points) for name, points in found.items()}
-    run.metrics("modes", modes)
-    if run.has("--discriminator-steps", modes, "k = 5"):
+    counts = {name: modes.count_modes(points) for name, points in found.items()}
+    run.metrics("modes", counts)
+    if run.has("--discriminator-steps", counts, "k = 5"):
         run.claim(
             "Mode collapse: of 25 Gaussians on a grid the generator draws some and loses "
             "the others, and to keep the discriminator near its best, by five steps for "
             "each of the generator, is no cure",
-            holds=modes["real"] == 25
-            and 3 <= modes["k = 5"] < 16
-            and modes.get("k = 1", 3) < 25,
-            measured=", ".join(f"{name}: {each} modes" for name, each in modes.items()),
+            holds=counts["real"] == 25
+            and 3 <= counts["k = 5"] < 16
+            and counts.get("k = 1", 3) < 25,
+            measured=", ".join(
+                f"{name}: {each} modes" for name, each in counts.items()
+            ),
             any_data=True,
         )
 
@@ -680,7 +661,9 @@ def scatter(found: dict[str, np.ndarray], captions, limit: float, title: str) ->
 
 
 def draw_modes(found: dict[str, np.ndarray]) -> Figure:
-    captions = {name: f"{count_modes(points)} modes" for name, points in found.items()}
+    captions = {
+        name: f"{modes.count_modes(points)} modes" for name, points in found.items()
+    }
     return scatter(found, captions, 2.6, "25 Gaussians, and what generators draw")
 
 

@@ -33,9 +33,8 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy import special, stats
-from sklearn.metrics import euclidean_distances
 
-from deep_learning_recipes import UsageError, data, figures, samples, training
+from deep_learning_recipes import UsageError, data, figures, modes, samples, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -337,11 +336,8 @@ BUMP_DEVIATION = 0.1
 FARTHEST = 3.0  # between two bumps
 XLA_STEPS = 2000  # that repay the seconds that it takes to compile
 
-GRID = np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3)], "float32")
-GRID_DEVIATION = 0.05
 GRID_UNITS = 128
 GRID_RATE = 2e-3
-WITHIN = 4  # standard deviations around a mode
 
 DIRAC_START = 1.0  # distance from the solution
 DIRAC_STEPS = 500
@@ -498,35 +494,12 @@ def judge_bumps(bumps: Bumps, run: Run) -> None:
     )
 
 
-def draw_grid(count: int, random: np.random.Generator) -> np.ndarray:
-    """Points (count, 2) of 25 Gaussians."""
-    centers = GRID[random.integers(len(GRID), size=count)]
-    noise = GRID_DEVIATION * random.standard_normal((count, 2))
-    return (centers + noise).astype("float32")
-
-
-def nearest_modes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of points (n, 2): the numbers of the modes that are nearest, and whether they are
-    within four standard deviations, (n,) each."""
-    distances = euclidean_distances(points, GRID)
-    return distances.argmin(axis=1), distances.min(axis=1) < WITHIN * GRID_DEVIATION
-
-
-def count_modes(points: np.ndarray) -> int:
-    """Of the 25: those that have at least a quarter of their share of the points (n, 2)
-    within four standard deviations. Points spread evenly over the square have an eighth
-    there: they find none."""
-    nearest, is_near = nearest_modes(points)
-    counts = np.bincount(nearest[is_near], minlength=len(GRID))
-    return int(np.sum(counts >= 0.25 * len(points) / len(GRID)))
-
-
 def unevenness(points: np.ndarray) -> float:
     """Total variation between the modes' shares of the points (n, 2), each counted to the
     nearest, and equal ones: 0 where all are drawn alike."""
-    nearest, _ = nearest_modes(points)
-    shares = np.bincount(nearest, minlength=len(GRID)) / len(points)
-    return float(0.5 * np.abs(shares - 1 / len(GRID)).sum())
+    nearest, _ = modes.nearest_modes(points)
+    shares = np.bincount(nearest, minlength=len(modes.GRID)) / len(points)
+    return float(0.5 * np.abs(shares - 1 / len(modes.GRID)).sum())
 
 
 class ShareNearModes(keras.callbacks.Callback):
@@ -538,7 +511,7 @@ class ShareNearModes(keras.callbacks.Callback):
         self.noise = noise
 
     def on_epoch_end(self, epoch, logs=None):
-        _, is_near = nearest_modes(np.asarray(self.model.generator(self.noise)))
+        _, is_near = modes.nearest_modes(np.asarray(self.model.generator(self.noise)))
         logs["near_modes"] = float(is_near.mean())
 
 
@@ -558,7 +531,7 @@ def learn_grid(config: Config, run: Run) -> dict[str, Played]:
     """By name of the game. All have the same networks, steps, batches and rates."""
     random = np.random.default_rng(run.seed)
     size = POINTS_BATCH * CRITIC_STEPS
-    x = whole_batches(draw_grid(EXAMPLES, random), size)
+    x = whole_batches(modes.draw_grid(EXAMPLES, random), size)
     epochs = max(1, config.grid_steps * size // len(x))
     steps = epochs * len(x) // size
     noise = random.standard_normal((2000, 2)).astype("float32")
@@ -586,20 +559,20 @@ def learn_grid(config: Config, run: Run) -> dict[str, Played]:
 
 
 def judge_grid(found: dict[str, Played], run: Run) -> None:
-    modes = {name: count_modes(played.points) for name, played in found.items()}
+    counts = {name: modes.count_modes(played.points) for name, played in found.items()}
     uneven = {name: unevenness(played.points) for name, played in found.items()}
-    run.metrics("modes", modes)
+    run.metrics("modes", counts)
     run.metrics("unevenness", uneven)
-    if run.has("--games", modes, "GAN", "gradient penalty"):
+    if run.has("--games", counts, "GAN", "gradient penalty"):
         run.claim(
             "With the gradient penalty no mode is lost where a GAN of the same networks, "
             "steps and rates loses some: of 25 Gaussians on a grid (and total variation of "
             "their shares from equal ones)",
-            holds=modes["gradient penalty"] >= 24
-            and 3 <= modes["GAN"] < 20
+            holds=counts["gradient penalty"] >= 24
+            and 3 <= counts["GAN"] < 20
             and uneven["GAN"] > 3 * uneven["gradient penalty"],
             measured=", ".join(
-                f"{name}: {modes[name]} modes ({uneven[name]:.2f})" for name in found
+                f"{name}: {counts[name]} modes ({uneven[name]:.2f})" for name in found
             ),
             any_data=True,
         )
@@ -769,7 +742,7 @@ def draw_modes(samples_of_law: np.ndarray, found: dict[str, Played]) -> Figure:
     )
     for axes, (name, points) in zip(grid, shown.items(), strict=True):
         axes.scatter(*points[:2500].T, s=3, alpha=0.4, linewidths=0)
-        axes.set(title=f"{name}\n{count_modes(points)} modes", aspect="equal")
+        axes.set(title=f"{name}\n{modes.count_modes(points)} modes", aspect="equal")
         axes.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), xlabel="$x_1$")
     grid[0].set_ylabel("$x_2$")
     figure.suptitle("25 Gaussians, and what generators draw")
@@ -820,7 +793,7 @@ def main(config: Config, run: Run) -> None:
         grid = learn_grid(config, run)
         judge_grid(grid, run)
         judge_distance(grid, run)
-        law = draw_grid(DRAWN, np.random.default_rng(run.seed + 1000))
+        law = modes.draw_grid(DRAWN, np.random.default_rng(run.seed + 1000))
         run.figure("modes", draw_modes(law, grid))
         if "gradient penalty" in grid:
             run.figure("agreement", draw_agreement(grid["gradient penalty"]))

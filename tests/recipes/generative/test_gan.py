@@ -209,20 +209,6 @@ def test_batches_are_whole(count, kept):
     assert {tuple(row) for row in batches} <= {tuple(row) for row in x}
 
 
-def test_modes_are_counted(random):
-    points = gan.draw_grid(5000, random)
-    assert gan.count_modes(points) == 25
-    nearest = np.abs(points[:, np.newaxis] - gan.GRID).sum(axis=-1).argmin(axis=1)
-    assert gan.count_modes(points[nearest < 16]) == 16
-    assert gan.count_modes(points + 0.4) == 0
-    spread = random.uniform(-2.5, 2.5, size=(20_000, 2))
-    assert gan.count_modes(spread) == 0
-    few = np.concatenate([points[nearest == 3][:10], points[nearest == 4]])
-    assert gan.count_modes(few) == 2
-    many = np.concatenate([few, *[points[nearest == 4]] * 20])
-    assert gan.count_modes(many) == 1
-
-
 def test_energy_distance_is_scipys(random):
     one, other = random.normal(size=(2, 300))
     expected = stats.energy_distance(one, 1.3 * other + 0.2) ** 2

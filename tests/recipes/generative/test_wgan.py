@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import linalg, optimize, special, stats
 
-from deep_learning_recipes import training
+from deep_learning_recipes import modes, training
 from deep_learning_recipes.run.recorder import Recorder
 from recipes.generative import wgan
 
@@ -318,24 +318,14 @@ def test_jensen_shannon_is_that_of_draws():
     assert wgan.jensen_shannon(distance) == pytest.approx(np.mean(terms), abs=3e-3)
 
 
-def test_modes_are_counted(random):
-    points = wgan.draw_grid(5000, random)
-    assert wgan.count_modes(points) == 25
-    nearest = np.abs(points[:, np.newaxis] - wgan.GRID).sum(axis=-1).argmin(axis=1)
-    assert wgan.count_modes(points[nearest < 16]) == 16
-    assert wgan.count_modes(points + 0.4) == 0
-    spread = random.uniform(-2.5, 2.5, size=(20_000, 2))
-    assert wgan.count_modes(spread) == 0
-
-
-def test_unevenness_is_a_total_variation():
-    assert wgan.unevenness(np.repeat(wgan.GRID, 8, axis=0)) == pytest.approx(
-        0, abs=1e-9
-    )
-    assert wgan.unevenness(wgan.GRID[:16]) == pytest.approx(9 / 25)
-    assert wgan.unevenness(wgan.GRID[:1]) == pytest.approx(24 / 25)
-
-
 @pytest.mark.parametrize(("epochs", "ends"), [(100, [12, 25, 50, 100]), (6, [1, 3, 6])])
 def test_stages_end_with_the_training(epochs, ends):
     assert wgan.ends_of_stages(epochs) == ends
+
+
+def test_unevenness_is_a_total_variation():
+    assert wgan.unevenness(np.repeat(modes.GRID, 8, axis=0)) == pytest.approx(
+        0, abs=1e-9
+    )
+    assert wgan.unevenness(modes.GRID[:16]) == pytest.approx(9 / 25)
+    assert wgan.unevenness(modes.GRID[:1]) == pytest.approx(24 / 25)
