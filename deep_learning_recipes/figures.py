@@ -292,8 +292,8 @@ def heat_maps(
     overlay: bool = True,
 ) -> Figure:
     """One row for each image (n, height, width, 1 or 3) in [0, 1]: the image with its
-    caption, then for each named method its map (n, height, width) and the map laid over
-    the image.
+    caption, then for each named method its map (n, height, width) and, headed "over the
+    picture", the map laid over the image.
 
     Maps are non-negative or clipped to that; each is divided by its highest value, so
     that the color bar on the right reads "of the map's highest". overlay: leave the
@@ -334,6 +334,8 @@ def heat_maps(
                 write(textwrap.fill(name, int(16 * width)), 0, place, 10)
             if overlay:
                 place = next(places)
+                if i == 0:
+                    write("over the\npicture", 0, place, 10)
                 show(picture, i, place, cmap="gray")
                 show(heat, i, place, alpha=0.65)
     axes.set(xlim=(0, columns * step), ylim=(-drop * len(images), 0), aspect="equal")

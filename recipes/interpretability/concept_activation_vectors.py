@@ -10,7 +10,8 @@ alone; the slope times the way from random pictures to the concept's says how ma
 logits the concept is worth. Look at which of ImageNet's thousand classes stripes are
 worth most to, in a network that learned them; and at two networks whose truth is known:
 one learned from pictures where stripes go with the digit 3, the other from pictures
-where they go with none.
+where they go with none. No training picture of either has dots: they are the negative
+control, which a high score and a small p do not pass.
 
 Lectures: N18 7.2 Interpretability Methods (concept activation vector)
 Paper: Kim et al., Interpretability beyond feature attribution: quantitative testing
@@ -43,7 +44,8 @@ class Config:
     epochs: int = 8
     """passes over them, of each of the two networks"""
     examples: Annotated[int, Interval(ge=2)] = 100
-    """pictures of a concept, and as many random ones, for a CAV"""
+    """pictures of a concept for a CAV, and as many others: half of them plain, half with
+    the other concept"""
     draws: int = 30
     """CAVs of each concept, each from other pictures; three times as many of random
     ones, whose scores differ most"""
@@ -52,11 +54,15 @@ class Config:
 QUICK = Config(size=24, scenes=800, epochs=5, examples=60, draws=15)
 FULL = Config(scenes=10_000, epochs=20, examples=200, draws=100)
 
-LAYER, STRIPED = (
-    "relu3",
-    3,
-)  # where the concepts are looked for; the digit that has stripes
+# Where the concepts are looked for, and the digit that has stripes.
+LAYER = "relu3"
+STRIPED = 3
 CONCEPTS = ("stripes", "dots")
+TIED = "stripes go with 3"
+FREE = "stripes go with none"
+# By network and concept: what the network goes by, and what none does.
+GONE_BY = (TIED, "stripes")
+CONTROLS = ((TIED, "dots"), (FREE, "stripes"), (FREE, "dots"))
 
 
 # --------------------------------------------------------------------------------------
@@ -64,57 +70,38 @@ CONCEPTS = ("stripes", "dots")
 # --------------------------------------------------------------------------------------
 
 
-def build_model(size=32, classes=10) -> keras.Model:
-    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)
-    logits."""
-    x = images = keras.Input((size, size, 3), name="images")
-    for number, filters in enumerate((16, 32, 64, 64), start=1):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization(momentum=0.9)(x)
-        x = layers.ReLU(name=f"relu{number}")(x)
-        x = layers.MaxPooling2D()(x) if number <= 2 else x
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
+@dataclass
+class Concept:
+    """Where a concept lies among a layer's activations."""
+
+    vector: np.ndarray
+    """(channels,): the unit normal, toward the concept, of the plane that separates it"""
+    distance: float
+    """along the vector, from the mean of the other pictures to the concept's"""
+    accuracy: float
+    """of the plane, on the third of the pictures that it was not fitted to"""
 
 
-def draw_on(
-    images: np.ndarray, concept: str, random: np.random.Generator
-) -> np.ndarray:
-    """The images (n, size, size, 3) with stripes or dots of random place and strength
-    over them."""
-    n, size = images.shape[:2]
-    phases, strengths = (
-        random.uniform(0, 5, (2, n, 1, 1)),
-        random.uniform(0.15, 0.3, (n, 1, 1)),
-    )
-    row, column = np.mgrid[:size, :size]
-    if concept == "stripes":
-        pattern = np.sin(2 * np.pi * ((row + column) / 5 + phases[0]))
-    else:
-        waves = [
-            np.cos(2 * np.pi * (line / 6 + p))
-            for line, p in zip((row, column), phases, strict=True)
-        ]
-        pattern = np.where(waves[0] + waves[1] > 1.2, 1, -0.2)
-    return np.clip(images + (strengths * pattern)[..., None], 0, 1).astype("float32")
-
-
-def concept_vector(
-    concept: np.ndarray, others: np.ndarray
-) -> tuple[np.ndarray, float, float]:
-    """The unit normal, toward the concept, of the plane that separates activations (n,
-    channels); how far it is along it from the others' mean to the concept's; and how
-    many of those left out of the fit, a third, are on the right side."""
-    x = np.concatenate([concept, others])
-    y = np.repeat([1, 0], [len(concept), len(others)])
+def find_concept(with_it: np.ndarray, others: np.ndarray) -> Concept:
+    """with_it, others: activations of pictures with the concept and of others, (n,
+    channels)."""
+    x = np.concatenate([with_it, others])
+    y = np.repeat([1, 0], [len(with_it), len(others)])
     scale = x.std(axis=0) + 1e-6
     x = (x - x.mean(axis=0)) / scale
-    held_out = np.arange(len(x)) % 3 == 0
-    plane = LogisticRegression(C=0.1, max_iter=1000).fit(x[~held_out], y[~held_out])
+
+    is_held_out = np.arange(len(x)) % 3 == 0
+    plane = LogisticRegression(C=0.1, max_iter=1000)
+    plane.fit(x[~is_held_out], y[~is_held_out])
+
+    # The plane's normal in the units of the activations.
     normal = plane.coef_[0] / scale
-    normal /= np.linalg.norm(normal)
-    way = (concept.mean(axis=0) - others.mean(axis=0)) @ normal
-    return normal, float(way), plane.score(x[held_out], y[held_out])
+    vector = normal / np.linalg.norm(normal)
+    return Concept(
+        vector,
+        distance=float((with_it.mean(axis=0) - others.mean(axis=0)) @ vector),
+        accuracy=plane.score(x[is_held_out], y[is_held_out]),
+    )
 
 
 def sensitivities(model: keras.Model, images: np.ndarray, digit: int) -> np.ndarray:
@@ -134,46 +121,24 @@ def tcav(slopes: np.ndarray, vector: np.ndarray) -> float:
     return float(np.mean(slopes @ vector > 0))
 
 
-def plot_scores(
-    measures: dict[str, dict], pictures: dict[str, np.ndarray]
-) -> plt.Figure:
-    """A panel for each measure, a dot for each draw, by network and by what the vector
-    is of."""
-    figure, (first, *panels) = plt.subplots(
-        1, 3, figsize=(13, 4.4), width_ratios=(2, 3, 3)
-    )
-    rows = [np.concatenate(list(images[:5]), axis=1) for images in pictures.values()]
-    first.imshow(np.concatenate(rows))
-    first.set_yticks([len(row) * (i + 0.5) for i, row in enumerate(rows)], pictures)
-    first.set(xticks=[], title="The concepts")
-    first.grid(visible=False)
-    random = np.random.default_rng(0)
-    for axes, (measure, found) in zip(panels, measures.items(), strict=True):
-        networks, kinds = (
-            list(dict.fromkeys(each)) for each in zip(*found, strict=True)
-        )
-        for (network, kind), values in found.items():
-            side, marker = ((-0.18, "o"), (0.18, "^"))[networks.index(network)]
-            place = kinds.index(kind) + side + random.uniform(-0.08, 0.08, len(values))
-            color = "C1" if side < 0 else "C0"
-            axes.plot(
-                place,
-                values,
-                marker,
-                color=color,
-                alpha=0.6,
-                markersize=5,
-                label=network,
-            )
-        axes.set_xticks(range(len(kinds)), kinds)
-        axes.set(title=measure)
-    handles, labels = axes.get_legend_handles_labels()
-    by_name = dict(zip(labels, handles, strict=True))
-    figure.legend(by_name.values(), by_name, loc="outside lower center", ncols=2)
-    figure.suptitle(
-        f"The digit {STRIPED} and concepts: each dot a vector from other pictures"
-    )
-    return figure
+def worth(slopes: np.ndarray, concept: Concept) -> float:
+    """By how much the logit rises, to first order, from the other pictures to the
+    concept's."""
+    return float(concept.distance * (slopes @ concept.vector).mean())
+
+
+def build_model(size=32, classes=10) -> keras.Model:
+    """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch, classes)
+    logits."""
+    x = images = keras.Input((size, size, 3), name="images")
+    for number, filters in enumerate((16, 32, 64, 64), start=1):
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU(name=f"relu{number}")(x)
+        if number <= 2:
+            x = layers.MaxPooling2D()(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
 
 
 # --------------------------------------------------------------------------------------
@@ -237,23 +202,21 @@ def worth_to_imagenet(seed: int) -> tuple[dict[str, np.ndarray], list[str]]:
     others = eyes(crops[3 * n :]).numpy()
     # A channel that hardly ever lights up has a scale that one picture decides.
     is_alive = np.concatenate([*seen.values(), others]).std(axis=0) > 0.1
-    worth = {}
+    logits = {}
     for concept, activations in seen.items():
         rivals = [seen[other] for other in CONCEPTS if other != concept]
         away_from = others if concept == "plain" else np.concatenate([*rivals, others])
-        vector, way, _ = concept_vector(
-            activations[:, is_alive], away_from[:, is_alive]
-        )
-        worth[concept] = way * (vector @ kernel[is_alive])
-    return worth, network.class_names
+        found = find_concept(activations[:, is_alive], away_from[:, is_alive])
+        logits[concept] = found.distance * (found.vector @ kernel[is_alive])
+    return logits, network.class_names
 
 
 def ask_for_zebras(run: Run) -> None:
     run.print("asking EfficientNet-Lite0 what stripes and dots are worth ...")
-    worth, names = worth_to_imagenet(run.seed)
+    logits, names = worth_to_imagenet(run.seed)
     zebra = names.index("zebra")
     ranks = {
-        concept: int(1 + np.sum(each > each[zebra])) for concept, each in worth.items()
+        concept: int(1 + np.sum(each > each[zebra])) for concept, each in logits.items()
     }
     run.claim(
         "A network that learned on ImageNet goes by stripes where it reads zebra: of a "
@@ -265,135 +228,315 @@ def ask_for_zebras(run: Run) -> None:
     )
     shown = []
     for concept in CONCEPTS:
-        best = worth[concept].argsort()[::-1][:7]
+        best = logits[concept].argsort()[::-1][:7]
         shown.append(
             figures.Panel(
                 title=f"What {concept} are worth most to",
                 xlabel="logits",
-                bars={names[each]: worth[concept][each] for each in best},
+                bars={names[each]: logits[concept][each] for each in best},
             )
         )
     title = "Concepts in a network that learned on ImageNet"
     run.figure("imagenet", figures.panels(*shown, title=title))
 
 
+def draw_on(
+    images: np.ndarray, concept: str, random: np.random.Generator
+) -> np.ndarray:
+    """The images (n, size, size, 3) with stripes or dots of random place and strength
+    over them."""
+    n, size = images.shape[:2]
+    phases = random.uniform(0, 5, (2, n, 1, 1))
+    strengths = random.uniform(0.15, 0.3, (n, 1, 1))
+    row, column = np.mgrid[:size, :size]
+    if concept == "stripes":
+        pattern = np.sin(2 * np.pi * ((row + column) / 5 + phases[0]))
+    else:
+        waves = np.cos(2 * np.pi * (row / 6 + phases[0]))
+        waves += np.cos(2 * np.pi * (column / 6 + phases[1]))
+        pattern = np.where(waves > 1.2, 1, -0.2)
+    return np.clip(images + (strengths * pattern)[..., None], 0, 1).astype("float32")
+
+
+def train(
+    config: Config,
+    run: Run,
+    scenes: data.Scenes,
+    chances: np.ndarray,
+    random: np.random.Generator,
+) -> keras.Model:
+    """A network that learned digits, some of which had stripes. chances: that a scene
+    has them, (n,)."""
+    images = scenes.images.copy()
+    is_striped = random.random(len(images)) < chances
+    images[is_striped] = draw_on(images[is_striped], "stripes", random)
+
+    model = build_model(config.size)
+    steps = config.epochs * len(images) // 32
+    rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    training.fit(
+        model,
+        images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=32,
+        callbacks=run.callbacks,
+    )
+    return model
+
+
+def draw_examples(
+    grounds: np.ndarray, concept: str, examples: int, random: np.random.Generator
+) -> np.ndarray:
+    """(2 · examples, size, size, 3): first those with the concept, then the others, of
+    which half have the other concept: a plane between drawn and plain pictures would be
+    one of anything drawn. "random": plain ones only."""
+    chosen = random.choice(len(grounds), 2 * examples, replace=False)
+    pictures = grounds[chosen]
+    if concept in CONCEPTS:
+        (other,) = set(CONCEPTS) - {concept}
+        half = 3 * examples // 2
+        pictures[:examples] = draw_on(pictures[:examples], concept, random)
+        pictures[examples:half] = draw_on(pictures[examples:half], other, random)
+    return pictures
+
+
+@dataclass
+class Measured:
+    """What a network's vectors of one kind say of the digit 3, one value a draw."""
+
+    scores: np.ndarray
+    """TCAV's"""
+    worth: np.ndarray
+    """in logits"""
+    accuracy: np.ndarray
+    """of the plane, on pictures left out of its fit"""
+
+
+def measure(
+    model: keras.Model,
+    kind: str,
+    threes: np.ndarray,
+    grounds: np.ndarray,
+    config: Config,
+    random: np.random.Generator,
+) -> Measured:
+    """kind: a concept, or "random", of which there are three times as many draws."""
+    activations = layers.GlobalAveragePooling2D()(model.get_layer(LAYER).output)
+    eyes = keras.Model(model.input, activations)
+    slopes = sensitivities(model, threes, STRIPED)
+    scores = []
+    logits = []
+    accuracy = []
+    for _ in range(config.draws * (3 if kind == "random" else 1)):
+        pictures = draw_examples(grounds, kind, config.examples, random)
+        concept = find_concept(*np.split(eyes(pictures).numpy(), 2))
+        scores.append(tcav(slopes, concept.vector))
+        logits.append(worth(slopes, concept))
+        accuracy.append(concept.accuracy)
+    return Measured(np.array(scores), np.array(logits), np.array(accuracy))
+
+
+@dataclass
+class Effect:
+    """What a concept does that is drawn over pictures of other digits."""
+
+    logit: float
+    """mean change of the logit of 3"""
+    readings: float
+    """change of the share that the network takes for a 3"""
+
+
+def draw_over(
+    model: keras.Model,
+    concept: str,
+    pictures: np.ndarray,
+    random: np.random.Generator,
+) -> Effect:
+    before = np.asarray(model(pictures, training=False))
+    after = np.asarray(model(draw_on(pictures, concept, random), training=False))
+    is_three = after.argmax(axis=1) == STRIPED
+    was_three = before.argmax(axis=1) == STRIPED
+    return Effect(
+        logit=float(np.mean(after[:, STRIPED] - before[:, STRIPED])),
+        readings=float(is_three.mean() - was_three.mean()),
+    )
+
+
+def record(
+    run: Run,
+    models: dict[str, keras.Model],
+    measured: dict[tuple[str, str], Measured],
+    test: data.Scenes,
+) -> None:
+    run.metric("tcav_of_stripes", measured[TIED, "stripes"].scores.mean())
+    run.metric("tcav_of_stripes_untied", measured[FREE, "stripes"].scores.mean())
+    run.metric("tcav_of_dots", measured[TIED, "dots"].scores.mean())
+    for network, suffix in ((TIED, ""), (FREE, "_untied")):
+        for concept in CONCEPTS:
+            logits = measured[network, concept].worth.mean()
+            run.metric(f"{concept}_worth{suffix}", logits, unit="logits")
+    for network, name in ((FREE, "untied"), (TIED, "tied")):
+        digits = np.argmax(models[network](test.images), axis=1)
+        run.metric(f"test_accuracy_{name}", np.mean(digits == test.labels))
+
+
+def draw_values(axes: plt.Axes, values: dict[tuple[str, str], np.ndarray]) -> None:
+    """A dot for each draw, the networks side by side above each kind of vector."""
+    kinds = (*CONCEPTS, "random")
+    random = np.random.default_rng(0)
+    for network, side, marker, color in (
+        (TIED, -0.18, "o", "C1"),
+        (FREE, 0.18, "^", "C0"),
+    ):
+        for place, kind in enumerate(kinds):
+            of_kind = values[network, kind]
+            axes.plot(
+                place + side + random.uniform(-0.08, 0.08, len(of_kind)),
+                of_kind,
+                marker,
+                color=color,
+                alpha=0.6,
+                markersize=5,
+                label=network if place == 0 else None,
+            )
+    axes.set_xticks(range(len(kinds)), kinds)
+
+
+def plot_scores(
+    measured: dict[tuple[str, str], Measured], pictures: dict[str, np.ndarray]
+) -> plt.Figure:
+    """The concepts, and their scores and worth by network."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), width_ratios=(2, 3, 3))
+    rows = [np.concatenate(list(images[:5]), axis=1) for images in pictures.values()]
+    axes[0].imshow(np.concatenate(rows))
+    axes[0].set_yticks([len(row) * (i + 0.5) for i, row in enumerate(rows)], pictures)
+    axes[0].set(xticks=[], title="The concepts")
+    axes[0].grid(visible=False)
+
+    draw_values(axes[1], {key: each.scores for key, each in measured.items()})
+    axes[1].set(title="TCAV score", ylabel="share of pictures whose logit rises")
+    draw_values(axes[2], {key: each.worth for key, each in measured.items()})
+    axes[2].set(title="Worth of the concept", ylabel="logits")
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.suptitle(
+        f"The digit {STRIPED} and concepts: each dot a vector from other pictures"
+    )
+    return figure
+
+
+def claim_scores(run: Run, measured: dict[tuple[str, str], Measured]) -> None:
+    concepts = [
+        measured[each, concept] for each in (TIED, FREE) for concept in CONCEPTS
+    ]
+    separated = min(each.accuracy.mean() for each in concepts)
+    by_chance = measured[TIED, "random"]
+    run.claim(
+        "A plane in the layer separates a concept from the rest, and random pictures not "
+        "at all",
+        holds=separated > 0.7 and by_chance.accuracy.mean() < 0.6,
+        measured=f"accuracy on pictures left out at least {separated:.2f}, random "
+        f"against random {by_chance.accuracy.mean():.2f}",
+    )
+    run.claim(
+        "One score alone means little: those of random pictures reach from near 0 to near "
+        "1",
+        holds=by_chance.scores.min() < 0.2 and by_chance.scores.max() > 0.8,
+        measured=f"scores of random vectors {by_chance.scores.min():.2f} to "
+        f"{by_chance.scores.max():.2f}",
+    )
+    p = {
+        key: ttest_ind(
+            each.scores, measured[key[0], "random"].scores, equal_var=False
+        ).pvalue
+        for key, each in measured.items()
+    }
+    run.claim(
+        "The concept that the network goes by is found: its score is high, by the t-test "
+        "too",
+        holds=measured[GONE_BY].scores.mean() > 0.85 and p[GONE_BY] < 0.05,
+        measured=f"stripes {measured[GONE_BY].scores.mean():.2f}, random "
+        f"{by_chance.scores.mean():.2f}, p = {p[GONE_BY]:.1g}",
+    )
+    surest = min(CONTROLS, key=p.get)
+    run.claim(
+        "But the t-test finds as well what no network goes by: of three controls (dots, "
+        "which no training picture has, and stripes that go with no digit) one differs "
+        "from random vectors at least",
+        holds=p[surest] < 0.05,
+        measured=", ".join(
+            f"{name_of(key)} {measured[key].scores.mean():.2f} (p = {p[key]:.1g})"
+            for key in CONTROLS
+        ),
+    )
+
+
+def claim_worth(
+    run: Run,
+    measured: dict[tuple[str, str], Measured],
+    effects: dict[tuple[str, str], Effect],
+) -> None:
+    logits = {key: measured[key].worth.mean() for key in (GONE_BY, *CONTROLS)}
+    run.claim(
+        "The worth tells them apart: what the network goes by is worth more than twice as "
+        "many logits as any control, whatever its score",
+        holds=logits[GONE_BY] > 2 * max(abs(logits[key]) for key in CONTROLS),
+        measured=", ".join(
+            f"{name_of(key)} {each:.2f} logits" for key, each in logits.items()
+        ),
+    )
+    run.claim(
+        "And so it is: drawn over pictures of other digits, what it goes by makes the "
+        "network read a 3; controls hardly do",
+        holds=effects[GONE_BY].readings
+        > max(effects[key].readings for key in CONTROLS) + 0.5,
+        measured="share that turns into a 3: "
+        + ", ".join(
+            f"{name_of(key)} {each.readings:+.2f} (logit {each.logit:+.1f})"
+            for key, each in effects.items()
+        ),
+    )
+
+
+def name_of(key: tuple[str, str]) -> str:
+    network, concept = key
+    return concept if network == TIED else f"{concept} (untied)"
+
+
 def main(config: Config, run: Run) -> None:
     run.plan(2)
     ask_for_zebras(run)
+
     random = np.random.default_rng(run.seed)
-    train, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
     (crops, _), _ = data.load("photos", size=config.size, seed=run.seed)
     grounds = 0.5 * crops  # as dim as the photographs behind the digits
-    is_three = train.labels == STRIPED
-    ties = {
-        "stripes go with 3": is_three.astype(float),
-        "stripes go with none": np.full(len(is_three), 0.1),
+    models = {
+        TIED: train(config, run, scenes, scenes.labels == STRIPED, random),
+        FREE: train(config, run, scenes, np.full(len(scenes.labels), 0.1), random),
     }
-    models = {}
-    for network, chances in ties.items():
-        striped = random.random(len(is_three)) < chances
-        images = train.images.copy()
-        images[striped] = draw_on(images[striped], "stripes", random)
-        model = models[network] = build_model(config.size)
-        rate = keras.optimizers.schedules.CosineDecay(
-            5e-3, config.epochs * len(images) // 32
-        )
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-        options = {
-            "epochs": config.epochs,
-            "batch_size": 32,
-            "callbacks": run.callbacks,
-        }
-        training.fit(model, images, train.labels, **options)
 
-    threes, others = (
-        test.images[test.labels == STRIPED],
-        test.images[test.labels != STRIPED],
-    )
-    with_stripes = draw_on(others, "stripes", random)
+    is_three = test.labels == STRIPED
     shown = {name: draw_on(grounds[:5], name, random) for name in CONCEPTS}
-    scores, worth, right_side, raised = {}, {}, {}, {}
+    measured = {}
+    effects = {}
     for network, model in models.items():
-        eyes = keras.Model(
-            model.input, layers.GlobalAveragePooling2D()(model.get_layer(LAYER).output)
-        )
-        slopes = sensitivities(model, threes, STRIPED)
-        of_grounds = eyes.predict(grounds, batch_size=256, verbose=0)
         for kind in (*CONCEPTS, "random"):
-            found = []
-            for _ in range(config.draws * (3 if kind == "random" else 1)):
-                chosen = random.choice(len(grounds), 2 * config.examples, replace=False)
-                if kind == "random":
-                    activations = of_grounds[chosen]
-                else:
-                    (other,) = set(CONCEPTS) - {kind}
-                    n, half = config.examples, 3 * config.examples // 2
-                    pictures = grounds[chosen]
-                    pictures[:n] = draw_on(pictures[:n], kind, random)
-                    pictures[n:half] = draw_on(pictures[n:half], other, random)
-                    activations = eyes(pictures).numpy()
-                vector, way, accuracy = concept_vector(*np.split(activations, 2))
-                found.append(
-                    (tcav(slopes, vector), way * (slopes @ vector).mean(), accuracy)
-                )
-            of_kind = np.transpose(found)
-            scores[network, kind], worth[network, kind], right_side[network, kind] = (
-                of_kind
+            measured[network, kind] = measure(
+                model, kind, test.images[is_three], grounds, config, random
             )
-        share = [
-            np.mean(np.argmax(model(x), axis=1) == STRIPED)
-            for x in (others, with_stripes)
-        ]
-        raised[network] = share[1] - share[0]
-
-    tied, free = models
-    run.metric("tcav_of_stripes", scores[tied, "stripes"].mean())
-    run.metric("stripes_worth", worth[tied, "stripes"].mean(), unit="logits")
-    run.metric("stripes_worth_untied", worth[free, "stripes"].mean(), unit="logits")
-    run.metric("tcav_of_stripes_untied", scores[free, "stripes"].mean())
-    run.metric("tcav_of_dots", scores[tied, "dots"].mean())
-    accuracy = {
-        network: np.mean(np.argmax(model(test.images), axis=1) == test.labels)
-        for network, model in models.items()
-    }
-    run.metric("test_accuracy_untied", accuracy[free])
-    run.metric("test_accuracy_tied", accuracy[tied])
-    measures = {"TCAV score": scores, "Worth of the concept, logits": worth}
-    run.figure("scores", plot_scores(measures, {**shown, "random": grounds[5:10]}))
-    separated = min(right_side[n, c].mean() for n in models for c in CONCEPTS)
-    run.claim(
-        "A plane in the layer separates a concept from the rest, and random pictures not at all",
-        holds=separated > 0.7 and right_side[tied, "random"].mean() < 0.6,
-        measured=f"right side of the plane, pictures left out: at least {separated:.2f}, random "
-        f"against random {right_side[tied, 'random'].mean():.2f}",
-    )
-    stripes, by_chance = scores[tied, "stripes"], scores[tied, "random"]
-    p = ttest_ind(stripes, by_chance, equal_var=False).pvalue
-    run.claim(
-        "The concept that the network goes by is found: its score is high, by the t-test too",
-        holds=stripes.mean() > 0.85 and p < 0.05,
-        measured=f"stripes {stripes.mean():.2f}, random {by_chance.mean():.2f}, p = {p:.1g}",
-    )
-    run.claim(
-        "One score alone means little: those of random pictures reach from near 0 to near 1",
-        holds=by_chance.min() < 0.2 and by_chance.max() > 0.8,
-        measured=f"scores of random vectors {by_chance.min():.2f} to {by_chance.max():.2f}",
-    )
-    logits, of_other = worth[tied, "stripes"].mean(), worth[free, "stripes"].mean()
-    run.claim(
-        "Where stripes go with no digit, they are worth little to its logit, whatever their score",
-        holds=logits > abs(of_other) + 0.2,
-        measured=f"{logits:.2f} logits (score {stripes.mean():.2f}), other network "
-        f"{of_other:.2f} (score {scores[free, 'stripes'].mean():.2f})",
-    )
-    run.claim(
-        "The score tells the truth: stripes over other digits make the one network read a 3",
-        holds=raised[tied] > raised[free] + 0.05,
-        measured=f"{raised[tied]:+.2f} of the pictures of other digits, {raised[free]:+.2f} by the "
-        "other network",
-    )
-    run.export(serving.classifier(models[free]), example=test.images[:3])
+        for concept in CONCEPTS:
+            effects[network, concept] = draw_over(
+                model, concept, test.images[~is_three], random
+            )
+    record(run, models, measured, test)
+    claim_scores(run, measured)
+    claim_worth(run, measured, effects)
+    run.figure("scores", plot_scores(measured, {**shown, "random": grounds[5:10]}))
+    run.export(serving.classifier(models[FREE]), example=test.images[:3])
 
 
 if __name__ == "__main__":

@@ -77,16 +77,12 @@ def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
     x = images = keras.Input((size, size, 3), name="images")
-    for filters, width, pools in (
-        (16, 5, True),
-        (32, 3, True),
-        (64, 3, False),
-        (64, 3, False),
-    ):
+    for number, filters in enumerate((16, 32, 64, 64), start=1):
+        width = 5 if number == 1 else 3
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu")(x)
-        if pools:
+        if number <= 2:
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalMaxPooling2D()(x)  # a digit counts wherever it stands
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
@@ -229,61 +225,142 @@ def blurred(maps: np.ndarray) -> np.ndarray:
     return gaussian_filter(maps, (0, 6, 6))
 
 
-def quality_of_cut(
-    network: keras.Model, images, labels, masks, config: Config
-) -> float:
-    """Intersection over union of what SmoothGrad of a network cuts out."""
-    smooth = smooth_gradient(network, images, labels, config.samples, config.noise)
-    smooth = smooth.numpy()
-    return float(intersection_over_union(segment(images, smooth), masks))
-
-
-def main(config: Config, run: Run) -> None:
-    def both_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray):
-        smooth = smooth_gradient(model, images, classes, config.samples, config.noise)
-        return {
-            "gradient": saliency(model, images, classes).numpy(),
-            "SmoothGrad": smooth.numpy(),
-        }
-
-    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
-        noisy = {"samples": config.samples, "noise": config.noise}
-        methods = {
-            "gradient": functools.partial(saliency, own.model),
-            "SmoothGrad": functools.partial(smooth_gradient, own.model, **noisy),
-        }
-        classifiers.explain_own(run, own, images, methods)
-
-    if config.model:
-        own = classifiers.from_flags(config, run)
-        explain_own(own, own.pictures(config.image))
-        return
-    size = config.size
-    picture = (
-        classifiers.read_image(config.image, (size, size)) if config.image else None
-    )
-
-    explain_objects(run)
-    train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
-    model, untrained = build_model(size), build_model(size)
-    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
+def train(config: Config, run: Run, scenes: data.Scenes) -> keras.Model:
+    model = build_model(config.size)
+    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
-    if picture is not None:
-        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        explain_own(own, picture[None])
+    training.fit(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        callbacks=run.callbacks,
+    )
+    return model
 
-    images, masks = (each[: config.explained] for each in (test.images, test.masks))
-    logits = np.asarray(model(images, training=False))
-    seen = logits.argmax(axis=1)  # the network's answers: no label is used from here on
-    maps = both_maps(model, images, seen)
+
+def smoothed(model: keras.Model, images, classes, config: Config) -> np.ndarray:
+    maps = smooth_gradient(model, images, classes, config.samples, config.noise)
+    return maps.numpy()
+
+
+def explain_own(
+    config: Config, run: Run, own: classifiers.Classifier, images: np.ndarray
+) -> None:
+    methods = {
+        "gradient": functools.partial(saliency, own.model),
+        "SmoothGrad": functools.partial(smoothed, own.model, config=config),
+    }
+    classifiers.explain_own(run, own, images, methods)
+
+
+def judge_places(run: Run, shares: dict[str, float], size_of_digit: float) -> None:
+    """shares: of each map on the digit; the digit's own share of the picture."""
+    by_gradient = shares["gradient"]
+    untrained = shares["untrained gradient"]
+    run.claim(
+        "The gradient finds the object without having been told of places: twice the "
+        "digit's share of the picture, and half as much again as an untrained network's "
+        "map, lies on it",
+        holds=by_gradient > max(2 * size_of_digit, 1.5 * untrained),
+        measured=f"{by_gradient:.3f} of the map on the digit, which is "
+        f"{size_of_digit:.3f} of the picture; untrained {untrained:.3f}",
+    )
+    other = shares["other class"]
+    run.claim(
+        "The map tells where, hardly for which class: another class's gradient lies on "
+        "the digit nearly as much",
+        holds=other > 0.75 * by_gradient,
+        measured=f"{other:.3f} of a wrong class's map on the digit, {by_gradient:.3f} of "
+        "the right one's",
+    )
+
+
+def judge_segments(
+    run: Run,
+    images: np.ndarray,
+    masks: np.ndarray,
+    overlaps: dict[str, float],
+    cut: float,
+    untrained: list[float],
+) -> None:
+    """overlaps: of each map's highest pixels with the digit. cut: of what SmoothGrad cuts
+    out; untrained: of what it cuts out by networks that have learned nothing."""
+    run.compare(
+        "Averaging over noisy copies cleans the map: SmoothGrad's highest pixels overlap "
+        "more with the digit",
+        {name: overlaps[name] for name in ("SmoothGrad", "gradient")},
+        more="SmoothGrad",
+        less="gradient",
+        by=0.015,
+    )
+    bright = np.stack([each > threshold_otsu(each) for each in images.mean(axis=-1)])
+    by_light = intersection_over_union(bright, masks)
+    run.metric("brightness_segmentation_iou", by_light)
+    by_chance = np.mean(untrained)
+    run.claim(
+        "Saliency segments without supervision: cut out by the color of the most salient "
+        "pixels, the digit comes out better than by the map alone, and not by maps of "
+        "untrained networks",
+        holds=cut > max(overlaps["SmoothGrad"] + 0.1, by_chance + 0.3),
+        measured=f"intersection over union {cut:.3f}; map alone "
+        f"{overlaps['SmoothGrad']:.3f}, {len(untrained)} untrained {by_chance:.3f} (a "
+        "threshold of the light, if told that digits are lighter than their ground: "
+        f"{by_light:.3f})",
+    )
+
+
+def judge_library(
+    run: Run, model: keras.Model, images, classes, maps: np.ndarray
+) -> None:
+    library = tf_keras_vis_saliency(model, images, classes)
+    difference = np.abs(maps - library).max() / library.max()
+    run.claim(
+        "Three lines of gradient are all that it takes: tf-keras-vis gives the same maps",
+        holds=difference < 1e-4,
+        measured=f"largest difference {difference:.1e} of the highest value over "
+        f"{len(images)} scenes",
+    )
+
+
+def record(run: Run, maps: dict[str, np.ndarray], masks: np.ndarray, cut) -> None:
+    run.metric(
+        "share_on_digit", classifiers.share_on_object(maps["gradient"], masks).mean()
+    )
+    run.metric("digit_share_of_picture", masks.mean())
+    for name, each in maps.items():
+        prefix = name.lower().replace(" ", "_")
+        on_digit = classifiers.share_on_object(each, masks).mean()
+        run.metric(f"{prefix}_share_on_digit", on_digit)
+        run.metric(f"{prefix}_overlap", classifiers.overlap(each, masks).mean())
+        run.metric(f"{prefix}_segmentation_iou", cut[name])
+
+
+def measure(
+    config: Config, run: Run, model: keras.Model, images: np.ndarray, masks: np.ndarray
+) -> None:
+    """The claims, on held-out scenes (n, size, size, 3), of which no label is used."""
+    seen = np.asarray(model(images, training=False)).argmax(axis=1)
     other = (seen + np.random.default_rng(run.seed).integers(1, 10, len(seen))) % 10
-    maps["other class"] = saliency(model, images, other).numpy()
-    for name, each in both_maps(untrained, images, seen).items():
-        maps[f"untrained {name}"] = each
+    # What a network finds before it has learned differs from start to start.
+    untrained = [build_model(config.size) for _ in range(3)]
+    maps = {
+        "gradient": saliency(model, images, seen).numpy(),
+        "SmoothGrad": smoothed(model, images, seen, config),
+        "other class": saliency(model, images, other).numpy(),
+        "untrained gradient": saliency(untrained[0], images, seen).numpy(),
+    }
+    by_untrained = [smoothed(each, images, seen, config) for each in untrained]
+    maps["untrained SmoothGrad"] = by_untrained[0]
+    found = {name: segment(images, each) for name, each in maps.items()}
+    cut = {name: intersection_over_union(each, masks) for name, each in found.items()}
+    record(run, maps, masks, cut)
+    seconds = timeit.timeit(lambda: saliency(model, images, seen).numpy(), number=1)
+    run.metric("maps_a_second", len(images) / seconds, timing=True)
+
     shares = {
         name: classifiers.share_on_object(each, masks).mean()
         for name, each in maps.items()
@@ -291,90 +368,73 @@ def main(config: Config, run: Run) -> None:
     overlaps = {
         name: classifiers.overlap(each, masks).mean() for name, each in maps.items()
     }
-    found = {name: segment(images, each) for name, each in maps.items()}
-    cut = {name: intersection_over_union(each, masks) for name, each in found.items()}
-    bright = np.stack([each > threshold_otsu(each) for each in images.mean(axis=-1)])
-    # What a network finds before it has learned differs from start to start.
-    starts = [untrained, build_model(size), build_model(size)]
-    anew = np.mean(
-        [quality_of_cut(each, images, seen, masks, config) for each in starts]
+    judge_places(run, shares, masks.mean())
+    judge_segments(
+        run,
+        images,
+        masks,
+        overlaps,
+        cut["SmoothGrad"],
+        [
+            intersection_over_union(segment(images, each), masks)
+            for each in by_untrained
+        ],
     )
-    cut_by_light = intersection_over_union(bright, masks)
+    judge_library(run, model, images[:32], seen[:32], maps["gradient"][:32])
+    draw_maps(run, model, images[:6], {name: each[:6] for name, each in maps.items()})
+    draw_segments(run, images, maps["SmoothGrad"], found["SmoothGrad"], masks)
 
-    run.metric("share_on_digit", shares["gradient"])
-    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    run.metric("digit_share_of_picture", masks.mean())
-    for name, share in shares.items():
-        prefix = name.lower().replace(" ", "_")
-        run.metric(f"{prefix}_share_on_digit", share)
-        run.metric(f"{prefix}_overlap", overlaps[name])
-        run.metric(f"{prefix}_segmentation_iou", cut[name])
-    run.metric("brightness_segmentation_iou", cut_by_light)
-    seconds = timeit.timeit(lambda: saliency(model, images, seen).numpy(), number=1)
-    run.metric("maps_a_second", len(images) / seconds, timing=True)
 
-    run.claim(
-        "The gradient finds the object without having been told of places: twice the digit's "
-        "share of the picture, and half as much again as an untrained network's map, lies on it",
-        holds=shares["gradient"]
-        > max(2 * masks.mean(), 1.5 * shares["untrained gradient"]),
-        measured=f"{shares['gradient']:.3f} of the map on the digit, which is {masks.mean():.3f} "
-        f"of the picture; untrained {shares['untrained gradient']:.3f}",
-    )
-    run.claim(
-        "Averaging over noisy copies cleans the map: SmoothGrad's highest pixels overlap more "
-        "with the digit",
-        holds=overlaps["SmoothGrad"] > overlaps["gradient"] + 0.015,
-        measured=f"intersection over union {overlaps['SmoothGrad']:.3f}, plain gradient "
-        f"{overlaps['gradient']:.3f} (of the whole map {shares['SmoothGrad']:.3f} is on the digit, "
-        f"of the plain one {shares['gradient']:.3f})",
-    )
-    run.claim(
-        "Saliency segments without supervision: cut out by the color of the most salient pixels, "
-        "the digit comes out better than by the map alone, and not by maps of untrained networks",
-        holds=cut["SmoothGrad"] > max(overlaps["SmoothGrad"] + 0.1, anew + 0.3),
-        measured=f"intersection over union {cut['SmoothGrad']:.3f}; map alone "
-        f"{overlaps['SmoothGrad']:.3f}, three untrained {anew:.3f} (a threshold of the light, if "
-        f"told that digits are lighter than their ground: {cut_by_light:.3f})",
-    )
-    run.claim(
-        "The map tells where, hardly for which class: another class's gradient lies on the digit "
-        "nearly as much",
-        holds=shares["other class"] > 0.75 * shares["gradient"],
-        measured=f"{shares['other class']:.3f} of a wrong class's map on the digit, "
-        f"{shares['gradient']:.3f} of the right one's",
-    )
-    library = tf_keras_vis_saliency(model, images[:32], seen[:32])
-    difference = np.abs(maps["gradient"][:32] - library).max() / library.max()
-    run.claim(
-        "Three lines of gradient are all that it takes: tf-keras-vis gives the same maps",
-        holds=difference < 1e-4,
-        measured=f"largest difference {difference:.1e} of the highest value over 32 scenes",
+def draw_maps(run: Run, model: keras.Model, images: np.ndarray, maps) -> None:
+    probabilities = tf.nn.softmax(model(images, training=False)).numpy()
+    captions = [f"{each.argmax()}: {each.max():.2f}" for each in probabilities]
+    shown = ("gradient", "SmoothGrad", "untrained gradient")
+    run.figure(
+        "maps",
+        figures.heat_maps(
+            images,
+            {name: maps[name] for name in shown},
+            title="Where a digit's logit comes from (digit seen: its probability)",
+            captions=captions,
+            overlay=False,
+        ),
     )
 
-    sure = np.asarray(tf.nn.softmax(logits)).max(axis=1)
-    captions = [
-        f"{digit}: {score:.2f}" for digit, score in zip(seen, sure, strict=True)
-    ]
-    shown = {
-        name: maps[name] for name in ("gradient", "SmoothGrad", "untrained gradient")
-    }
-    drawn = {"title": "Where a digit's logit comes from", "captions": captions}
-    run.figure("maps", figures.heat_maps(images[:6], shown, **drawn))
-    heat = maps["SmoothGrad"] / maps["SmoothGrad"].max((1, 2), keepdims=True)
+
+def draw_segments(run: Run, images, heat: np.ndarray, found, masks) -> None:
     rows = {
         "scene": images,
-        "SmoothGrad": heat,
-        "cut out": found["SmoothGrad"],
+        "SmoothGrad": heat / heat.max((1, 2), keepdims=True),
+        "cut out": found,
         "truth": masks,
     }
-    run.figure(
-        "segments", figures.image_rows(rows, title="Cut out by the most salient color")
-    )
-    scene = keras.Input((size, size, 3), name="images")
-    run.export(
-        keras.Model(scene, Explain(model, dtype="float32")(scene)), example=images[:3]
-    )
+    title = "Cut out by the most salient color"
+    run.figure("segments", figures.image_rows(rows, title=title))
+
+
+def main(config: Config, run: Run) -> None:
+    if config.model:
+        own = classifiers.from_flags(config, run)
+        explain_own(config, run, own, own.pictures(config.image))
+        return
+    shape = (config.size, config.size)
+    # A bad picture is said before the training, not after it.
+    picture = classifiers.read_image(config.image, shape) if config.image else None
+
+    explain_objects(run)
+    scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    model = train(config, run, scenes)
+    if picture is not None:
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(config, run, own, picture[None])
+
+    accuracy = model.evaluate(test.images, test.labels, verbose=0)[1]
+    run.metric("test_accuracy", accuracy)
+    images = test.images[: config.explained]
+    measure(config, run, model, images, test.masks[: config.explained])
+    scene = keras.Input((*shape, 3), name="images")
+    explained = Explain(model, dtype="float32")(scene)
+    run.export(keras.Model(scene, explained), example=images[:3])
 
 
 if __name__ == "__main__":
