@@ -81,33 +81,33 @@ def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
     x = images = keras.Input((size, size, 3), name="images")
-    for filters, width, pools in (
-        (16, 5, True),
-        (32, 3, True),
-        (64, 3, False),
-        (64, 3, False),
-    ):
+    for number, filters in enumerate((16, 32, 64, 64), start=1):
+        width = 5 if number == 1 else 3
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Activation("relu")(x)
-        if pools:
+        if number <= 2:
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalMaxPooling2D()(x)  # a digit counts wherever it stands
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
 
 
+def spans(length: int, side: int, stride: int) -> np.ndarray:
+    """What a window of one dimension covers, (positions, length) bool: the first begins
+    at the border and the last ends there."""
+    starts = np.arange(0, length - side + stride, stride)
+    starts = np.minimum(starts, length - side)
+    within = np.arange(length) - starts[:, None]
+    return (within >= 0) & (within < side)
+
+
 def windows(height: int, width: int, side: int, stride: int) -> np.ndarray:
-    """Where the square is put, (positions, height, width) bool: the first row and
-    column of positions begin at the border, the last ones end there, so that every
+    """Where the square is put, (positions, height, width) bool: row by row, so that every
     pixel is covered."""
-    spans = []
-    for length in (height, width):
-        starts = np.minimum(np.arange(0, length - side + stride, stride), length - side)
-        within = np.arange(length) - starts[:, None]
-        spans.append((within >= 0) & (within < side))
-    return (spans[0][:, None, :, None] & spans[1][:, None, :]).reshape(
-        -1, height, width
-    )
+    rows = spans(height, side, stride)
+    columns = spans(width, side, stride)
+    covers = rows[:, None, :, None] & columns[None, :, None, :]
+    return covers.reshape(-1, height, width)
 
 
 def fillings(images: np.ndarray, side: int) -> dict[str, np.ndarray]:
@@ -124,8 +124,8 @@ def falls(model: keras.Model, images, filling, classes, covers):
     """How far the class's logit falls with each of the squares, (batch, positions).
 
     images, filling: (batch, height, width, channels). classes: (batch,). covers:
-        (positions,
-    height, width) bool. All covered copies of an image are one batch of the network.
+        (positions, height, width) bool. All covered copies of an image are one batch of
+        the network.
     """
 
     def score_covered(inputs):
@@ -150,9 +150,8 @@ def occlusion(
     """The heat map, (batch, height, width), of a square that moves by half its side."""
     covers = windows(*images.shape[1:3], side, max(side // 2, 1))
     filling = fillings(images, side)[fill]
-    parts = np.array_split(
-        covers, math.ceil(len(covers) / batch)
-    )  # what fits in memory
+    # As many at once as fit in memory.
+    parts = np.array_split(covers, math.ceil(len(covers) / batch))
     fallen = [falls(model, images, filling, classes, part).numpy() for part in parts]
     return heat_of(np.concatenate(fallen, axis=1), covers)
 
@@ -175,27 +174,6 @@ def by_predict(model: keras.Model, image, number: int, covers) -> np.ndarray:
         model.predict(each[None], verbose=0)[0, number] for each in [image, *covered]
     ]
     return scores[0] - np.array([scores[1:]])
-
-
-def plot_measures(found: dict, sides: tuple[int, ...]) -> plt.Figure:
-    """Each measure by the square's side, a line for each filling; the gradient's
-    dashed."""
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
-    for axes, (measure, of_gradient) in zip(
-        panels, found["gradient"].items(), strict=True
-    ):
-        for fill in FILLS:
-            axes.plot(
-                sides,
-                [found[f"{fill}_{side}"][measure] for side in sides],
-                "o-",
-                label=fill,
-            )
-        axes.axhline(of_gradient, color="black", linestyle="--", label="gradient")
-        axes.set(title=measure.replace("_", " "), xlabel="side in pixels", xticks=sides)
-    figure.suptitle("Where the heat is, by the square's side and by what fills it")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
-    return figure
 
 
 # --------------------------------------------------------------------------------------
@@ -252,131 +230,222 @@ def explain_objects(run: Run) -> None:
     )
 
 
-def main(config: Config, run: Run) -> None:
-    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
-        methods = {
-            f"side {side}": functools.partial(occlusion, own.model, side=side, batch=32)
-            for side in (max(min(images.shape[1:3]) // part, 2) for part in (6, 3))
-        }
-        classifiers.explain_own(run, own, images, methods)
-
-    if config.model:
-        own = classifiers.from_flags(config, run)
-        explain_own(own, own.pictures(config.image))
-        return
-    size, sides = config.size, config.sides
-    picture = (
-        classifiers.read_image(config.image, (size, size)) if config.image else None
-    )
-    if not 2 <= min(sides) <= max(sides) <= size:
-        raise UsageError(
-            f"--sides {sides}: from 2 to the scene's {size} pixels are possible"
-        )
-
-    explain_objects(run)
-    train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
-    model = build_model(size)
-    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
+def train(config: Config, run: Run, scenes: data.Scenes) -> keras.Model:
+    model = build_model(config.size)
+    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
-    if picture is not None:
-        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        explain_own(own, picture[None])
-
-    n = config.explained
-    images, masks = test.images[:n], test.masks[:n]
-    seen = np.asarray(model(images, training=False)).argmax(axis=1)
-    maps, found = {}, {}
-    for fill, side in itertools.product(FILLS, sides):
-        maps[f"{fill}_{side}"] = occlusion(model, images, seen, side, fill)
-    maps["gradient"] = saliency(model, images, seen).numpy()
-    for name, heat in maps.items():
-        found[name] = {
-            "share_on_digit": classifiers.share_on_object(heat, masks).mean(),
-            "pointing_game": classifiers.pointing_game(heat, masks).mean(),
-            "overlap": classifiers.overlap(heat, masks).mean(),
-        }
-        for measure, value in found[name].items():
-            run.metric(f"{name}_{measure}", value)
-
-    # The same square where it hides most of the digit, and where it hides least: in all
-    # held-out scenes, as it takes no more than two passes.
-    side = sides[-1]
-    covers = windows(size, size, side, side // 2)
-    hidden = np.einsum("nhw,phw->np", test.masks, covers, dtype="float32")
-    places = hidden.argmax(axis=1), hidden.argmin(axis=1)
-    pictures = [
-        np.where(covers[each][..., None], np.float32(0.5), test.images)
-        for each in places
-    ]
-    whole, on, off = (
-        np.mean(np.asarray(model(each)).argmax(axis=1) == test.labels)
-        for each in (test.images, *pictures)
+    training.fit(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        callbacks=run.callbacks,
     )
-    one = images[:1], np.full_like(images[:1], 0.5), seen[:1], covers
-    batched = functools.partial(falls, model, *one)
-    looped = functools.partial(by_predict, model, images[0], seen[0], covers)
-    # The first calls of both compile, and are not timed.
-    fallen = batched().numpy()
-    model.predict(images[:1], verbose=0)
-    started = time.perf_counter()
-    difference = np.abs(looped() - fallen).max() / np.abs(fallen).max()
-    loop_seconds = time.perf_counter() - started
-    speedup = 5 * loop_seconds / timeit.timeit(batched, number=5)
+    return model
 
+
+def explain_own(run: Run, own: classifiers.Classifier, images: np.ndarray) -> None:
+    """Squares of a sixth and of a third of the pictures' shorter side."""
+    shorter = min(images.shape[1:3])
+    methods = {}
+    for part in (6, 3):
+        side = max(shorter // part, 2)
+        methods[f"side {side}"] = functools.partial(
+            occlusion, own.model, side=side, batch=32
+        )
+    classifiers.explain_own(run, own, images, methods)
+
+
+def accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.asarray(model(images)).argmax(axis=1) == labels))
+
+
+def cover_all(run: Run, model: keras.Model, test: data.Scenes, side: int) -> None:
+    """The same gray square where it hides most of the digit, and where it hides
+    least."""
+    height, width = test.masks.shape[1:]
+    covers = windows(height, width, side, side // 2)
+    hidden = np.einsum("nhw,phw->np", test.masks, covers, dtype="float32")
+    gray = np.float32(0.5)
+    most = covers[hidden.argmax(axis=1)]
+    least = covers[hidden.argmin(axis=1)]
+    on = accuracy(model, np.where(most[..., None], gray, test.images), test.labels)
+    off = accuracy(model, np.where(least[..., None], gray, test.images), test.labels)
+    whole = accuracy(model, test.images, test.labels)
     run.metric("test_accuracy", whole)
     run.metric("accuracy_digit_covered", on)
     run.metric("accuracy_elsewhere_covered", off)
-    run.metric("times_faster_than_predict", speedup, timing=True)
     run.claim(
-        "Cover most of the digit and the network is lost; cover as much elsewhere, it hardly cares",
+        "Cover most of the digit and the network is lost; cover as much elsewhere, it "
+        "hardly cares",
         holds=off > whole - 0.15 and on < off - 0.25,
-        measured=f"accuracy under {side}² gray pixels: {on:.3f} on the digit, {off:.3f} off, "
-        f"{whole:.3f} without",
+        measured=f"accuracy under {side}² gray pixels: {on:.3f} on the digit, {off:.3f} "
+        f"off, {whole:.3f} without",
     )
-    best, plain = found[f"mean_{sides[0]}"], found["gradient"]
-    share, overlap = best["share_on_digit"], best["overlap"]
+
+
+def draw_all_maps(
+    model: keras.Model, images: np.ndarray, classes: np.ndarray, sides: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """By filling and side; the gradient's, and by a network that has not learned."""
+    maps = {}
+    for fill, side in itertools.product(FILLS, sides):
+        maps[f"{fill}_{side}"] = occlusion(model, images, classes, side, fill)
+    maps["gradient"] = saliency(model, images, classes).numpy()
+    untrained = build_model(images.shape[1])
+    maps["untrained"] = occlusion(untrained, images, classes, sides[0], "mean")
+    return maps
+
+
+def measure(heat: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    return {
+        "share_on_digit": classifiers.share_on_object(heat, masks).mean(),
+        "pointing_game": classifiers.pointing_game(heat, masks).mean(),
+        "overlap": classifiers.overlap(heat, masks).mean(),
+    }
+
+
+def judge_maps(
+    run: Run,
+    found: dict[str, dict[str, float]],
+    sides: tuple[int, ...],
+    size_of_digit: float,
+) -> None:
+    """found: the measures of each map. size_of_digit: its share of the picture."""
+    best = found[f"mean_{sides[0]}"]
+    rivals = {name: found[name] for name in ("gradient", "untrained")}
+    share = best["share_on_digit"]
     run.claim(
-        "The heat agrees with the object's mask, and better than the gradient's map does",
-        holds=share > plain["share_on_digit"] + 0.15
-        and overlap > plain["overlap"] + 0.05,
-        measured=f"share on the digit {share:.3f} against {plain['share_on_digit']:.3f}, "
-        f"intersection over union {overlap:.3f} against {plain['overlap']:.3f}",
+        "The heat agrees with the object's mask, better than the gradient's map does and "
+        "than the heat of an untrained network",
+        holds=share > max(each["share_on_digit"] for each in rivals.values()) + 0.15
+        and best["overlap"] > max(each["overlap"] for each in rivals.values()) + 0.05,
+        measured=f"share on the digit {share:.3f}, intersection over union "
+        f"{best['overlap']:.3f}; "
+        + "; ".join(
+            f"{name} {each['share_on_digit']:.3f} and {each['overlap']:.3f}"
+            for name, each in rivals.items()
+        ),
     )
-    shares = [
-        round(float(found[f"mean_{side}"]["share_on_digit"]), 3) for side in sides
-    ]
+    shares = [found[f"mean_{side}"]["share_on_digit"] for side in sides]
     run.claim(
-        "The larger the square, the vaguer the map: less and less of the heat is on the digit",
+        "The larger the square, the vaguer the map: less and less of the heat is on the "
+        "digit",
         holds=all(small > large + 0.05 for small, large in itertools.pairwise(shares)),
-        measured=f"share on the digit {shares} at {sides} pixels, picture {masks.mean():.3f}",
+        measured=f"share on the digit {np.round(shares, 3).tolist()} at {sides} pixels, "
+        f"picture {size_of_digit:.3f}",
     )
-    gray, blur = (
-        found[f"{fill}_{sides[0]}"]["share_on_digit"] for fill in ("gray", "blur")
-    )
+    gray = found[f"gray_{sides[0]}"]["share_on_digit"]
+    blur = found[f"blur_{sides[0]}"]["share_on_digit"]
     run.claim(
-        "What fills the square is part of the question: middle gray, lighter than these grounds, "
-        "is itself something to see, and leaves less of the heat on the digit than the mean color",
+        "What fills the square is part of the question: middle gray, lighter than these "
+        "grounds, is itself something to see, and leaves less of the heat on the digit "
+        "than the mean color",
         holds=gray < share - 0.15,
         measured=f"share on the digit: gray {gray:.3f}, mean {share:.3f}, blur {blur:.3f}",
     )
+
+
+def compare_speed(run: Run, model: keras.Model, image: np.ndarray, number: int, side):
+    covers = windows(*image.shape[:2], side, side // 2)
+    one = image[None]
+    gray = np.full_like(one, 0.5)
+    batched = functools.partial(falls, model, one, gray, np.array([number]), covers)
+    # The first calls of both compile, and are not timed.
+    fallen = batched().numpy()
+    model.predict(one, verbose=0)
+
+    started = time.perf_counter()
+    looped = by_predict(model, image, number, covers)
+    loop_seconds = time.perf_counter() - started
+    speedup = 5 * loop_seconds / timeit.timeit(batched, number=5)
+    difference = np.abs(looped - fallen).max() / np.abs(fallen).max()
+    run.metric("times_faster_than_predict", speedup, timing=True)
     run.claim(
-        "All covered copies in one batch give what a loop of predict gives, many times faster",
+        "All covered copies in one batch give what a loop of predict gives, many times "
+        "faster",
         holds=difference < 1e-3 and speedup > 5,
-        measured=f"largest difference {difference:.1e} of the largest fall; {len(covers)} squares",
+        measured=f"largest difference {difference:.1e} of the largest fall; "
+        f"{len(covers)} squares",
     )
 
-    shown = {f"{side} pixels": maps[f"mean_{side}"] for side in sides}
-    shown["gradient"] = maps["gradient"]
-    drawn = {
-        "title": "Where the score falls",
-        "captions": [f"read as {k}" for k in seen[:5]],
-    }
-    run.figure("maps", figures.heat_maps(images[:5], shown, **drawn))
-    run.figure("measures", plot_measures(found, sides))
+
+def plot_measures(
+    found: dict[str, dict[str, float]], sides: tuple[int, ...]
+) -> plt.Figure:
+    """Each measure by the square's side, a line for each filling."""
+    panels = []
+    for measure, of_gradient in found["gradient"].items():
+        lines = {}
+        for fill in FILLS:
+            values = [found[f"{fill}_{side}"][measure] for side in sides]
+            lines[fill] = (sides, values)
+        panels.append(
+            figures.Panel(
+                title=measure.replace("_", " "),
+                xlabel="side in pixels",
+                lines=lines,
+                levels={"gradient": of_gradient},
+                xticks=sides,
+                ylim=(0, 1),
+            )
+        )
+    title = "Where the heat is, by the square's side and by what fills it"
+    return figures.panels(*panels, title=title)
+
+
+def require_sides(config: Config) -> None:
+    sides = config.sides
+    if not 2 <= min(sides) <= max(sides) <= config.size:
+        raise UsageError(
+            f"--sides {sides}: from 2 to the scene's {config.size} pixels are possible"
+        )
+
+
+def main(config: Config, run: Run) -> None:
+    if config.model:
+        own = classifiers.from_flags(config, run)
+        explain_own(run, own, own.pictures(config.image))
+        return
+    require_sides(config)
+    # A bad picture is said before the training, not after it.
+    shape = (config.size, config.size)
+    picture = classifiers.read_image(config.image, shape) if config.image else None
+
+    explain_objects(run)
+    scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    model = train(config, run, scenes)
+    if picture is not None:
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(run, own, picture[None])
+    cover_all(run, model, test, config.sides[-1])
+
+    images = test.images[: config.explained]
+    masks = test.masks[: config.explained]
+    seen = np.asarray(model(images, training=False)).argmax(axis=1)
+    maps = draw_all_maps(model, images, seen, config.sides)
+    found = {name: measure(heat, masks) for name, heat in maps.items()}
+    for name, measures in found.items():
+        for kind, value in measures.items():
+            run.metric(f"{name}_{kind}", value)
+    judge_maps(run, found, config.sides, masks.mean())
+    compare_speed(run, model, images[0], seen[0], config.sides[-1])
+
+    shown = {f"{side} pixels": maps[f"mean_{side}"] for side in config.sides}
+    run.figure(
+        "maps",
+        figures.heat_maps(
+            images[:5],
+            {**shown, "gradient": maps["gradient"], "untrained": maps["untrained"]},
+            title="Where the digit's logit falls under a square of the mean color",
+            captions=[f"read as {digit}" for digit in seen[:5]],
+            overlay=False,
+        ),
+    )
+    run.figure("measures", plot_measures(found, config.sides))
     run.export(serving.classifier(model), example=images[:3])
 
 
