@@ -21,6 +21,8 @@ Paper: Gatys et al., Image style transfer using convolutional neural networks, 2
 Tags: neural style, imagenet, image stylization, gram matrix, artistic, perceptual loss
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -29,6 +31,7 @@ import tensorflow as tf
 from keras import layers, ops
 from matplotlib import pyplot as plt
 from scipy.ndimage import gaussian_gradient_magnitude
+from scipy.stats import gmean
 from skimage.feature import hog
 
 from deep_learning_recipes import UsageError, classifiers, data, figures, painting
@@ -77,12 +80,14 @@ IMAGENET_LAYERS = (
     "block3a_expand_activation",
     "block4a_expand_activation",
 )
-KERNELS = 5, 3, 3, 3
+KERNELS = (5, 3, 3, 3)
 CONTENT_LAYER = 2  # the third
-# pixels around a picture that less windows cover than the others: cut off at the end
+# The first style's paintings with less and more of its weight, and without smoothing.
+LIGHT = "a tenth of the weight"
+HEAVY = "ten times the weight"
+ROUGH = "no total variation"
+# Pixels around a picture that fewer windows cover than the others: cut off at the end.
 MARGIN = 8
-INNER = np.s_[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
-PADDING = (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)
 
 
 # --------------------------------------------------------------------------------------
@@ -101,14 +106,15 @@ def build_network(filters: int) -> keras.Model:
         x = layers.Conv2D(filters, kernel_size, activation="relu")(x)
         maps.append(x)
     network = keras.Model(picture, maps, name="random_filters")
-    for kernel in network.weights[::2]:
+    for weight in network.weights:
+        if weight.name != "kernel":
+            continue
         # Without a mean they answer to contrast, not to brightness, which would drown
         # all else.
-        values = keras.random.normal(kernel.shape)
+        values = keras.random.normal(weight.shape)
         values -= ops.mean(values, axis=(0, 1, 2), keepdims=True)
-        kernel.assign(
-            values / ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True))
-        )
+        lengths = ops.sqrt(ops.sum(values**2, axis=(0, 1, 2), keepdims=True))
+        weight.assign(values / lengths)
     return network
 
 
@@ -184,6 +190,255 @@ def edge_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(edges[0].ravel(), edges[1].ravel())[0, 1])
 
 
+def shape_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the histograms of oriented gradients of two pictures, in cells of 8 pixels:
+    which way edges run, however strong they are."""
+    cells = [hog(each.mean(axis=-1), pixels_per_cell=(8, 8)) for each in (a, b)]
+    return float(np.corrcoef(*cells)[0, 1])
+
+
+def mean_of_pairs(measure: Callable, pictures: np.ndarray, others: np.ndarray) -> float:
+    """The mean of a measure of two pictures over pairs."""
+    pairs = zip(pictures, others, strict=True)
+    return float(np.mean([measure(picture, other) for picture, other in pairs]))
+
+
+@dataclass
+class Order:
+    """A picture to be painted."""
+
+    style: str
+    style_weight: float
+    smoothness: float
+
+
+def take_orders(config: Config) -> dict[str, Order]:
+    """One for each style, by its name; then the first style with a tenth of its weight,
+    with ten times as much, and without total variation."""
+    weight = config.style_weight
+    smoothness = config.smoothness
+    names = [name.strip() for name in config.styles.split(",")]
+    orders = {name: Order(name, weight, smoothness) for name in names}
+    orders[LIGHT] = Order(names[0], weight / 10, smoothness)
+    orders[HEAVY] = Order(names[0], weight * 10, smoothness)
+    orders[ROUGH] = Order(names[0], weight, 0.0)
+    return orders
+
+
+@dataclass
+class Painted:
+    """What came of some orders, by their names."""
+
+    orders: dict[str, Order]
+    contents: np.ndarray
+    """(n, size, size, 3) in [0, 1], in their style's colors"""
+    styles: np.ndarray
+    """(n, size, size, 3) in [0, 1]"""
+    padded: np.ndarray
+    """the paintings with a margin around them"""
+    content_energies: np.ndarray
+    """(n,)"""
+    style_energies: np.ndarray
+    """(n,)"""
+    style_energies_before: np.ndarray
+    """(n,): of the contents"""
+
+    @property
+    def pictures(self) -> np.ndarray:
+        return self.padded[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    def picture(self, name: str) -> np.ndarray:
+        return self.pictures[self.number(name)]
+
+    def number(self, name: str) -> int:
+        return list(self.orders).index(name)
+
+
+def first_of(painted: Painted, count: int) -> Painted:
+    """The first few alone."""
+    return Painted(
+        dict(list(painted.orders.items())[:count]),
+        painted.contents[:count],
+        painted.styles[:count],
+        painted.padded[:count],
+        painted.content_energies[:count],
+        painted.style_energies[:count],
+        painted.style_energies_before[:count],
+    )
+
+
+def load_pictures(
+    config: Config, size: int, orders: dict[str, Order]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Contents, moved to their styles' colors, and the styles, (n, size, size, 3)."""
+    plain = data.load_picture(config.content, size)
+    styles = [data.load_picture(order.style, size) for order in orders.values()]
+    contents = [painting.Recolor.like(style)(plain[None])[0] for style in styles]
+    return np.stack(contents), np.stack(styles)
+
+
+def transfer(
+    run: Run, title: str, energy: Callable, start: np.ndarray, steps: int
+) -> np.ndarray:
+    """Pictures (n, height, width, 3) that were changed until their energy, (n,), is
+    small."""
+    solver = LBFGS(energy, start, steps_per_call=5)
+    progress = run.loop(
+        title,
+        math.ceil(steps / solver.steps_per_call),
+        {"solver": solver.state},
+        unit=f"times {solver.steps_per_call} steps",
+        show=lambda: {"energy": float(np.mean(solver.value))},
+    )
+    solver.minimize(progress)
+    return np.clip(solver.x, 0, 1)
+
+
+def paint(
+    config: Config,
+    run: Run,
+    network: keras.Model,
+    orders: dict[str, Order],
+    size: int,
+    steps: int,
+    title: str,
+    start: np.ndarray | None = None,
+) -> Painted:
+    """start: paintings of any size to go on from; the contents by default."""
+    contents, styles = load_pictures(config, size, orders)
+    margins = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    padded = np.pad(contents, margins, "reflect")
+    energies = energies_by(network, padded, styles)
+    weights = [order.style_weight for order in orders.values()]
+    smoothness = [order.smoothness for order in orders.values()]
+    energy = build_energy(
+        energies, np.array(weights, "float32"), np.array(smoothness, "float32")
+    )
+    start = padded if start is None else start
+    start = tf.image.resize(start, padded.shape[1:3], "bicubic")
+    painted = transfer(run, title, energy, start, steps)
+
+    content, style = energies(painted)
+    _, style_before = energies(padded)
+    return Painted(
+        orders,
+        contents,
+        styles,
+        painted,
+        content_energies=np.asarray(content),
+        style_energies=np.asarray(style),
+        style_energies_before=np.asarray(style_before),
+    )
+
+
+def paint_coarse_to_fine(
+    config: Config, run: Run, network: keras.Model, orders: dict[str, Order], name: str
+) -> Painted:
+    """Pictures of a quarter of the size, then of half of it."""
+    small = config.size // 4
+    half = config.size // 2
+    begun = paint(
+        config, run, network, orders, small, config.steps, f"{name}, {small} pixels"
+    )
+    return paint(
+        config,
+        run,
+        network,
+        orders,
+        half,
+        config.steps,
+        f"{name}, {half} pixels",
+        start=begun.padded,
+    )
+
+
+def paint_by_own(config: Config, run: Run) -> None:
+    """By a network of the user's, whose claims are not ours."""
+    network = classifiers.from_flags(config, run).convolutions
+    orders = {
+        name: order
+        for name, order in take_orders(config).items()
+        if name not in (LIGHT, HEAVY, ROUGH)
+    }
+    size = network.input.shape[1]
+    contents, styles = load_pictures(config, size, orders)
+    weights = np.full(len(orders), config.style_weight, "float32")
+    smoothness = np.full(len(orders), config.smoothness, "float32")
+    energies = energies_by(network, contents, styles)
+    energy = build_energy(energies, weights, smoothness)
+    painted = transfer(run, config.model, energy, contents, 2 * config.steps)
+
+    content, style = energies(painted)
+    run.metric("content_energy", np.mean(content))
+    run.metric("style_energy", np.mean(style))
+    table = {"style": styles, "content": contents, "painted": painted}
+    drawn = figures.picture_table(table, title=config.model, captions=list(orders))
+    run.figure("pictures", drawn)
+
+
+def judge_style(run: Run, painted: Painted) -> None:
+    """painted: one picture of each style."""
+    left = painted.style_energies / painted.style_energies_before
+    distance = painting.texture_distance
+    of_contents = mean_of_pairs(distance, painted.contents, painted.styles)
+    of_paintings = mean_of_pairs(distance, painted.pictures, painted.styles)
+    # Each painting beside the style that another one took on.
+    others = np.roll(painted.styles, 1, axis=0)
+    of_others = mean_of_pairs(distance, painted.pictures, others)
+    run.metric("texture_distance_to_style", of_paintings)
+    run.metric("texture_distance_to_another_style", of_others)
+    run.claim(
+        "The picture takes on the style: by a statistic that no network has a part in it "
+        "is nearer to it than the content, and than what was painted in another style",
+        holds=max(left) < 0.5 and of_paintings < 0.8 * min(of_contents, of_others),
+        measured=f"style energy down to {max(left):.1%} of the content's or less; "
+        f"distance of local patterns to the style {of_paintings:.3f}, of the content "
+        f"{of_contents:.3f}, of another painting {of_others:.3f}",
+    )
+
+
+def judge_content(run: Run, painted: Painted) -> None:
+    """painted: one picture of each style."""
+    kept = [
+        edge_correlation(picture, content)
+        for picture, content in zip(painted.pictures, painted.contents, strict=True)
+    ]
+    mirrored = painted.contents[0, :, ::-1]
+    by_chance = edge_correlation(painted.pictures[0], mirrored)
+    run.metric("edge_correlation_with_content", np.mean(kept))
+    by_style = ", ".join(
+        f"{value:.2f} ({name})"
+        for name, value in zip(painted.orders, kept, strict=True)
+    )
+    run.claim(
+        "The content stays: edges are where they were",
+        holds=min(kept) > by_chance + 0.2,
+        measured=f"correlation of edges with the content's {by_style}; {by_chance:.2f} "
+        "with the content mirrored",
+    )
+
+
+def judge_trade_off(run: Run, painted: Painted) -> None:
+    """A tenth of the style's weight, the weight, and ten times as much."""
+    names = [LIGHT, next(iter(painted.orders)), HEAVY]
+    numbers = [painted.number(name) for name in names]
+    content = painted.content_energies[numbers]
+    style = painted.style_energies[numbers]
+    weights = [painted.orders[name].style_weight for name in names]
+    measured = [
+        f"{costs:.3f} and {left:.4f} (w = {weight:g})"
+        for costs, left, weight in zip(content, style, weights, strict=True)
+    ]
+    run.claim(
+        "Content and style pull against each other: a heavier style costs content",
+        holds=np.all(np.diff(content) > 0) and np.all(np.diff(style) < 0),
+        measured=f"energies of content and style {', '.join(measured)}",
+    )
+    captions = [*(f"w = {weight:g}" for weight in weights), "no total variation"]
+    pictures = [painted.picture(name) for name in (*names, ROUGH)]
+    run.figure("trade_off", plot_trade_off(pictures, content, style, captions))
+
+
 def plot_trade_off(pictures, content, style, captions) -> plt.Figure:
     """The two energies as their weight changes, and the pictures, of which there may be
     more."""
@@ -199,28 +454,70 @@ def plot_trade_off(pictures, content, style, captions) -> plt.Figure:
     return figure
 
 
-def shape_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the histograms of oriented gradients of two pictures, in cells of 8 pixels:
-    which way edges run, however strong they are."""
-    cells = [hog(each.mean(axis=-1), pixels_per_cell=(8, 8)) for each in (a, b)]
-    return float(np.corrcoef(*cells)[0, 1])
+def roughness(picture: np.ndarray) -> float:
+    """How much neighbors differ in brightness, in [0, 2]."""
+    down = np.abs(np.diff(picture, axis=0)).mean()
+    across = np.abs(np.diff(picture, axis=1)).mean()
+    return float(down + across)
 
 
-def compare_networks(run: Run, by_random, by_trained, contents, styles, names) -> None:
+def judge_speckles(run: Run, painted: Painted) -> None:
+    first = next(iter(painted.orders))
+    rough = roughness(painted.picture(ROUGH))
+    smooth = roughness(painted.picture(first))
+    of_style = roughness(painted.styles[painted.number(first)])
+    of_content = roughness(painted.contents[painted.number(first)])
+    run.claim(
+        "The Gram matrices of a style do not forbid speckles that it has not; total "
+        "variation does",
+        holds=rough > 1.1 * max(of_style, of_content) and smooth < 0.9 * rough,
+        measured=f"neighbors differ by {rough:.3f} without it, {smooth:.3f} with it, "
+        f"{of_style:.3f} in the style, {of_content:.3f} in the content",
+    )
+
+
+def judge_scales(
+    config: Config,
+    run: Run,
+    network: keras.Model,
+    by_three_scales: Painted,
+    by_one: Painted,
+) -> None:
+    """By what the layers see of the pictures at a quarter of their size: wide
+    strokes."""
+    small = config.size // 4
+    contents, styles = load_pictures(config, small, by_one.orders)
+    energies = energies_by(network, contents, styles)
+
+    def wide_strokes(painted: Painted) -> np.ndarray:
+        _, style = energies(tf.image.resize(painted.pictures, (small, small), "area"))
+        return np.asarray(style)
+
+    several = wide_strokes(by_three_scales)
+    one = wide_strokes(by_one)
+    measured = [
+        f"{first:.2f} and {second:.2f} ({name})"
+        for name, first, second in zip(by_one.orders, several, one, strict=True)
+    ]
+    run.claim(
+        "Several scales carry over wider strokes than as much work on the whole picture",
+        holds=gmean(several / one) < 0.9,
+        measured="style energy of the pictures shrunk to a quarter by three scales and "
+        f"by one: {', '.join(measured)}",
+    )
+
+
+def compare_networks(run: Run, by_random: Painted, by_trained: Painted) -> None:
     """What either network's pictures keep of the content and take of the style, by
-    measures that no network has a part in. All pictures: (n, size, size, 3)."""
-    painted = {"random": by_random, "imagenet": by_trained}
+    measures that no network has a part in."""
     shapes = {}
     textures = {}
-    for name, pictures in painted.items():
-        shapes[name] = np.mean(
-            [shape_correlation(*pair) for pair in zip(pictures, contents, strict=True)]
+    for name, painted in (("random", by_random), ("imagenet", by_trained)):
+        shapes[name] = mean_of_pairs(
+            shape_correlation, painted.pictures, painted.contents
         )
-        textures[name] = np.mean(
-            [
-                painting.texture_distance(*pair)
-                for pair in zip(pictures, styles, strict=True)
-            ]
+        textures[name] = mean_of_pairs(
+            painting.texture_distance, painted.pictures, painted.styles
         )
     run.metrics("shape_correlation_by_filters", shapes)
     run.metrics("texture_distance_by_filters", textures)
@@ -234,191 +531,80 @@ def compare_networks(run: Run, by_random, by_trained, contents, styles, names) -
         f"{textures['imagenet']:.2f}, by random filters {textures['random']:.2f}",
     )
     table = {
-        "style": styles,
-        "random filters": by_random,
-        "ImageNet's": by_trained,
+        "style": by_random.styles,
+        "random filters": by_random.pictures,
+        "ImageNet's": by_trained.pictures,
     }
     title = "By random filters, and by those of EfficientNet-Lite0"
-    run.figure("networks", figures.picture_table(table, title=title, captions=names))
+    captions = list(by_random.orders)
+    run.figure("networks", figures.picture_table(table, title=title, captions=captions))
+
+
+def draw_pictures(run: Run, painted: Painted) -> None:
+    table = {
+        "style": painted.styles,
+        "recolored": painted.contents,
+        "painted": painted.pictures,
+    }
+    title = "A content in the texture of others"
+    captions = list(painted.orders)
+    run.figure("pictures", figures.picture_table(table, title=title, captions=captions))
+
+
+def export_scorer(
+    config: Config, run: Run, network: keras.Model, painted: Painted
+) -> None:
+    """A service that measures how near a picture is to the first content and style."""
+    picture = keras.Input((config.size, config.size, 3), name="picture")
+    energies = energies_by(network, painted.contents[:1], painted.styles[:1])
+    content, style = energies(picture)
+    outputs = {"content": content, "style": style}
+    scorer = keras.Model(picture, outputs, name="style_scorer")
+    run.export(scorer, example=painted.contents)
 
 
 def main(config: Config, run: Run) -> None:
     # Three sizes, one scale, and two sizes by ImageNet's network.
     run.plan(1 if config.model else 6)
-    names = [name.strip() for name in config.styles.split(",")]
-    n = len(names)
-
-    def load(size, rows):
-        """Contents in the styles' colors, and the styles, whose numbers are in
-        rows."""
-        styles = np.stack([data.load_picture(name, size) for name in names])
-        content = data.load_picture(config.content, size)[None]
-        contents = [painting.Recolor.like(style)(content) for style in styles]
-        return np.concatenate(contents)[rows], styles[rows]
-
-    # Each style at the weight asked for; the first with less, with more, and
-    # unsmoothed.
-    rows = [*range(n), 0, 0, 0]
-    all_weights = config.style_weight * np.array([1] * n + [0.1, 10, 1], "float32")
-    all_smoothness = config.smoothness * np.array([1] * n + [1, 1, 0], "float32")
-
-    def transfer(title, network, contents, styles, steps, start=None):
-        """The pictures of the first rows, and their energies. start: if not contents,
-        any size."""
-        energies = energies_by(network, contents, styles)
-        count = len(contents)
-        energy = build_energy(energies, all_weights[:count], all_smoothness[:count])
-        start = contents if start is None else start
-        start = tf.image.resize(start, contents.shape[1:3], "bicubic")
-        solver = LBFGS(energy, start, steps_per_call=5)
-        show = lambda: {"energy": float(np.mean(solver.value))}  # noqa: E731
-        calls = -(-steps // solver.steps_per_call)
-        unit = f"times {solver.steps_per_call} steps"
-        state = {"solver": solver.state}
-        solver.minimize(run.loop(title, calls, state, unit=unit, show=show))
-        painted = np.clip(solver.x, 0, 1)
-        return painted, *(np.asarray(each) for each in energies(painted))
-
     if config.model:
-        network = classifiers.from_flags(config, run).convolutions
-        contents, styles = load(network.input.shape[1], rows[:n])
-        steps = 2 * config.steps
-        painted, content, style = transfer(
-            config.model, network, contents, styles, steps
-        )
-        run.metric("content_energy", content.mean())
-        run.metric("style_energy", style.mean())
-        table = {"style": styles, "content": contents, "painted": painted}
-        run.figure(
-            "pictures", figures.picture_table(table, title=config.model, captions=names)
-        )
+        paint_by_own(config, run)
         return
-
     if config.size < 160:
         raise UsageError(
             f"--size {config.size}: at least 160, as the last layer sees a quarter"
         )
+    orders = take_orders(config)
+    styles = {name: order for name, order in orders.items() if name == order.style}
+
     network = build_network(config.filters)
-    painted = None
-    for size in (config.size // 4, config.size // 2):
-        contents, styles = load(size, rows)
-        settings = network, np.pad(contents, PADDING, "reflect"), styles
-        painted, content, style = transfer(
-            f"{size} pixels", *settings, config.steps, painted
-        )
-    _, style_before = energies_by(*settings)(settings[1])
-    style_left = style[:n] / style_before[:n]
-    cut = painted[INNER]
-
-    # The same again, with the filters of a network that was trained.
+    half = paint_coarse_to_fine(config, run, network, orders, "random filters")
     trained = maps_of(classifiers.load(IMAGENET).model, IMAGENET_LAYERS)
-    by_trained = None
-    for size in (config.size // 4, config.size // 2):
-        contents, styles = load(size, rows[:n])
-        settings = trained, np.pad(contents, PADDING, "reflect"), styles
-        by_trained, _, _ = transfer(
-            f"{IMAGENET}, {size} pixels", *settings, config.steps, by_trained
-        )
-    by_trained = by_trained[INNER]
-    by_random = cut[:n]
-    compare_networks(run, by_random, by_trained, contents, styles, names)
+    by_trained = paint_coarse_to_fine(config, run, trained, styles, IMAGENET)
+    steps = config.last_steps
+    title = f"{config.size} pixels"
+    whole = paint(
+        config,
+        run,
+        network,
+        styles,
+        config.size,
+        steps,
+        title,
+        half.padded[: len(styles)],
+    )
+    # The steps on the smaller pictures exchanged for as much work on the whole ones.
+    steps += config.steps * 5 // 16
+    one_scale = paint(config, run, network, styles, config.size, steps, "one scale")
 
-    whole_contents, whole_styles = load(config.size, rows[:n])
-    settings = network, np.pad(whole_contents, PADDING, "reflect"), whole_styles
-    last, _, _ = transfer(
-        f"{config.size} pixels", *settings, config.last_steps, painted[:n]
-    )
-    # With the steps on the smaller pictures exchanged for as much work on the whole
-    # ones.
-    steps = config.last_steps + config.steps * 5 // 16
-    one_scale, _, _ = transfer("one scale", *settings, steps)
-
-    far_before, far = (
-        np.mean(
-            [
-                painting.texture_distance(*pair)
-                for pair in zip(each[:n], styles, strict=False)
-            ]
-        )
-        for each in (contents, cut)
-    )
-    kept = [edge_correlation(*pair) for pair in zip(cut[:n], contents, strict=False)]
-    by_chance = edge_correlation(cut[0], contents[0, :, ::-1])
-    run.metric("edge_correlation_with_content", np.mean(kept))
-    run.metric("texture_distance_to_style", far)
-    run.claim(
-        "The picture takes on the style: also by a statistic that no network has a part in",
-        holds=max(style_left) < 0.5 and far < 0.8 * far_before,
-        measured=f"style energy down to {max(style_left):.1%} of the content's or less; distance "
-        f"of local patterns to the style from {far_before:.3f} to {far:.3f}",
-    )
-    run.claim(
-        "The content stays: edges are where they were",
-        holds=min(kept) > by_chance + 0.2,
-        measured="correlation of edges with the content's "
-        + ", ".join(
-            f"{value:.2f} ({name})" for name, value in zip(names, kept, strict=True)
-        )
-        + f"; {by_chance:.2f} with the content mirrored",
-    )
-    curve = [n, 0, n + 1]
-    run.claim(
-        "Content and style pull against each other: a heavier style costs content",
-        holds=np.all(np.diff(content[curve]) > 0) and np.all(np.diff(style[curve]) < 0),
-        measured="energies of content and style "
-        + ", ".join(
-            f"{content[k]:.3f} and {style[k]:.4f} (w = {all_weights[k]:g})"
-            for k in curve
-        ),
-    )
-
-    four = cut[-1], cut[0], styles[0], contents[0]
-    rough, smooth, of_style, of_content = (
-        np.abs(np.diff(each, axis=0)).mean() + np.abs(np.diff(each, axis=1)).mean()
-        for each in four
-    )
-    run.claim(
-        "The Gram matrices of a style do not forbid speckles that it has not; total variation does",
-        holds=rough > 1.1 * max(of_style, of_content) and smooth < 0.9 * rough,
-        measured=f"neighbors differ by {rough:.3f} without it, {smooth:.3f} with it, "
-        f"{of_style:.3f} in the style, {of_content:.3f} in the content",
-    )
-
-    # What the layers see of the pictures at a quarter of their size: wide strokes.
-    contents, styles = load(config.size // 4, rows[:n])
-    wide = energies_by(network, contents, styles)
-    pyramid, single = (
-        np.asarray(wide(tf.image.resize(each[INNER], contents.shape[1:3], "area"))[1])
-        for each in (last, one_scale)
-    )
-    each_style = zip(names, pyramid, single, strict=True)
-    run.claim(
-        "Several scales carry over wider strokes than as much work on the whole picture",
-        holds=np.exp(np.mean(np.log(pyramid / single))) < 0.9,
-        measured="style energy of the pictures shrunk to a quarter by three scales and by one: "
-        + ", ".join(
-            f"{several:.2f} and {one:.2f} ({name})" for name, several, one in each_style
-        ),
-    )
-
-    table = {
-        "style": whole_styles,
-        "recolored": whole_contents,
-        "painted": last[INNER],
-    }
-    drawn = {"title": "A content in the texture of others", "captions": names}
-    run.figure("pictures", figures.picture_table(table, **drawn))
-    captions = [*(f"w = {w:g}" for w in all_weights[curve]), "no total variation"]
-    drawn = plot_trade_off(cut[[*curve, n + 2]], content[curve], style[curve], captions)
-    run.figure("trade_off", drawn)
-
-    # A service that measures how near a picture is to this content and style.
-    picture = keras.Input((config.size, config.size, 3), name="picture")
-    content, style = energies_by(network, whole_contents[:1], whole_styles[:1])(picture)
-    scorer = keras.Model(
-        picture, {"content": content, "style": style}, name="style_scorer"
-    )
-    run.export(scorer, example=whole_contents)
+    by_random = first_of(half, len(styles))
+    compare_networks(run, by_random, by_trained)
+    judge_style(run, by_random)
+    judge_content(run, by_random)
+    judge_trade_off(run, half)
+    judge_speckles(run, half)
+    judge_scales(config, run, network, whole, one_scale)
+    draw_pictures(run, whole)
+    export_scorer(config, run, network, whole)
 
 
 if __name__ == "__main__":
