@@ -209,13 +209,21 @@ def image_grid(
 
 
 def image_rows(
-    rows: Mapping[str, np.ndarray], *, title: str, columns: int = 10
+    rows: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    columns: int = 10,
+    captions: Sequence[object] = (),
 ) -> Figure:
     """A named row of images in [0, 1] for each entry, which may be (n, height, width, 1
     or 3) or flat (n, pixels) of square gray images; the first `columns` of each are
-    shown."""
+    shown. captions: above the columns."""
+    longest = max(len(line) for name in rows for line in name.splitlines())
     figure, grid = plt.subplots(
-        len(rows), 1, figsize=(columns + 1.2, len(rows) + 0.6), squeeze=False
+        len(rows),
+        1,
+        figsize=(columns + max(1.2, 0.12 * longest), len(rows) + 0.6),
+        squeeze=False,
     )
     for (name, images), axes in zip(rows.items(), grid[:, 0], strict=True):
         # One picture for the whole row: many small axes take seconds to lay out.
@@ -230,6 +238,15 @@ def image_rows(
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
+    places = (np.arange(len(captions)) + 0.47) / columns
+    for place, caption in zip(places, captions, strict=True):
+        grid[0, 0].annotate(
+            str(caption),
+            (place, 1.04),
+            xycoords="axes fraction",
+            ha="center",
+            va="bottom",
+        )
     figure.suptitle(title)
     return figure
 

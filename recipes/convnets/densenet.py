@@ -253,7 +253,9 @@ def maps_of_sources(model: keras.Model, block: int, before: int) -> list[slice]:
     """Where the maps of a block's input and of its first `before` layers stand among
     those that the next one reads."""
     first = model.get_layer(f"block{block}_layer1")
-    old, new = (each.shape[-1] for each in first.input)
+    maps_before, maps_made = first.input
+    old = maps_before.shape[-1]
+    new = maps_made.shape[-1]
     ends = [old + new * layer for layer in range(before + 1)]
     return [slice(0, old)] + [
         slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)

@@ -346,7 +346,8 @@ def judge_sameness(logits: dict[int, np.ndarray], accuracy, run: Run) -> None:
     """By tile, in 32 bits."""
     apart = {tile: np.abs(logits[tile] - logits[0]).max() for tile in TILES}
     accuracies = [accuracy[tile] for tile in TILES]
-    lowest, highest = min(accuracies), max(accuracies)
+    lowest = min(accuracies)
+    highest = max(accuracies)
     run.claim(
         "It is the same convolution: with trained kernels, the same accuracy and logits "
         "in 32 bits",

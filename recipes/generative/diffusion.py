@@ -238,7 +238,8 @@ class Sampler:
         x_t = tf.constant(random.standard_normal(shape), tf.float32)
         path = [x_t]
         for index in range(steps):
-            time, next_time = times[index], times[index + 1]
+            time = times[index]
+            next_time = times[index + 1]
             fresh = tf.constant(random.standard_normal(shape), tf.float32)
             x_t = self.step(x_t, label, time, next_time, guidance, eta, fresh)
             path.append(x_t)
@@ -429,7 +430,8 @@ def compare_steps(digits: Digits, config: Config, run: Run):
 
 def judge_steps(images, scores, run: Run) -> None:
     ladder = sorted({steps for _, steps in scores})
-    few, many = ladder[0], ladder[-1]
+    few = ladder[0]
+    many = ladder[-1]
     frechet = {f"{steps} steps": scores[0, steps].frechet for steps in ladder}
     run.metrics("frechet_ddim", frechet)
     run.metrics(
@@ -490,7 +492,8 @@ def judge_guidances(found: dict[float, Guided], run: Run) -> None:
     run.metrics("agreement", agreements)
     run.metrics("precision", precisions)
     run.metrics("coverage", coverages)
-    none, strong = found[min(found)], found[max(found)]
+    none = found[min(found)]
+    strong = found[max(found)]
     run.claim(
         "Guidance trades diversity for fidelity: the stronger, the more of the pictures "
         "show the class that was asked for, but beyond a point they cover fewer of the "

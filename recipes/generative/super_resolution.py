@@ -309,7 +309,8 @@ def cut_pieces(pictures: list[np.ndarray], config: Config, seed: int):
         step = random.choice([-1, 1])  # -1 mirrors
         piece = small[top : top + side, left : left + side]
         x[index] = np.rot90(piece, turns)[:, ::step]
-        top, left = factor * top, factor * left
+        top = factor * top
+        left = factor * left
         piece = pictures[number][top : top + config.crop, left : left + config.crop]
         y[index] = np.rot90(piece, turns)[:, ::step]
     return x, y

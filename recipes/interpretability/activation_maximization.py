@@ -8,8 +8,8 @@ the total variation asks for flat areas, jitter moves the picture at each step s
 single pixels cannot matter, blur wipes out fine grain.
 Look at the flamingo and the volcano of a network that was trained on ImageNet; at class
 images of digits with each regularizer, read by a judge that the network has never met;
-and at those of a network trained in noise, which no single pixel can sway: its own
-gradients are strokes.
+at those of a network trained in noise, which no single pixel can sway: its own
+gradients are strokes; and at what single neurons of it want to see.
 
 Lectures: CS Visualizing & Understanding (Synthesizing images); N18 4.3 Understanding
     CNNs
@@ -119,7 +119,8 @@ def build_model(size: int, noise: float, classes: int = 10) -> keras.Model:
         x = layers.Conv2D(filters, width, padding="same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
         x = layers.MaxPooling2D(2)(x)
-    x = layers.Dense(64, activation="relu")(layers.Flatten()(x))
+    x = layers.Dense(64, name="neurons")(layers.Flatten()(x))
+    x = layers.ReLU()(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="reader")
 
 
@@ -225,7 +226,8 @@ def likeness(
 ) -> np.ndarray:
     """The correlation of each picture's pixels with those of the most alike of the real
     pictures x of its class y, (n,) in [-1, 1]."""
-    flat, real = images.reshape(len(images), -1), x.reshape(len(x), -1)
+    flat = images.reshape(len(images), -1)
+    real = x.reshape(len(x), -1)
     correlations = np.corrcoef(flat, real)[: len(flat), len(flat) :]
     return np.where(y == classes[:, None], correlations, -1).max(axis=1)
 
@@ -385,8 +387,43 @@ def draw_digits(run: Run, name: str, table: dict, images: dict) -> None:
         run.metric(f"{name}_{each}_likeness", row["likeness"])
         label = f"{each.replace('_', ' ')}\n{row['read']:.0%} read"
         rows[label] = images[each].clip(0, 1)
-    title = f"What the {name} network wants to see, by regularizer"
-    run.figure(name, figures.image_rows(rows, title=title))
+    title = f"What the {name} network wants to see of each digit, by regularizer"
+    digits = figures.image_rows(rows, title=title, captions=range(10))
+    run.figure(name, digits)
+
+
+def draw_neurons(run: Run, model: keras.Model, start, x_test, config: Config) -> None:
+    """What ten neurons of the hidden layer want to see, those that differ most from
+    picture to picture, and the held-out digits that excite them most."""
+    # Before the rectifier: a silent neuron has a slope there.
+    layer = keras.Model(model.input, model.get_layer("neurons").output)
+    answers = layer.predict(x_test, verbose=0)
+    neurons = np.sort(np.argsort(answers.std(axis=0))[-len(start) :])
+    unit = np.std(answers)
+    made = climb(run, "neurons", layer, neurons, start, ["all"], config, unit)
+    images = made["all"].clip(0, 1)
+
+    excited = np.asarray(layer(images))[:, neurons]
+    by_own = np.diag(excited)
+    by_digits = answers.max(axis=0)[neurons]
+    by_others = (excited - np.diag(np.full(len(neurons), np.inf))).max(axis=0)
+    beyond_others = np.mean(by_own > by_others)
+    run.metric("neurons_excited_most_by_their_own", beyond_others)
+    run.claim(
+        "A neuron has its own picture: it excites most neurons more than what was drawn "
+        "for any other, and on average more than the strongest of the held-out digits",
+        holds=beyond_others >= 0.6 and by_own.mean() > 1.1 * by_digits.mean(),
+        measured=f"{beyond_others:.0%} of {len(neurons)} neurons more than by the others' "
+        f"pictures; {by_own.mean():.1f} by their own, {by_digits.mean():.1f} by the "
+        f"strongest of {len(x_test)} digits",
+    )
+    strongest = np.argsort(-answers[:, neurons], axis=0)
+    rows = {"drawn for\nthe neuron": images}
+    for place in range(3):
+        rows[f"digit that excites\nit most, {place + 1}"] = x_test[strongest[place]]
+    title = "What single neurons of the robust network want to see"
+    captions = [f"neuron {number}" for number in neurons]
+    run.figure("neurons", figures.image_rows(rows, title=title, captions=captions))
 
 
 def main(config: Config, run: Run) -> None:
@@ -394,7 +431,8 @@ def main(config: Config, run: Run) -> None:
         run.plan(1)
         draw_own_classes(run, config)
         return
-    run.plan(5)  # ImageNet's classes, two networks of digits, and a climb of each
+    # ImageNet's classes, two networks of digits, a climb of each, and neurons.
+    run.plan(6)
     draw_imagenet_classes(run, config)
 
     digits = data.load("digits", size=config.size)
@@ -416,6 +454,7 @@ def main(config: Config, run: Run) -> None:
         accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
         run.metric(f"{name}_test_accuracy", accuracy)
 
+    draw_neurons(run, model, start[:10], x_test, config)
     packaged = with_tf_keras_vis(model, start[:10], config, unit).clip(0, 1)
     read = judge.predict(packaged.reshape(10, -1)) == np.arange(10)
     run.metric("tf_keras_vis_robust_read", np.mean(read))
@@ -425,7 +464,9 @@ def main(config: Config, run: Run) -> None:
 
 def judge_digits(run: Run, plain: dict, robust: dict) -> None:
     """The claims. plain, robust: {setting: what was measured} of each network."""
-    none, every, bare = plain["none"], plain["all"], robust["none"]
+    none = plain["none"]
+    every = plain["all"]
+    bare = robust["none"]
     run.claim(
         "Without a natural-image regularizer a network is sure of pictures that a judge cannot "
         "read; with them both agree",

@@ -24,6 +24,7 @@ import numpy as np
 from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from matplotlib.patheffects import withStroke
 from sklearn.cluster import KMeans
 from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
@@ -121,17 +122,27 @@ def principal_components(vectors: np.ndarray, count: int = 2) -> np.ndarray:
 
 
 def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure:
-    """Points (n, 2) for each named plane; a picture is drawn as its digit."""
+    """Points (n, 2) for each named plane, drawn as their digits; each digit stands large
+    where the median of its points is."""
     figure, panels = plt.subplots(1, len(planes), figsize=(5.2 * len(planes), 5))
     colors = plt.get_cmap("tab10")
+    outline = [withStroke(linewidth=4, foreground="white")]
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         for label in np.unique(labels):
-            x, y = points[labels == label].T
-            axes.plot(x, y, linestyle="", marker=f"${label}$", color=colors(label))
-        low, high = points.min(axis=0), points.max(axis=0)
-        margin = 0.04 * (high - low)
-        axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), xticks=[], yticks=[])
-        axes.set(ylim=(low[1] - margin[1], high[1] + margin[1]), title=name)
+            of_label = points[labels == label]
+            digit = f"${label}$"
+            axes.plot(*of_label.T, digit, color=colors(label), alpha=0.6, markersize=5)
+            axes.annotate(
+                str(label),
+                np.median(of_label, axis=0),
+                color=colors(label),
+                fontsize=20,
+                weight="bold",
+                ha="center",
+                va="center",
+                path_effects=outline,
+            )
+        axes.set(title=name, xticks=[], yticks=[])
     figure.suptitle("Held-out pictures laid flat, each drawn as its digit")
     return figure
 

@@ -10,8 +10,8 @@ the style's beforehand, so that the two do not fight over them.
 Look at the curve of what one term costs the other as their weight changes, and at what
 the filters have to do with it: random ones, which need no training, take on the texture
 and break up the shapes; those of a network that learned on ImageNet, here
-EfficientNet-Lite0, keep shapes and take on less. The papers' pictures are VGG's
-(--model VGG19, where Keras can download it).
+EfficientNet-Lite0, keep more of the shapes. The papers' pictures are VGG's (--model
+VGG19, where Keras can download it).
 
 Lectures: CS Visualizing & Understanding (Neural Style Transfer); N18 4.3
 Paper: Gatys et al., Image style transfer using convolutional neural networks, 2016
@@ -523,9 +523,8 @@ def compare_networks(run: Run, by_random: Painted, by_trained: Painted) -> None:
     run.metrics("texture_distance_by_filters", textures)
     run.claim(
         "Filters that learned on ImageNet keep more of the content's shapes than random "
-        "ones; of the style's texture they do not take on much more",
-        holds=shapes["imagenet"] > shapes["random"] + 0.04
-        and textures["imagenet"] > 0.8 * textures["random"],
+        "ones",
+        holds=shapes["imagenet"] > shapes["random"] + 0.04,
         measured=f"correlation of shapes with the content {shapes['imagenet']:.2f}, by "
         f"random filters {shapes['random']:.2f}; distance of textures to the style "
         f"{textures['imagenet']:.2f}, by random filters {textures['random']:.2f}",

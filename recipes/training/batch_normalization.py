@@ -305,8 +305,10 @@ def train(normalized: bool, digits: Digits, config: Config, run: Run) -> Trained
     model = build_network(normalized, config.depth, config.units)
     losses = np.zeros((3, config.epochs, *shape))
     accuracy = np.zeros((config.epochs, *shape))
-    x, y = tf.constant(digits.x), tf.constant(digits.y)
-    x_seen, y_seen = tf.constant(digits.x_seen), tf.constant(digits.y_seen)
+    x = tf.constant(digits.x)
+    y = tf.constant(digits.y)
+    x_seen = tf.constant(digits.x_seen)
+    y_seen = tf.constant(digits.y_seen)
     state = {"all": [rows, velocity, losses, accuracy, random]}
     name = f"{len(rates)} {model.name} networks"
     for epoch in run.loop(name, config.epochs, state, unit="epochs"):
@@ -409,7 +411,8 @@ def judge_batches(network: keras.Model, digits: Digits, run: Run) -> dict[int, f
             for image in x[:5]
         ]
         spreads[size] = float(np.mean(of_images))
-    few, many = BATCH_SIZES[1], BATCH_SIZES[-1]
+    few = BATCH_SIZES[1]
+    many = BATCH_SIZES[-1]
     run.compare(
         "In training an example's logits hang on its companions, the more the fewer "
         "there are: their standard deviation over batches",

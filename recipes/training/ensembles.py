@@ -204,7 +204,8 @@ class Parts:
 
 def load_parts(run: Run) -> Parts:
     (x, y), (x_test, y_test) = data.load("mnist_5k", size=SIDE)
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    x = x.reshape(len(x), -1)
+    x_test = x_test.reshape(len(x_test), -1)
     order = np.random.default_rng(run.seed).permutation(len(x))
     chosen_by, rest = np.split(order, [len(x) // 5])
     return Parts(

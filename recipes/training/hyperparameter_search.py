@@ -375,7 +375,8 @@ def state_of(trial: Trial, start: np.ndarray) -> np.ndarray:
 def load_parts(run: Run):
     """Digits to train on, to choose by and to report."""
     (x, y), (x_test, y_test) = data.load("digits")
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    x = x.reshape(len(x), -1)
+    x_test = x_test.reshape(len(x_test), -1)
     order = np.random.default_rng(run.seed).permutation(len(x))
     held_out, rest = np.split(order, [VALIDATION])
     rest = rest[:TRAINING]

@@ -153,7 +153,8 @@ STEPS_PER_CALL = 50
 NOISE = 0.4  # standard deviation, of pixels in [0, 1]
 MOMENTUM = 0.9
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
-LOWEST, HIGHEST = {"momentum": 1e-4, "Adam": 1e-5}, {"momentum": 10.0, "Adam": 1.0}
+LOWEST = {"momentum": 1e-4, "Adam": 1e-5}
+HIGHEST = {"momentum": 10.0, "Adam": 1.0}
 WORST = 1e3  # nats; what is worse, or no number, counts as this
 
 
@@ -261,7 +262,8 @@ def train(
 def load_parts(run: Run):
     """Digits to train on, to choose by and to report."""
     (x, y), (x_test, y_test) = data.load("digits")
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    x = x.reshape(len(x), -1)
+    x_test = x_test.reshape(len(x_test), -1)
     rows = np.random.default_rng(run.seed).permutation(len(x))
     held_out, rest = np.split(rows, [len(x) // 5])
     return [
@@ -271,7 +273,8 @@ def load_parts(run: Run):
 
 
 def grid(optimizer: str, count: int) -> np.ndarray:
-    low, high = LOWEST[optimizer], HIGHEST[optimizer]
+    low = LOWEST[optimizer]
+    high = HIGHEST[optimizer]
     return np.logspace(np.log10(low), np.log10(high), count)
 
 

@@ -306,7 +306,8 @@ def judge_copies(stack: Stack, config: Config, run: Run) -> None:
     """A gradient of many copies, and what one pass over them is worth."""
     network = stack.network
     stacks.set_weights(network, stack.first[0])
-    x, y = stack.parts.x[:ORIGINALS], stack.parts.y[:ORIGINALS]
+    x = stack.parts.x[:ORIGINALS]
+    y = stack.parts.y[:ORIGINALS]
     x_copies = tf.tile(x, (config.copies, 1))
     y_copies = tf.tile(y, (config.copies,))
     one, seconds_of_one = timed_gradient(network, x, y)

@@ -324,7 +324,8 @@ def choose_often(
     for draw in range(draws):
         some = random.permutation(networks)[:candidates]
         order = random.permutation(everything)
-        choosing, others = order[:images], order[images : 2 * images]
+        choosing = order[:images]
+        others = order[images : 2 * images]
         here = trained.held_out[some][:, choosing]
         best = choose(here)
         true = (totals[some] - here.sum(axis=1)) / (everything - images)
@@ -353,7 +354,8 @@ def choose_by_each(trained: Trained, config: Config, run: Run, name: str):
 
 
 def judge_choices(by_rate, by_seed, most: int, run: Run) -> None:
-    few, many = SIZES[0], SIZES[-1]
+    few = SIZES[0]
+    many = SIZES[-1]
     chosen = by_rate[100, most]
     run.metrics(
         "overstated",

@@ -209,7 +209,8 @@ def load_crops(images: int, seed: int) -> Crops:
     order = np.random.default_rng(seed).permutation(len(x))
     valid = order[:HELD_OUT]
     train = order[HELD_OUT : HELD_OUT + images]
-    mean, deviation = x[train].mean(), x[train].std()
+    mean = x[train].mean()
+    deviation = x[train].std()
     return Crops(
         (shrink(x[train]) - mean) / deviation,
         y[train],
@@ -278,7 +279,8 @@ def train(kind: str, crops: Crops, config: Config, run: Run) -> Trained:
     shape = len(BATCH_SIZES), len(LEARNING_RATES), config.starts
     hits = np.zeros((*shape, len(crops.x_seen)), bool)
     ends = np.zeros((*shape, first.shape[1]), "float32")
-    x, y = tf.constant(crops.x), tf.constant(crops.y)
+    x = tf.constant(crops.x)
+    y = tf.constant(crops.y)
 
     state = {"all": [rows, velocity, hits, ends, random]}
     name = f"{len(rates) * len(BATCH_SIZES)} networks, {kind} norm"
@@ -328,7 +330,8 @@ def errors_of_means(network: keras.Model, x: np.ndarray, seed: int) -> dict[int,
 
 
 def judge(trained: dict[str, Trained], run: Run) -> None:
-    largest, smallest = BATCH_SIZES[0], BATCH_SIZES[-1]
+    largest = BATCH_SIZES[0]
+    smallest = BATCH_SIZES[-1]
     means = {}
     for kind, found in trained.items():
         by_size = dict(zip(BATCH_SIZES, found.accuracies().mean(axis=-1), strict=True))

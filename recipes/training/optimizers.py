@@ -218,11 +218,13 @@ def saddle(condition_number: float) -> Surface:
     the minima at y = ±1 so gently that plain steps hardly notice."""
 
     def slope(point):
-        x, y = point[..., 0], point[..., 1]
+        x = point[..., 0]
+        y = point[..., 1]
         return np.stack([condition_number * x, y**3 - y], axis=-1)
 
     def loss(point):
-        x, y = point[..., 0], point[..., 1]
+        x = point[..., 0]
+        y = point[..., 1]
         return condition_number * x**2 / 2 - y**2 / 2 + y**4 / 4
 
     beside = [[1, 1e-1], [1, 1e-2], [1, 1e-3], [1, 1e-4]]
@@ -336,7 +338,8 @@ def train_on_digits(
     ]
     of_networks = np.tile(np.repeat(rates, config.starts), len(RULES))
     of_networks = tf.constant(of_networks[:, np.newaxis], "float32")
-    x, y = tf.constant(x), tf.constant(y)
+    x = tf.constant(x)
+    y = tf.constant(y)
 
     losses = np.zeros((config.looks, *shape))
     squares = {name: np.zeros((config.looks, *shape[1:])) for name in DIVIDING}
@@ -655,7 +658,8 @@ def main(config: Config, run: Run) -> None:
     judge_dimensions(run)
 
     (x, y), (x_test, y_test) = data.load("digits")
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
+    x = x.reshape(len(x), -1)
+    x_test = x_test.reshape(len(x_test), -1)
     model = build_model()
     starts = np.stack([stacks.row_of(build_model()) for _ in range(config.starts)])
     trained = train_on_digits(model, starts, x, y, config, run)

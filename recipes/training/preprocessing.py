@@ -311,7 +311,8 @@ def train(
     velocity = tf.Variable(tf.zeros_like(rows))
     of_each = np.tile(np.repeat(rates, config.starts), len(METHODS))
     of_each = tf.constant(of_each[:, np.newaxis], "float32")
-    x, y = tf.constant(parts.x), tf.constant(parts.y)
+    x = tf.constant(parts.x)
+    y = tf.constant(parts.y)
     x_seen = tf.constant(np.concatenate([parts.x_valid, parts.x_test]))
     y_seen = tf.constant(np.concatenate([parts.y_valid, parts.y_test]))
     held_out = len(parts.x_valid)
@@ -345,7 +346,8 @@ def load_crops(seed: int) -> Parts:
     """Crops of photographs at 8×8; those to report are of other regions."""
     (x, y), (x_test, y_test) = data.load("photos")
     order = np.random.default_rng(seed).permutation(len(x))
-    valid, train = order[:300], order[300:1100]
+    valid = order[:300]
+    train = order[300:1100]
     return Parts(
         shrink(x[train]),
         y[train],

@@ -128,7 +128,8 @@ def diagnose(
     Raises ValueError for other outputs or labels, and for a model that was not
     compiled.
     """
-    x, y = np.asarray(x, "float32"), np.asarray(y)
+    x = np.asarray(x, "float32")
+    y = np.asarray(y)
     check_arguments(model, x, y)
     curves = dict(getattr(history, "history", history))
     valid = None
@@ -785,13 +786,13 @@ def load_clinic(name: str, examples: int, seed: int):
     random = np.random.default_rng(seed)
     rows = random.permutation(len(x))[:examples]
     held_out = random.permutation(len(x_valid))[: examples // 3]
-    x, x_valid = (
-        x.reshape(len(x), -1)[rows],
-        x_valid.reshape(len(x_valid), -1)[held_out],
-    )
-    y, y_valid = y[rows], y_valid[held_out]
+    x = x.reshape(len(x), -1)[rows]
+    x_valid = x_valid.reshape(len(x_valid), -1)[held_out]
+    y = y[rows]
+    y_valid = y_valid[held_out]
     if name in TABLES:
-        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        mean = x.mean(axis=0)
+        deviation = x.std(axis=0)
         scaled = (x - mean) / deviation, (x_valid - mean) / deviation
         return scaled[0], y, scaled[1], y_valid, x, x_valid
     return x, y, x_valid, y_valid, 255 * x, 255 * x_valid
@@ -828,7 +829,8 @@ def plant(clinic: Clinic, parts, random: np.random.Generator) -> list[Patient]:
 
     leaked = random.random(len(x_valid)) < clinic.leaked
     taken = random.choice(len(x), leaked.sum())
-    x_leaked, y_leaked = x_valid.copy(), y_valid.copy()
+    x_leaked = x_valid.copy()
+    y_leaked = y_valid.copy()
     noise = random.normal(scale=clinic.leak_noise, size=x[taken].shape)
     x_leaked[leaked] = x[taken] + noise
     y_leaked[leaked] = y[taken]

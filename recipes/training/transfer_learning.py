@@ -285,7 +285,8 @@ def flat_pixels(images: np.ndarray) -> np.ndarray:
 
 def best_head(features: Features, task: Task, places: np.ndarray) -> LogisticRegression:
     """Of the strengths the one that validates best."""
-    x, y = features.pool[places], task.labels.pool[places]
+    x = features.pool[places]
+    y = task.labels.pool[places]
     # These matrices are so small that threads only wait for each other.
     with threadpool_limits(1, "blas"):
         heads = [fit_head(x, y, strength) for strength in STRENGTHS]

@@ -254,9 +254,12 @@ def train(activation: str, parts, config: Config, run: Run) -> Trained:
 def load_parts(run: Run):
     """Digits to train on, to choose by and to report, standardized as a whole."""
     (x, y), (x_test, y_test) = data.load("digits")
-    x, x_test = x.reshape(len(x), -1), x_test.reshape(len(x_test), -1)
-    mean, deviation = x.mean(), x.std()
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
+    x = x.reshape(len(x), -1)
+    x_test = x_test.reshape(len(x_test), -1)
+    mean = x.mean()
+    deviation = x.std()
+    x = (x - mean) / deviation
+    x_test = (x_test - mean) / deviation
     rows = np.random.default_rng(run.seed).permutation(len(x))
     held_out, rest = np.split(rows, [len(x) // 5])
     return (
@@ -474,7 +477,8 @@ def main(config: Config, run: Run) -> None:
     run.plan(len(ACTIVATIONS))
     parts = load_parts(run)
     (x, y), _, _ = parts
-    some, labels = x[:500].numpy(), y[:500].numpy()
+    some = x[:500].numpy()
+    labels = y[:500].numpy()
     before = {
         activation: signals_of_each(activation, some, labels, config, run.seed)
         for activation in ACTIVATIONS
