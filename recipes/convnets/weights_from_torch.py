@@ -860,32 +860,21 @@ def list_arrays(path: str, run: Run) -> None:
     run.metric("numbers", sum(array.size for array in arrays.values()))
 
 
-def main(config: Config, run: Run) -> None:
-    if config.weights:
-        list_arrays(config.weights, run)
-        return
-    arrays = load_state_dict(weights_file())
-    model = build_model()
-    unused = convert(model, arrays)
-    images = load_photographs()
-    logits = np.asarray(model(images, training=False)["logits"])
-    probabilities = np.asarray(keras.ops.softmax(logits))
-
+def judge_logits(run: Run, logits: np.ndarray) -> None:
     expected = np.array(list(PYTORCH_LOGITS.values()))
     largest = np.abs(logits[:, ::100] - expected).max()
     run.metric("largest_difference_of_logits", largest)
-    run.metric("arrays", len(arrays))
-    run.metric("arrays_unused", len(unused))
-    run.metric("parameters", model.count_params())
     run.claim(
         "The converted network's logits are PyTorch's, to one in ten thousand",
         at_most=1e-4,
         measured={"largest difference on three photographs": largest},
     )
 
-    said_of_right = name_mistake(model, images[:1], PYTORCH)
-    effects = plant_each(model, images, run)
-    said_of_other = damage(model, images[:1])
+
+def judge_check(
+    run: Run, effects: dict[str, Effect], said_of_right, said_of_other
+) -> None:
+    """What the check says of each trap, of the right network, and of another mistake."""
     named = [
         name
         for name, effect in effects.items()
@@ -902,6 +891,9 @@ def main(config: Config, run: Run) -> None:
         f"says {said_of_right}, of 2 % more in block 7 {said_of_other}",
     )
 
+
+def judge_silence(run: Run, effects: dict[str, Effect], right: np.ndarray) -> None:
+    """right: the classes that the right network sees."""
     epsilon = effects["epsilon of PyTorch"].differences
     run.compare(
         "What is nothing at first grows: another epsilon moves the logits a hundred times "
@@ -911,20 +903,14 @@ def main(config: Config, run: Run) -> None:
         less="stem",
         times=100,
     )
-    right = logits.argmax(axis=1)
+    moved = {name: effect.differences["logits"] for name, effect in effects.items()}
     silent = {
-        name: effect.differences["logits"]
+        name: moved[name]
         for name, effect in effects.items()
         if (effect.classes == right).all()
     }
-    run.metrics(
-        "logits_differ",
-        {
-            name: effect.differences["logits"]
-            for name, effect in effects.items()
-            if np.isfinite(effect.differences["logits"])
-        },
-    )
+    finite = {name: each for name, each in moved.items() if np.isfinite(each)}
+    run.metrics("logits_differ", finite)
     run.claim(
         "Right classes prove nothing: some traps leave those of all photographs as they "
         "are, and move the logits by more than one percent",
@@ -932,10 +918,31 @@ def main(config: Config, run: Run) -> None:
         measured=", ".join(f"{name} {each:.1%}" for name, each in silent.items()),
     )
 
+
+def main(config: Config, run: Run) -> None:
+    if config.weights:
+        list_arrays(config.weights, run)
+        return
+    arrays = load_state_dict(weights_file())
+    model = build_model()
+    unused = convert(model, arrays)
+    images = load_photographs()
+    logits = np.asarray(model(images, training=False)["logits"])
+    judge_logits(run, logits)
+    run.metric("arrays", len(arrays))
+    run.metric("arrays_unused", len(unused))
+    run.metric("parameters", model.count_params())
+
+    said_of_right = name_mistake(model, images[:1], PYTORCH)
+    effects = plant_each(model, images, run)
+    judge_check(run, effects, said_of_right, damage(model, images[:1]))
+    judge_silence(run, effects, logits.argmax(axis=1))
+
     run.print(f"{'planted':<26} shows in   named by the check")
     for name, effect in effects.items():
         where, trap = effect.named or ("nowhere", "nothing")
         run.print(f"{name:<26} {where:<10} {trap}")
+    probabilities = np.asarray(keras.ops.softmax(logits))
     run.figure("answers", draw_answers(images, probabilities))
     run.figure("traps", draw_traps(effects))
     classifier = keras.Model(model.input, model.output["logits"], name=model.name)
