@@ -367,7 +367,7 @@ def judge_parameters(results: dict[str, Result], run: Run) -> str:
         weights[kind] = sum(each.weights for each in found)
         trainings.append(sum(len(each.tests) for each in found))
     factor = weights["residual"] / weights["dense"]
-    run.metric("times_fewer_weights", factor)
+    run.metric("compression_factor", factor)
     # The accuracy of a single training varies by ten points and more.
     if min(trainings) < TRAININGS:
         run.print(

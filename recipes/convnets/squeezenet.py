@@ -393,7 +393,7 @@ def judge_networks(trained, run: Run) -> None:
     tests = {name: found.test for name, found in trained.items()}
     weights = {name: found.model.count_params() for name, found in trained.items()}
     factor = weights[ALEXNET] / weights[SQUEEZENET]
-    run.metric("times_fewer_weights", factor)
+    run.metric("compression_factor", factor)
     run.claim(
         "AlexNet's task at about fifty times fewer weights: SqueezeNet with simple "
         "bypass keeps more than 80 % of its accuracy, both after the same few epochs "

@@ -296,65 +296,61 @@ def build_meter(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name="activity_meter")
 
 
-def main(config: Config, run: Run) -> None:
-    is_usual = config.model == IMAGENET
-    run.plan(2 if is_usual and config.image else 1)
-    size = config.size, config.size
-    picture = classifiers.read_image(config.image, size) if config.image else None
-    own = classifiers.from_flags(config, run)
-    if not is_usual:
-        dream_with(run, own, config)
-        return
-    photos = data.load_photos(config.size)[list(config.photos)]
+def draw_own(run: Run, climbs: dict, picture: np.ndarray, config: Config) -> None:
+    """What three layers see in a picture (height, width, 3) of the user's."""
+    ways = {name: WAYS[name] for name in LAYERS}
+    dreams = dream_all(run, ways, climbs, picture[None], config)
+    draw(run, "own", config.image, ["picture"], {"as it is": picture[None], **dreams})
 
-    model = own.model
-    random = forget(model, data.load_photos(own.model.inputs[0].shape[1]))
-    climbs = build_climbs(WAYS, model, random, config)
-    dreams = dream_all(run, WAYS, climbs, photos, config)
-    lines, waves = {}, {}
-    for name, images in dreams.items():
-        lines[name] = coherence(images - photos).mean()
-        waves[name] = np.exp(np.log(wavelength(images - photos)).mean())
-    gains = measure_gains(model, dreams, photos)
-    random_features = features_of(random, LAYERS["late"])
-    after = np.mean(activity(random_features, dreams["late_random"]))
-    random_gain = after / np.mean(activity(random_features, photos))
 
-    run.metrics("coherence", lines)
-    run.metrics("wavelength", waves, unit="pixels")
-    run.metrics("activity_gain", dict(zip(LAYERS, np.diag(gains), strict=True)))
-    shown = {name: dreams[name] for name in LAYERS}
-    title = "What early, middle, and late layers see in photographs"
+def draw_dreams(
+    run: Run, dreams: dict[str, np.ndarray], photos, config: Config
+) -> None:
     names = photo_names(config)
-    draw(run, "dreams", title, names, {"photograph": photos, **shown})
-    shown = {
-        "octaves and jitter": dreams["early"],
-        "without octaves": dreams["early_without_octaves"],
-        "without either": dreams["early_without_either"],
-        "random weights": dreams["early_random"],
+    by_layer = {name: dreams[name] for name in LAYERS}
+    title = "What early, middle, and late layers see in photographs"
+    draw(run, "dreams", title, names, {"photograph": photos, **by_layer})
+
+    parts = {
+        "octaves and jitter": dreams["early"][:2],
+        "without octaves": dreams["early_without_octaves"][:2],
+        "without either": dreams["early_without_either"][:2],
+        "random weights": dreams["early_random"][:2],
     }
     title = "The early layer's dream, and what it owes to the habits and to the weights"
-    shown = {name: each[:2] for name, each in shown.items()}
-    draw(run, "parts", title, names[:2], shown)
-    if config.image:
-        ways = {name: WAYS[name] for name in LAYERS}
-        shown = dream_all(run, ways, climbs, picture[None], config)
-        columns = {"as it is": picture[None], **shown}
-        draw(run, "own", config.image, ["picture"], columns)
+    draw(run, "parts", title, names[:2], parts)
 
-    own_gains = np.diag(gains)
-    others = np.max(gains - np.diag(own_gains), axis=1)
+
+def judge_gains(run: Run, gains: np.ndarray) -> None:
+    """gains: of `measure_gains`."""
+    own = np.diag(gains)
+    others = np.max(gains - np.diag(own), axis=1)
+    run.metrics("activity_gain", dict(zip(LAYERS, own, strict=True)))
     run.claim(
         "Each layer finds most in its own dream: more than in the photographs, and more "
         "than in what another layer dreams",
-        holds=np.all(own_gains > 1.4) and np.all(own_gains > 1.05 * others),
+        holds=np.all(own > 1.4) and np.all(own > 1.05 * others),
         measured="mean squared activity in its own dream over that in the photographs "
         "(in the best of the other two dreams): "
         + ", ".join(
             f"{name} {gain:.1f} ({other:.1f})"
-            for name, gain, other in zip(LAYERS, own_gains, others, strict=True)
+            for name, gain, other in zip(LAYERS, own, others, strict=True)
         ),
     )
+
+
+def judge_dreams(
+    run: Run, dreams: dict[str, np.ndarray], photos: np.ndarray, random_gain: float
+) -> None:
+    """random_gain: how many times as active the late layer is in its dream with random
+    weights."""
+    lines = {}
+    waves = {}
+    for name, images in dreams.items():
+        lines[name] = coherence(images - photos).mean()
+        waves[name] = np.exp(np.log(wavelength(images - photos)).mean())
+    run.metrics("coherence", lines)
+    run.metrics("wavelength", waves, unit="pixels")
     run.claim(
         "What a network dreams of it has learned: with random weights the activity "
         "rises too, but no lines appear, only grain",
@@ -382,6 +378,33 @@ def main(config: Config, run: Run) -> None:
         less="without",
         by=0.02,
     )
+
+
+def main(config: Config, run: Run) -> None:
+    is_usual = config.model == IMAGENET
+    run.plan(2 if is_usual and config.image else 1)
+    # A bad picture is said before the dreams, not after them.
+    size = (config.size, config.size)
+    picture = classifiers.read_image(config.image, size) if config.image else None
+    own = classifiers.from_flags(config, run)
+    if not is_usual:
+        dream_with(run, own, config)
+        return
+    photos = data.load_photos(config.size)[list(config.photos)]
+
+    model = own.model
+    random = forget(model, data.load_photos(model.inputs[0].shape[1]))
+    climbs = build_climbs(WAYS, model, random, config)
+    dreams = dream_all(run, WAYS, climbs, photos, config)
+    draw_dreams(run, dreams, photos, config)
+    if picture is not None:
+        draw_own(run, climbs, picture, config)
+
+    judge_gains(run, measure_gains(model, dreams, photos))
+    late = features_of(random, LAYERS["late"])
+    before = np.mean(activity(late, photos))
+    random_gain = np.mean(activity(late, dreams["late_random"])) / before
+    judge_dreams(run, dreams, photos, random_gain)
     run.export(build_meter(model), example=data.load_photos(224)[:3])
 
 
