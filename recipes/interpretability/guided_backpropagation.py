@@ -43,16 +43,11 @@ from deep_learning_recipes import (
 )
 from deep_learning_recipes.run import Run, cli
 
-# What a ReLU hands down, given its input x and the gradient that comes from above.
-RULES = {
-    "guided": lambda x, above: tf.where((x > 0) & (above > 0), above, 0),
-    "deconvnet": lambda x, above: tf.where(above > 0, above, 0),
-    "gradient": lambda x, above: tf.where(x > 0, above, 0),
-}
-REACH, STRIDE = (
-    28,
-    4,
-)  # of a neuron of the last convolution, and to its neighbor, in pixels
+# Of a neuron of the last convolution, in pixels: what it sees, and how far its neighbor
+# is.
+REACH = 28
+STRIDE = 4
+BEST = 9  # scenes that excite a neuron most
 
 
 @dataclass
@@ -87,18 +82,38 @@ FULL = Config(size=64, scenes=20_000, epochs=20, explained=500)
 # --------------------------------------------------------------------------------------
 
 
+def guided_rule(x, above):
+    """What a ReLU hands down, given its input and the gradient from above."""
+    return tf.where((x > 0) & (above > 0), above, 0)
+
+
+def deconvnet_rule(x, above):
+    return tf.where(above > 0, above, 0)
+
+
+def gradient_rule(x, above):
+    return tf.where(x > 0, above, 0)
+
+
+RULES = {
+    "guided": guided_rule,
+    "deconvnet": deconvnet_rule,
+    "gradient": gradient_rule,
+}
+
+
 def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
     x = images = keras.Input((size, size, 3), name="images")
-    sizes = (16, 5, True), (32, 3, True), (64, 3, False), (64, 3, False)
-    for i, (filters, width, pools) in enumerate(sizes, start=1):
+    for i, filters in enumerate((16, 32, 64, 64), start=1):
+        width = 5 if i == 1 else 3
         x = layers.Conv2D(
             filters, width, padding="same", use_bias=False, name=f"conv{i}"
         )(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
         x = layers.Activation("relu", name=f"relu{i}")(x)
-        if pools:
+        if i <= 2:
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalMaxPooling2D(name="neurons")(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
@@ -173,24 +188,28 @@ def kept_without(model: keras.Model, images, indices, maps, part=0.02) -> float:
     """The share of the outputs' sum that is left when the highest `part` of each map's
     pixels is painted over with the picture's mean color."""
     limits = np.quantile(maps, 1 - part, axis=(1, 2), keepdims=True)
-    painted = np.where(
-        (maps >= limits)[..., None], images.mean((1, 2), keepdims=True), images
-    )
-    outputs = np.stack([model.predict(each, verbose=0) for each in (images, painted)])
-    before, after = outputs[:, np.arange(len(images)), indices].sum(axis=1)
+    is_painted = (maps >= limits)[..., None]
+    painted = np.where(is_painted, images.mean((1, 2), keepdims=True), images)
+
+    rows = np.arange(len(images))
+    before = model.predict(images, verbose=0)[rows, indices].sum()
+    after = model.predict(painted, verbose=0)[rows, indices].sum()
     return after / before
 
 
 def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """What neurons at these places of the last map see, (n, REACH, REACH, channels); 0
     outside."""
-    padded = np.pad(pictures, ((0, 0), (REACH // 2,) * 2, (REACH // 2,) * 2, (0, 0)))
-    corners = zip(
-        padded, STRIDE * rows + STRIDE // 2, STRIDE * columns + STRIDE // 2, strict=True
-    )
-    return np.stack(
-        [each[row : row + REACH, left : left + REACH] for each, row, left in corners]
-    )
+    margin = (REACH // 2, REACH // 2)
+    padded = np.pad(pictures, ((0, 0), margin, margin, (0, 0)))
+    # Where the middle of what a neuron sees begins.
+    tops = STRIDE * rows + STRIDE // 2
+    lefts = STRIDE * columns + STRIDE // 2
+    patches = [
+        picture[top : top + REACH, left : left + REACH]
+        for picture, top, left in zip(padded, tops, lefts, strict=True)
+    ]
+    return np.stack(patches)
 
 
 # --------------------------------------------------------------------------------------
@@ -238,136 +257,189 @@ def explain_objects(run: Run) -> None:
     )
 
 
-def main(config: Config, run: Run) -> None:
-    def explain_own(own: classifiers.Classifier, images: np.ndarray) -> None:
-        methods = {
-            name: functools.partial(explain, with_rule(own.model, rule))
-            for name, rule in RULES.items()
-        }
-        if not any(map(is_relu, own.model.layers)):
-            raise UsageError(
-                f"--model {config.model}: there is no ReLU in it that could be guided"
-            )
-        classifiers.explain_own(run, own, images, methods, overlay=False)
-
-    if config.model:
-        own = classifiers.from_flags(config, run)
-        explain_own(own, own.pictures(config.image))
-        return
-    size = config.size
-    picture = (
-        classifiers.read_image(config.image, (size, size)) if config.image else None
-    )
-
-    explain_objects(run)
-    train, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
-    model, fresh = build_model(size), build_model(size)
-    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
+def train(config: Config, run: Run, model: keras.Model, scenes: data.Scenes) -> None:
+    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
-    if picture is not None:
-        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        explain_own(own, picture[None])
+    training.fit(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        callbacks=run.callbacks,
+    )
 
-    images, masks = (each[: config.explained] for each in (test.images, test.masks))
-    seen = np.asarray(model(images, training=False)).argmax(axis=1)
 
-    # The nine scenes that excite each neuron of the last convolution most.
-    last = keras.Model(model.input, model.get_layer("relu4").output)
-    neurons = keras.Model(model.input, model.get_layer("neurons").output)
-    activations = last.predict(test.images, verbose=0)
-    best = np.argsort(-activations.max((1, 2)), axis=0)[:9].T  # (neurons, 9)
-    asked = test.images[best.ravel()], np.repeat(np.arange(len(best)), 9)
-
-    found, maps, parts, kept = {}, {}, {}, {}
-    for name, rule in RULES.items():
-        net = with_rule(model, rule)
-        heat = maps[name] = explain(net, images, seen).numpy()
-        parts[name] = explain(with_rule(neurons, rule), *asked).numpy()
-        drawn_anew = randomise_from_top(net, fresh, images, seen)
-        kept[name] = [
-            classifiers.rank_correlation(heat, each).mean() for each in drawn_anew
-        ]
-        measures = {
-            "share_on_digit": np.mean((heat * masks).sum((1, 2)) / heat.sum((1, 2))),
-            "spread": np.exp(entropy(heat.reshape(len(heat), -1), axis=1)).mean()
-            / heat[0].size,
-            "correlation_upper_layers_anew": kept[name][1],
-            "neurons_keep_when_erased": kept_without(neurons, *asked, parts[name]),
-        }
-        for measure, value in measures.items():
-            run.metric(f"{name}_{measure}", value)
-            found.setdefault(measure, {})[name] = value
-    noise = np.random.default_rng(run.seed).random(parts["guided"].shape)
-    of_noise = kept_without(neurons, *asked, noise)
-    run.metric("neurons_keep_when_erased_at_random", of_noise)
-    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    library = tf_keras_vis_guided(model, images[:32], seen[:32])
-    difference = np.abs(maps["guided"][:32] - library).max() / library.max()
-
-    def said(measure):
-        return ", ".join(
-            f"{name} {value:.3f}" for name, value in found[measure].items()
+def explain_own(
+    config: Config, run: Run, own: classifiers.Classifier, images: np.ndarray
+) -> None:
+    if not any(map(is_relu, own.model.layers)):
+        raise UsageError(
+            f"--model {config.model}: there is no ReLU in it that could be guided"
         )
+    methods = {
+        name: functools.partial(explain, with_rule(own.model, rule))
+        for name, rule in RULES.items()
+    }
+    classifiers.explain_own(run, own, images, methods, overlay=False)
 
-    guided, deconvnet, plain = found["share_on_digit"].values()
+
+def judge_maps(
+    run: Run, maps: dict[str, np.ndarray], masks: np.ndarray, library: np.ndarray
+) -> None:
+    """maps: by rule. library: tf-keras-vis's guided maps of the first scenes."""
+    shares = {}
+    spreads = {}
+    for name, heat in maps.items():
+        pixels = heat.reshape(len(heat), -1)
+        on_digit = (heat * masks).sum((1, 2)) / heat.sum((1, 2))
+        shares[name] = on_digit.mean()
+        spreads[name] = np.exp(entropy(pixels, axis=1)).mean() / pixels.shape[1]
+        run.metric(f"{name}_share_on_digit", shares[name])
+        run.metric(f"{name}_spread", spreads[name])
     run.claim(
-        "Guided maps are cleaner: more of them lies on the digit than of the deconvnet's, and more "
-        "of the deconvnet's than of the plain gradient's",
-        holds=guided - 0.03 > deconvnet > plain + 0.03,
-        measured=f"{said('share_on_digit')}; spread over {said('spread')} of the picture",
+        "Guided maps are cleaner: more of them lies on the digit than of the deconvnet's, "
+        "and more of the deconvnet's than of the plain gradient's",
+        holds=shares["guided"] - 0.03 > shares["deconvnet"] > shares["gradient"] + 0.03,
+        measured=f"{in_words(shares)}; spread over {in_words(spreads)} of the picture",
     )
-    guided, _, plain = found["correlation_upper_layers_anew"].values()
+    difference = np.abs(maps["guided"][: len(library)] - library).max() / library.max()
     run.claim(
-        "Clean is not faithful: with the logits and the last convolution drawn anew the network "
-        "reads nothing, yet the guided map stays much as it was, and more so than the gradient",
-        holds=guided > max(0.6, plain + 0.02),
-        measured=f"rank correlation with the map before: {said('correlation_upper_layers_anew')}",
-    )
-    run.claim(
-        "Run back from one neuron, it finds the pixels that excite it: the neuron loses far more "
-        "without the highest 2 % than without as many others",
-        holds=found["neurons_keep_when_erased"]["guided"] < of_noise - 0.2,
-        measured=f"activation kept: {said('neurons_keep_when_erased')}, random {of_noise:.3f}",
-    )
-    run.claim(
-        "One more condition in the ReLU is all: tf-keras-vis's modifier gives the same maps",
+        "One more condition in the ReLU is all: tf-keras-vis's modifier gives the same "
+        "maps",
         holds=difference < 1e-4,
-        measured=f"largest difference {difference:.1e} of the highest value over 32 scenes",
+        measured=f"largest difference {difference:.1e} of the highest value over "
+        f"{len(library)} scenes",
     )
 
-    drawn = {
-        "title": "One gradient, three rules",
-        "captions": [f"read as {k}" for k in seen[:5]],
-    }
-    run.figure("rules", figures.heat_maps(images[:5], maps, overlay=False, **drawn))
-    rows, columns = np.divmod(
-        activations.reshape(500, -1, 64).argmax(axis=1), size // STRIDE
+
+def in_words(by_rule: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in by_rule.items())
+
+
+def judge_faithfulness(
+    run: Run,
+    nets: dict[str, keras.Model],
+    fresh: keras.Model,
+    images: np.ndarray,
+    classes: np.ndarray,
+    maps: dict[str, np.ndarray],
+) -> None:
+    """How much of each rule's maps outlives what the network has learned. The networks
+    are without it afterwards. fresh: a network that has not learned."""
+    kept = {}
+    for name, net in nets.items():
+        drawn_anew = randomise_from_top(net, fresh, images, classes)
+        kept[name] = [
+            classifiers.rank_correlation(maps[name], each).mean() for each in drawn_anew
+        ]
+    # The logits and the last convolution are drawn anew.
+    upper = {name: each[1] for name, each in kept.items()}
+    for name, value in upper.items():
+        run.metric(f"{name}_correlation_upper_layers_anew", value)
+    run.claim(
+        "Clean is not faithful: with the logits and the last convolution drawn anew the "
+        "network reads nothing, yet the guided map stays much as it was, and more so than "
+        "the gradient",
+        holds=upper["guided"] > max(0.6, upper["gradient"] + 0.02),
+        measured=f"rank correlation with the map before: {in_words(upper)}",
     )
-    patches = {}
-    for neuron in np.argsort(-activations.max((0, 1, 2)))[:4]:
-        scenes, heat = (
-            best[neuron],
-            parts["guided"][9 * neuron : 9 * neuron + 9, ..., None],
-        )
-        places = rows[scenes, neuron], columns[scenes, neuron]
-        patches[f"excite neuron {neuron}"] = crop(test.images[scenes], *places)
-        patches[f"guided {neuron}"] = crop(
-            heat / heat.max((1, 2), keepdims=True), *places
-        )
-    run.figure(
-        "patches", figures.image_rows(patches, title="What excites a neuron", columns=9)
-    )
-    axes = {
-        "xlabel": "layers drawn anew, from the logits down",
-        "ylabel": "rank correlation",
-    }
     run.figure(
         "randomized",
-        figures.curves(kept, title="Correlation with the original map", **axes),
+        figures.curves(
+            kept,
+            title="Correlation with the original map",
+            xlabel="layers drawn anew, from the logits down",
+            ylabel="rank correlation",
+        ),
+    )
+
+
+def ask_neurons(run: Run, model: keras.Model, images: np.ndarray) -> None:
+    """Each neuron of the last convolution, about the nine scenes that excite it most."""
+    last = keras.Model(model.input, model.get_layer("relu4").output)
+    neurons = keras.Model(model.input, model.get_layer("neurons").output)
+    activations = last.predict(images, verbose=0)
+    best = np.argsort(-activations.max((1, 2)), axis=0)[:BEST].T  # (neurons, BEST)
+    scenes = images[best.ravel()]
+    asked = np.repeat(np.arange(len(best)), BEST)
+
+    maps = {}
+    kept = {}
+    for name, rule in RULES.items():
+        maps[name] = explain(with_rule(neurons, rule), scenes, asked).numpy()
+        kept[name] = kept_without(neurons, scenes, asked, maps[name])
+        run.metric(f"{name}_neurons_keep_when_erased", kept[name])
+    noise = np.random.default_rng(run.seed).random(maps["guided"].shape)
+    of_noise = kept_without(neurons, scenes, asked, noise)
+    run.metric("neurons_keep_when_erased_at_random", of_noise)
+    run.claim(
+        "Run back from one neuron, it finds the pixels that excite it: the neuron loses "
+        "far more without the highest 2 % than without as many others",
+        holds=kept["guided"] < of_noise - 0.2,
+        measured=f"activation kept: {in_words(kept)}, random {of_noise:.3f}",
+    )
+    guided = maps["guided"].reshape(*best.shape, *images.shape[1:3], 1)
+    draw_patches(run, images, activations, best, guided)
+
+
+def draw_patches(run: Run, images, activations, best, guided) -> None:
+    """What the four most excited neurons see. best: (neurons, BEST) scenes; guided:
+    their maps, (neurons, BEST, height, width, 1)."""
+    count, _, width, neurons = activations.shape
+    places = activations.reshape(count, -1, neurons).argmax(axis=1)
+    patches = {}
+    for neuron in np.argsort(-activations.max((0, 1, 2)))[:4]:
+        scenes = best[neuron]
+        rows, columns = np.divmod(places[scenes, neuron], width)
+        heat = guided[neuron]
+        heat = heat / heat.max((1, 2), keepdims=True)
+        patches[f"excite neuron {neuron}"] = crop(images[scenes], rows, columns)
+        patches[f"guided {neuron}"] = crop(heat, rows, columns)
+    drawn = figures.image_rows(patches, title="What excites a neuron", columns=BEST)
+    run.figure("patches", drawn)
+
+
+def main(config: Config, run: Run) -> None:
+    if config.model:
+        own = classifiers.from_flags(config, run)
+        explain_own(config, run, own, own.pictures(config.image))
+        return
+    # A bad picture is said before the training, not after it.
+    shape = (config.size, config.size)
+    picture = classifiers.read_image(config.image, shape) if config.image else None
+
+    explain_objects(run)
+    scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    model = build_model(config.size)
+    fresh = build_model(config.size)
+    train(config, run, model, scenes)
+    if picture is not None:
+        own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
+        explain_own(config, run, own, picture[None])
+    accuracy = model.evaluate(test.images, test.labels, verbose=0)[1]
+
+    images = test.images[: config.explained]
+    masks = test.masks[: config.explained]
+    seen = np.asarray(model(images, training=False)).argmax(axis=1)
+    nets = {name: with_rule(model, rule) for name, rule in RULES.items()}
+    maps = {name: explain(net, images, seen).numpy() for name, net in nets.items()}
+    judge_maps(run, maps, masks, tf_keras_vis_guided(model, images[:32], seen[:32]))
+    run.metric("test_accuracy", accuracy)
+    judge_faithfulness(run, nets, fresh, images, seen, maps)
+    ask_neurons(run, model, test.images)
+
+    run.figure(
+        "rules",
+        figures.heat_maps(
+            images[:5],
+            maps,
+            title="One gradient, three rules",
+            captions=[f"read as {digit}" for digit in seen[:5]],
+            overlay=False,
+        ),
     )
     run.export(serving.classifier(model), example=images[:3])
 
