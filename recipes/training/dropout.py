@@ -48,7 +48,7 @@ class Config:
     """answers that Monte Carlo dropout takes the mean of"""
 
 
-QUICK = Config(images=300, units=200, starts=1, epochs=40, passes=15)
+QUICK = Config(images=300, units=200, starts=3, epochs=40, passes=15)
 FULL = Config(units=800, starts=5, epochs=100, passes=200)
 
 # --------------------------------------------------------------------------------------

@@ -474,13 +474,13 @@ def judge_strategies(found: dict[str, Strategy], config: Config, run: Run) -> No
             times=1.05,
         )
     if run.has("--strategies", found, RANDOM, BY_HAND):
-        run.compare(
+        run.claim(
             "Watching one training after the other and turning one knob is a strong "
-            "rival here, where one knob is most of it: it beats random search",
-            {name: tests[name] for name in (RANDOM, BY_HAND)},
-            more=RANDOM,
-            less=BY_HAND,
-            times=1.05,
+            "rival here, where one knob is most of it: it does as well as random search "
+            "(that it is better does not show in every run)",
+            holds=tests[BY_HAND] < 1.1 * tests[RANDOM],
+            measured=f"test loss: {BY_HAND} {tests[BY_HAND]:.3f}, random "
+            f"{tests[RANDOM]:.3f} (less than 1.1 times that wanted)",
         )
     for name in (BAYESIAN, HYPERBAND):
         if run.has("--strategies", found, RANDOM, name):
