@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from deep_learning_recipes import data, serving, training
 from deep_learning_recipes.run import Run, cli
@@ -51,6 +52,10 @@ QUICK = Config(restarts=2, epochs=12)
 FULL = Config(data="mnist", units=(1024, 1024, 1024), epochs=100)
 BATCH_SIZE = 64
 
+# --------------------------------------------------------------------------------------
+# The idea: compute with rounded weights, learn with the gradient at full precision
+# --------------------------------------------------------------------------------------
+
 
 def binarize(weights):
     """sign(W), where 0 counts as +1 (BinaryConnect, eq. 1)."""
@@ -63,20 +68,20 @@ def reach(shape: tuple[int, int]) -> float:
     return math.sqrt(1.5 / sum(shape))
 
 
-def binarise_at_random(weights, seed):
+def binarize_at_random(weights, seed):
     """+1 with probability (W/H + 1)/2 cut to [0, 1], else −1 (BinaryConnect, eq. 2 and
     3)."""
     chance = ops.clip((weights / reach(weights.shape) + 1) / 2, 0, 1)
-    return ops.where(
-        keras.random.uniform(ops.shape(weights), seed=seed) < chance, 1.0, -1.0
-    )
+    drawn = keras.random.uniform(ops.shape(weights), seed=seed)
+    return ops.where(drawn < chance, 1.0, -1.0)
 
 
 def ternarize(weights):
     """α·Wᵗ with the threshold 0.7·mean|W| (Ternary weight networks, section 2)."""
     size = ops.abs(weights)
     kept = ops.cast(size > 0.7 * ops.mean(size), weights.dtype)
-    return ops.sum(size * kept) / ops.sum(kept) * kept * ops.sign(weights)
+    alpha = ops.sum(size * kept) / ops.sum(kept)
+    return alpha * kept * ops.sign(weights)
 
 
 BITS = {"binary": 1, "stochastic": 1, "ternary": 2, "float": 32}
@@ -114,13 +119,11 @@ class RoundedDense(layers.Dense):
     def call(self, x, training=False):
         rounded = RULES[self.scheme](self.kernel)
         if self.scheme == "stochastic" and training:
-            rounded = binarise_at_random(self.kernel, self.draws)
+            rounded = binarize_at_random(self.kernel, self.draws)
         # Forward this is exactly `rounded`; backward the gradient goes straight to the
         # kernel.
-        straight = ops.stop_gradient(rounded) + (
-            self.kernel - ops.stop_gradient(self.kernel)
-        )
-        return ops.matmul(x, straight)
+        nothing = self.kernel - ops.stop_gradient(self.kernel)
+        return ops.matmul(x, ops.stop_gradient(rounded) + nothing)
 
 
 def build_model(
@@ -129,16 +132,21 @@ def build_model(
     """Dense layers, each with batch normalization. Output: (batch, classes) logits."""
     options = {"scheme": scheme, "use_bias": False}
     if scheme in ("binary", "stochastic"):
-        uniform = keras.initializers.VarianceScaling(
+        options["kernel_constraint"] = Clip()
+        # Uniform in [−H, H].
+        options["kernel_initializer"] = keras.initializers.VarianceScaling(
             0.25, "fan_avg", "uniform"
-        )  # in [−H, H]
-        options |= {"kernel_constraint": Clip(), "kernel_initializer": uniform}
-    x = images = keras.Input((inputs,), name="x")
+        )
+
+    images = keras.Input((inputs,), name="x")
+    x = images
     for index, width in enumerate(units, start=1):
         x = RoundedDense(width, name=f"dense_{index}", **options)(x)
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.BatchNormalization(momentum=0.9)(RoundedDense(classes, **options)(x))
-    return keras.Model(images, x, name=f"{scheme}-{units[0]}")
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU()(x)
+    x = RoundedDense(classes, **options)(x)
+    logits = layers.BatchNormalization(momentum=0.9)(x)
+    return keras.Model(images, logits, name=f"{scheme}-{units[0]}")
 
 
 def run_rounded(
@@ -147,9 +155,8 @@ def run_rounded(
     """Gives a float network weights, its matrices put through `rule`, and takes the
     means and variances of batch normalization anew: those in `weights` may belong to
     other matrices."""
-    network.set_weights(
-        [np.asarray(rule(each)) if each.ndim > 1 else each for each in weights]
-    )
+    rounded = [np.asarray(rule(each)) if each.ndim > 1 else each for each in weights]
+    network.set_weights(rounded)
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0
@@ -164,64 +171,279 @@ def pack(weights: list[np.ndarray], bits: int) -> bytes:
     parts = []
     for array in weights:
         if array.ndim > 1 and bits < 32:
-            parts.append(np.abs(array).max().astype("<f4"))
-            array = np.packbits([array > 0, array < 0][:bits])
-        parts.append(array)
-    return b"".join(part.tobytes() for part in parts)
+            scale = np.abs(array).max().astype("<f4")
+            planes = [array > 0, array < 0][:bits]
+            parts.append(scale.tobytes())
+            parts.append(np.packbits(planes).tobytes())
+        else:
+            parts.append(array.tobytes())
+    return b"".join(parts)
 
 
 def unpack(packed: bytes, shapes: list[tuple[int, ...]], bits: int) -> list[np.ndarray]:
     """What `pack` has put away, for a model whose weights have these shapes."""
-    weights, file = [], io.BytesIO(packed)
+    file = io.BytesIO(packed)
+    weights = []
     for shape in shapes:
         size = math.prod(shape)
-        if len(shape) == 1 or bits == 32:
-            array = np.frombuffer(file.read(4 * size), "<f4")
+        if len(shape) > 1 and bits < 32:
+            array = read_matrix(file, size, bits)
         else:
-            scale = np.frombuffer(file.read(4), "<f4")
-            octets = np.frombuffer(file.read(math.ceil(bits * size / 8)), "u1")
-            planes = (
-                np.unpackbits(octets, count=bits * size)
-                .reshape(bits, size)
-                .astype("<f4")
-            )
-            array = scale * (planes[0] - (planes[1] if bits == 2 else 1 - planes[0]))
+            array = np.frombuffer(file.read(4 * size), "<f4")
         weights.append(array.reshape(shape))
     return weights
 
 
-def plot_findings(
-    found: dict, sizes: dict, first: np.ndarray, last: np.ndarray
-) -> plt.Figure:
+def read_matrix(file: io.BytesIO, size: int, bits: int) -> np.ndarray:
+    """A matrix of one or two bits a weight, (size,) in float32."""
+    scale = np.frombuffer(file.read(4), "<f4")
+    octets = np.frombuffer(file.read(math.ceil(bits * size / 8)), "u1")
+    planes = np.unpackbits(octets, count=bits * size).reshape(bits, size)
+    positive = planes[0].astype("<f4")
+    # Of one bit, what is not positive is negative.
+    negative = planes[1].astype("<f4") if bits == 2 else 1 - positive
+    return scale * (positive - negative)
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: rounded in training, rounded later, and a float network as small
+# --------------------------------------------------------------------------------------
+
+LATER = ("binary", "ternary")  # rules that round the trained float network as well
+SMALL = "float_small"
+
+
+@dataclass
+class Task:
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+    config: Config
+    run: Run
+
+    def build(self, scheme: str, shrink: float = 1.0) -> keras.Model:
+        units = tuple(max(1, round(shrink * each)) for each in self.config.units)
+        return build_model(self.x.shape[1], units, self.classes, scheme)
+
+    def compile(self, model: keras.Model) -> keras.Model:
+        config = self.config
+        steps = config.epochs * math.ceil(len(self.x) / BATCH_SIZE)
+        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def train(self, model: keras.Model, start: list[np.ndarray]) -> list[np.ndarray]:
+        """The weights after a training from `start`, with an optimizer as if new."""
+        model.set_weights(start)
+        for variable in model.optimizer.variables:
+            variable.assign(ops.zeros_like(variable))
+        training.fit(
+            model,
+            self.x,
+            self.y,
+            epochs=self.config.epochs,
+            batch_size=BATCH_SIZE,
+            callbacks=self.run.callbacks,
+        )
+        return model.get_weights()
+
+    def accuracy(self, model: keras.Model) -> float:
+        return float(np.mean(np.argmax(model(self.x_test), axis=1) == self.y_test))
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
+    return Task(x, y, x_test, y_test, classes, config, run)
+
+
+def build_small(packed_bytes: int, task: Task) -> keras.Model:
+    """The narrowest float network that takes as many bytes."""
+    for share in np.linspace(0.02, 1, 99):
+        model = task.build("float", share)
+        if 4 * model.count_params() >= packed_bytes:
+            break
+    return model
+
+
+@dataclass
+class Trained:
+    """The networks of one start, as they are run: their weights rounded by now."""
+
+    networks: dict[str, keras.Model]
+    latent_first: np.ndarray
+    """the binary network's second matrix before training"""
+    latent_last: np.ndarray
+
+
+def train_all(task: Task, models: dict[str, keras.Model]) -> Trained:
+    """Networks of each scheme from a new start. models: by scheme."""
+    networks = {}
+    first = {}
+    last = {}
+    for scheme, rule in RULES.items():
+        first[scheme] = task.build(scheme).get_weights()
+        last[scheme] = task.train(models[scheme], first[scheme])
+        network = task.build("float")
+        networks[scheme] = run_rounded(network, last[scheme], rule, task.x)
+    for name in LATER:
+        network = task.build("float")
+        networks[f"{name}_later"] = run_rounded(
+            network, last["float"], RULES[name], task.x
+        )
+
+    small = keras.models.clone_model(models[SMALL])
+    weights = task.train(models[SMALL], small.get_weights())
+    networks[SMALL] = run_rounded(small, weights, RULES["float"], task.x)
+    second = 5  # a matrix and the four vectors of its batch normalization come first
+    return Trained(networks, first["binary"][second], last["binary"][second])
+
+
+def train_from_many_starts(task: Task) -> list[Trained]:
+    # One model of each kind starts anew each time: to trace another takes longer than
+    # to train it.
+    models = {scheme: task.compile(task.build(scheme)) for scheme in RULES}
+    packed = pack(task.build("binary").get_weights(), BITS["binary"])
+    models[SMALL] = task.compile(build_small(len(packed), task))
+    return [train_all(task, models) for _ in range(task.config.restarts)]
+
+
+@dataclass
+class Files:
+    """The networks of one start, written in as few bits as they need and read back."""
+
+    sizes: dict[str, int]
+    """bytes"""
+    vectors: int
+    """bytes of biases and of batch normalization, which stay in float32"""
+    read_back: dict[str, keras.Model]
+    is_same: bool
+    """whether all that was read gives what was written gave"""
+
+
+def write_files(networks: dict[str, keras.Model], task: Task) -> Files:
+    sizes = {}
+    read_back = {}
+    same = []
+    for name, network in networks.items():
+        bits = BITS[name.split("_")[0]]
+        weights = network.get_weights()
+        path = task.run.folder / f"{name}.weights"
+        path.write_bytes(pack(weights, bits))
+        sizes[name] = path.stat().st_size
+
+        copy = keras.models.clone_model(network)
+        copy.set_weights(unpack(path.read_bytes(), [w.shape for w in weights], bits))
+        same.append(np.array_equal(copy(task.x_test), network(task.x_test)))
+        read_back[name] = copy
+    whole = networks["float"].get_weights()
+    vectors = sum(each.nbytes for each in whole if each.ndim == 1)
+    return Files(sizes, vectors, read_back, all(same))
+
+
+def judge_training(mean: dict[str, float], run: Run) -> None:
+    """mean: test accuracies by name."""
+    run.claim(
+        "Trained through rounding, one or two bits a weight lose less than two points",
+        holds=min(mean["binary"], mean["ternary"]) > mean["float"] - 0.02,
+        measured=f"test accuracy float {mean['float']:.4f}, binary "
+        f"{mean['binary']:.4f}, signs drawn at random {mean['stochastic']:.4f}, "
+        f"ternary {mean['ternary']:.4f}",
+    )
+    lost = mean["float"] - mean["binary_later"]
+    lost_by_ternary = mean["float"] - mean["ternary_later"]
+    run.claim(
+        "Signs taken only after training are a point and more below signs trained "
+        "through; rounding to -1, 0 and 1 spares a third of what they lose, or more",
+        holds=mean["binary_later"] < mean["binary"] - 0.01
+        and lost_by_ternary < 2 / 3 * lost,
+        measured=f"binary {mean['binary_later']:.4f} (trained so "
+        f"{mean['binary']:.4f}), ternary {mean['ternary_later']:.4f} "
+        f"({mean['ternary']:.4f}), batch statistics taken anew; lost of the float "
+        f"network's {mean['float']:.4f}: {lost:.4f} and {lost_by_ternary:.4f}",
+    )
+
+
+def judge_bytes(files: Files, run: Run) -> None:
+    sizes = files.sizes
+    whole = sizes["float"] - files.vectors
+    binary = whole / (sizes["binary"] - files.vectors)
+    ternary = whole / (sizes["ternary"] - files.vectors)
+    run.claim(
+        "Matrices take 32 and 16 times fewer bytes; the packed files, read back, run "
+        "the same",
+        holds=files.is_same and abs(binary - 32) < 0.1 and abs(ternary - 16) < 0.1,
+        measured=f"matrices {binary:.2f} and {ternary:.2f} times; files "
+        f"{sizes['float']:,}, {sizes['binary']:,}, {sizes['ternary']:,} bytes, "
+        f"{files.vectors:,} of them vectors",
+    )
+
+
+def judge_rival(mean: dict[str, float], files: Files, run: Run) -> None:
+    run.claim(
+        "A float network in as few bytes is less accurate",
+        holds=mean["binary"] > mean[SMALL] + 0.005,
+        measured=f"binary {mean['binary']:.4f} in {files.sizes['binary']:,} bytes, "
+        f"float {mean[SMALL]:.4f} in {files.sizes[SMALL]:,}",
+    )
+
+
+def share_at_the_ends(latent: np.ndarray) -> float:
+    """Of weights within 5 % of ±H."""
+    return float(np.mean(np.abs(latent) > 0.95 * reach(latent.shape)))
+
+
+def judge_latent(trained: Trained, run: Run) -> None:
+    first = share_at_the_ends(trained.latent_first)
+    last = share_at_the_ends(trained.latent_last)
+    run.claim(
+        "Latent weights are driven to the ends, where no small step flips them",
+        holds=last > 2 * first,
+        measured=f"within 5 % of ±H: {first:.1%} at first, {last:.1%} trained",
+    )
+
+
+def color_of(name: str) -> str:
+    if "float" in name:
+        return "#777777"
+    return "#D55E00" if "later" in name else "#0072B2"
+
+
+def draw_findings(
+    accuracies: dict[str, list[float]], sizes: dict[str, int], trained: Trained
+) -> Figure:
     """Accuracies by start, with the bytes of the files; a matrix's latent weights over
     H."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=(3, 2))
-    for row, (name, values) in enumerate(found.items()):
-        color = (
-            "#777777"
-            if "float" in name
-            else "#D55E00"
-            if "later" in name
-            else "#0072B2"
-        )
-        left.barh(row, np.mean(values), color=color)
+    for row, (name, values) in enumerate(accuracies.items()):
+        mean = np.mean(values)
+        left.barh(row, mean, color=color_of(name))
         left.plot(values, [row] * len(values), "k.", markersize=5)
-        left.text(
-            0.02,
-            row,
-            f"{np.mean(values):.1%}, {sizes[name]:,} bytes",
-            va="center",
-            c="w",
-        )
+        text = f"{mean:.1%}, {sizes[name]:,} bytes"
+        left.text(0.02, row, text, va="center", c="w")
     left.set(
-        yticks=range(len(found)), yticklabels=found, xlim=(0, 1), xlabel="test accuracy"
+        title="Rounded in training (blue), later (orange), float (gray)",
+        xlabel="test accuracy",
+        xlim=(0, 1),
+        yticks=range(len(accuracies)),
+        yticklabels=[name.replace("_", ", ") for name in accuracies],
     )
-    left.set_title("Rounded in training (blue), later (red), float (gray)")
     left.invert_yaxis()
-    for kernel, label in ((first, "at first"), (last, "trained")):
-        right.hist(kernel.ravel() / reach(kernel.shape), 40, alpha=0.6, label=label)
+    left.grid(axis="y", visible=False)
+
+    shown = {"at first": trained.latent_first, "trained": trained.latent_last}
+    for label, kernel in shown.items():
+        style = "stepfilled" if label == "at first" else "step"
+        share = kernel.ravel() / reach(kernel.shape)
+        right.hist(share, 40, alpha=0.8, label=label, histtype=style, linewidth=2)
     right.set(
-        title="Latent weights, binary, layer 2", xlabel="weight / H", ylabel="weights"
+        title="Latent weights, binary, layer 2",
+        xlabel="weight / H",
+        ylabel="number of weights",
     )
     right.legend()
     return figure
@@ -229,112 +451,24 @@ def plot_findings(
 
 def main(config: Config, run: Run) -> None:
     run.plan((len(RULES) + 1) * config.restarts)
-    (x_train, y_train), (x_test, y_test) = data.load_vectors(config.data)
-    classes = len(data.class_names(config.data))
+    task = load_task(config, run)
+    trained = train_from_many_starts(task)
+    files = write_files(trained[-1].networks, task)
 
-    def build(scheme: str, shrink: float = 1.0) -> keras.Model:
-        units = tuple(max(1, round(shrink * each)) for each in config.units)
-        return build_model(x_train.shape[1], units, classes, scheme)
-
-    def compile_classifier(model: keras.Model) -> keras.Model:
-        steps = config.epochs * math.ceil(len(x_train) / BATCH_SIZE)
-        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-        model.optimizer.build(model.trainable_variables)
-        return model
-
-    def train(model: keras.Model, start: list[np.ndarray]) -> list[np.ndarray]:
-        """The weights after a training from `start`, with an optimizer as if new."""
-        model.set_weights(start)
-        for variable in model.optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
-        settings = {"batch_size": BATCH_SIZE, "callbacks": run.callbacks}
-        training.fit(model, x_train, y_train, epochs=config.epochs, **settings)
-        return model.get_weights()
-
-    # One model of each kind starts anew each time: to trace another takes longer than
-    # to train it.
-    models = {scheme: compile_classifier(build(scheme)) for scheme in RULES}
-    packed = pack(build("binary").get_weights(), 1)
-    narrow = (build("float", share) for share in np.linspace(0.02, 1, 99))
-    small = next(each for each in narrow if 4 * each.count_params() >= len(packed))
-    compile_classifier(small)
-
-    found, networks, latent = {}, {}, {}
-    for _ in range(config.restarts):
-        for scheme, rule in RULES.items():
-            first = build(scheme).get_weights()
-            last = train(models[scheme], first)
-            networks[scheme] = run_rounded(build("float"), last, rule, x_train)
-            latent[scheme] = first[5], last[5]  # the second matrix
-        for name in ("binary", "ternary"):  # of the float network, the last one trained
-            networks[f"{name}_later"] = run_rounded(
-                build("float"), last, RULES[name], x_train
-            )
-        fresh = keras.models.clone_model(small)
-        last_small = train(small, fresh.get_weights())
-        networks["float_small"] = run_rounded(
-            fresh, last_small, RULES["float"], x_train
-        )
-        for name, network in networks.items():
-            right = np.argmax(network(x_test), axis=1) == y_test
-            found.setdefault(name, []).append(float(right.mean()))
-
-    # To files and back: what is exported is what the bits say.
-    sizes, read_back, same = {}, {}, []
-    for name, network in networks.items():
-        bits, weights = BITS[name.split("_")[0]], network.get_weights()
-        path = run.folder / f"{name}.weights"
-        path.write_bytes(pack(weights, bits))
-        sizes[name] = path.stat().st_size
-        read_back[name] = keras.models.clone_model(network)
-        read_back[name].set_weights(
-            unpack(path.read_bytes(), [w.shape for w in weights], bits)
-        )
-        same.append(np.array_equal(read_back[name](x_test), network(x_test)))
-    vectors = sum(each.nbytes for each in last if each.ndim == 1)
-    one, two, whole = (sizes[name] - vectors for name in ("binary", "ternary", "float"))
-
-    mean = {name: float(np.mean(values)) for name, values in found.items()}
+    accuracies = {}
+    for name in files.sizes:
+        accuracies[name] = [task.accuracy(each.networks[name]) for each in trained]
+    mean = {name: float(np.mean(values)) for name, values in accuracies.items()}
     for name, accuracy in mean.items():
         run.metric(f"{name}_test_accuracy", accuracy)
-        run.metric(f"{name}_file", sizes[name], unit="bytes")
-    run.figure("findings", plot_findings(found, sizes, *latent["binary"]))
-    run.claim(
-        "Trained through rounding, one or two bits a weight lose less than two points",
-        holds=min(mean["binary"], mean["ternary"]) > mean["float"] - 0.02,
-        measured=f"test accuracy float {mean['float']:.4f}, binary {mean['binary']:.4f}, signs "
-        f"drawn at random {mean['stochastic']:.4f}, ternary {mean['ternary']:.4f}",
-    )
-    run.claim(
-        "Rounding only after training loses more, to signs; -1, 0 and 1 spare most of that",
-        holds=mean["binary_later"] < mean["binary"] - 0.02
-        and mean["ternary_later"] > mean["binary_later"] + 0.02,
-        measured=f"binary {mean['binary_later']:.4f} (trained so {mean['binary']:.4f}), ternary "
-        f"{mean['ternary_later']:.4f} ({mean['ternary']:.4f}), batch statistics taken anew",
-    )
-    run.claim(
-        "Matrices take 32 and 16 times fewer bytes; the packed files, read back, run the same",
-        holds=all(same) and abs(whole / one - 32) < 0.1 and abs(whole / two - 16) < 0.1,
-        measured=f"matrices {whole / one:.2f} and {whole / two:.2f} times; files "
-        f"{sizes['float']:,}, {sizes['binary']:,}, {sizes['ternary']:,} bytes, {vectors:,} vectors",
-    )
-    run.claim(
-        "A float network in as few bytes reads worse",
-        holds=mean["binary"] > mean["float_small"] + 0.005,
-        measured=f"binary {mean['binary']:.4f} in {sizes['binary']:,} bytes, float "
-        f"{mean['float_small']:.4f} in {sizes['float_small']:,}",
-    )
-    ends = [
-        np.mean(np.abs(each) > 0.95 * reach(each.shape)) for each in latent["binary"]
-    ]
-    run.claim(
-        "Latent weights are driven to the ends, where no small step flips them",
-        holds=ends[1] > 2 * ends[0],
-        measured=f"within 5 % of ±H: {ends[0]:.1%} at first, {ends[1]:.1%} trained",
-    )
-    run.export(serving.classifier(read_back["binary"]), example=x_test[:3])
+        run.metric(f"{name}_file", files.sizes[name], unit="bytes")
+
+    judge_training(mean, run)
+    judge_bytes(files, run)
+    judge_rival(mean, files, run)
+    judge_latent(trained[-1], run)
+    run.figure("findings", draw_findings(accuracies, files.sizes, trained[-1]))
+    run.export(serving.classifier(files.read_back["binary"]), example=task.x_test[:3])
 
 
 if __name__ == "__main__":

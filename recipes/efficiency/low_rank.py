@@ -27,6 +27,7 @@ import numpy as np
 from annotated_types import Interval, MinLen
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from deep_learning_recipes import data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
@@ -57,25 +58,30 @@ class Config:
 QUICK = Config(size=8, share=0.25, other_shares=(), epochs=15, fine_tune_epochs=8)
 FULL = Config(data="cifar10", size=32, widths=(64, 128, 256, 256), epochs=30)
 
-BATCH_SIZE = 64
-SCHEMES = {"responses": "#0072B2", "weights": "#D55E00", "tucker": "#009E73"}
-KEPT_WHOLE = (
-    "conv_1",
-    "logits",
-)  # few channels in, few classes out: there is no rank to save
+# Few channels in, few classes out: there is no rank to save.
+KEPT_WHOLE = ("conv_1", "logits")
+SCHEMES = ("responses", "weights", "tucker")
+
+
+# --------------------------------------------------------------------------------------
+# The idea: one layer becomes a chain of narrow ones
+# --------------------------------------------------------------------------------------
 
 
 def build_model(input_shape, widths: tuple[int, ...], classes: int) -> keras.Model:
     """Convolutions of 3 × 3 with pooling, one dense layer. Output: (batch, classes)
     logits."""
-    x = images = keras.Input(input_shape, name="images")
+    images = keras.Input(input_shape, name="images")
+    x = images
     for index, width in enumerate(widths[:-1], start=1):
         x = layers.Conv2D(width, 3, padding="same", name=f"conv_{index}")(x)
-        x = layers.MaxPooling2D(2)(layers.ReLU()(x))
-    x = layers.ReLU()(layers.Dense(widths[-1], name="dense")(layers.Flatten()(x)))
-    return keras.Model(
-        images, layers.Dense(classes, name="logits")(x), name=f"width-{widths[0]}"
-    )
+        x = layers.ReLU()(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(widths[-1], name="dense")(x)
+    x = layers.ReLU()(x)
+    logits = layers.Dense(classes, name="logits")(x)
+    return keras.Model(images, logits, name=f"width-{widths[0]}")
 
 
 def build_smaller(
@@ -95,20 +101,20 @@ def build_smaller(
 def multiply_adds(model: keras.Model) -> int:
     """Multiplications for one image: a kernel is used once at each place of its layer's
     output."""
-    return sum(
-        math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-        for layer in model.layers
-        if isinstance(layer, (layers.Conv2D, layers.Dense))
-    )
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, (layers.Conv2D, layers.Dense)):
+            places = math.prod(layer.output.shape[1:-1])
+            total += places * math.prod(layer.kernel.shape)
+    return total
 
 
 def basis_of_weights(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The right singular vectors of a kernel (..., outputs) as columns (outputs, full
     rank) and the squared singular values: W V Vᵀ with the first r columns is the
     nearest matrix of rank r."""
-    _, values, rows = np.linalg.svd(
-        kernel.reshape(-1, kernel.shape[-1]), full_matrices=False
-    )
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    _, values, rows = np.linalg.svd(matrix, full_matrices=False)
     return rows.T, values**2
 
 
@@ -125,8 +131,10 @@ def tucker2(kernel: np.ndarray, rank_in: int, rank_out: int) -> list[np.ndarray]
     """Tucker-2 of a kernel (k, k, c, d) by the singular vectors of its two unfoldings
     (HOSVD): kernels (1, 1, c, rank_in), (k, k, rank_in, rank_out) and (1, 1, rank_out,
     d)."""
-    inward = basis_of_weights(np.swapaxes(kernel, 2, 3))[0][:, :rank_in]
-    outward = basis_of_weights(kernel)[0][:, :rank_out]
+    inward, _ = basis_of_weights(np.swapaxes(kernel, 2, 3))
+    inward = inward[:, :rank_in]
+    outward, _ = basis_of_weights(kernel)
+    outward = outward[:, :rank_out]
     core = np.einsum("klcd,cr,ds->klrs", kernel, inward, outward)
     return [inward[np.newaxis, np.newaxis], core, outward.T[np.newaxis, np.newaxis]]
 
@@ -142,16 +150,20 @@ def factorize(
     inputs, outputs = kernel.shape[-2:]
     rank = max(1, round(share * min(kernel.size // outputs, outputs)))
     if scheme == "tucker" and kernel.ndim == 4:
-        return [*tucker2(kernel, max(1, round(share * inputs)), rank), bias]
-    basis, mean = basis_of_weights(kernel)[0], bias
+        rank_in = max(1, round(share * inputs))
+        return [*tucker2(kernel, rank_in, rank), bias]
+
     if scheme == "responses":
         basis, _, mean = basis_of_responses(model, name, images)
+    else:
+        basis, _ = basis_of_weights(kernel)
+        mean = bias
     basis = basis[:, :rank]
-    back = np.expand_dims(
-        basis.T, tuple(range(kernel.ndim - 2))
-    )  # 1 × 1 after a convolution
+    # After a convolution the way back is 1 × 1.
+    back = basis.T.reshape((1,) * (kernel.ndim - 2) + basis.T.shape)
     # Responses y = Wx + b are projected about their mean: V Vᵀ(y − ȳ) + ȳ.
-    return [kernel @ basis, back, basis @ (basis.T @ (bias - mean)) + mean]
+    bias_back = basis @ (basis.T @ (bias - mean)) + mean
+    return [kernel @ basis, back, bias_back]
 
 
 def compress(
@@ -164,170 +176,332 @@ def compress(
         "weights").
     share: of the full rank, min(k²c, d), that is kept; 1 changes nothing but rounding.
     """
-    x = inputs = keras.Input(model.input_shape[1:], name="images")
+    inputs = keras.Input(model.input_shape[1:], name="images")
+    x = inputs
     for layer in model.layers[1:]:
-        if not layer.weights:
+        if layer.weights:
+            *kernels, bias = factorize(model, layer.name, scheme, share, images)
+            x = chain(layer, kernels, bias, x)
+        else:
             x = type(layer).from_config(layer.get_config())(x)
-            continue
-        *kernels, bias = factorize(model, layer.name, scheme, share, images)
-        for index, kernel in enumerate(kernels, start=1):
-            changes = {
-                "name": f"{layer.name}_{index}",
-                "use_bias": index == len(kernels),
-            }
-            if kernel.ndim == 4:
-                changes |= {"filters": kernel.shape[3], "kernel_size": kernel.shape[:2]}
-            else:
-                changes["units"] = kernel.shape[1]
-            part = type(layer).from_config({**layer.get_config(), **changes})
-            x = part(x)
-            part.set_weights([kernel, bias][: len(part.weights)])
     return keras.Model(inputs, x, name=f"{scheme}-{share}")
 
 
-def plot_tradeoff(found: dict, whole: tuple, rivals: dict) -> plt.Figure:
-    """found: by scheme and share (multiply-adds, accuracy when cut off, when
-    fine-tuned)."""
-    figure, axes = plt.subplots(figsize=(9, 4.6))
-    for scheme, points in found.items():
-        cost, cut_off, tuned = zip(*points.values(), strict=True)
-        axes.plot(
-            cost, tuned, "o-", color=SCHEMES[scheme], label=f"{scheme}, fine-tuned"
+def chain(layer: layers.Layer, kernels: list[np.ndarray], bias: np.ndarray, x):
+    """Applies to `x` layers of the same kind with these kernels; the last one has the
+    bias."""
+    for index, kernel in enumerate(kernels, start=1):
+        is_last = index == len(kernels)
+        settings = layer.get_config()
+        settings["name"] = f"{layer.name}_{index}"
+        settings["use_bias"] = is_last
+        if kernel.ndim == 4:
+            settings["filters"] = kernel.shape[3]
+            settings["kernel_size"] = kernel.shape[:2]
+        else:
+            settings["units"] = kernel.shape[1]
+        part = type(layer).from_config(settings)
+        x = part(x)
+        part.set_weights([kernel, bias] if is_last else [kernel])
+    return x
+
+
+# --------------------------------------------------------------------------------------
+# The experiment: each scheme cut off and fine-tuned, and smaller networks from scratch
+# --------------------------------------------------------------------------------------
+
+BATCH_SIZE = 64
+ENERGY = 0.99  # share of it that a subspace has to hold
+
+
+@dataclass
+class Task:
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+    config: Config
+    run: Run
+
+    @property
+    def images(self) -> np.ndarray:
+        """Training images whose responses give the principal components."""
+        return self.x[:500]
+
+    @property
+    def ranks(self) -> list[float]:
+        return sorted({self.config.share, *self.config.other_shares})
+
+    def train(self, model: keras.Model, epochs: int) -> float:
+        """Returns the test accuracy."""
+        steps = epochs * math.ceil(len(self.x) / BATCH_SIZE)
+        rate = self.config.learning_rate
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
+        training.fit(
+            model,
+            self.x,
+            self.y,
+            epochs=epochs,
+            batch_size=BATCH_SIZE,
+            callbacks=self.run.callbacks,
         )
+        return self.accuracy(model)
+
+    def accuracy(self, model: keras.Model) -> float:
+        starts = range(0, len(self.x_test), 500)
+        logits = [model(self.x_test[start : start + 500]) for start in starts]
+        return float(np.mean(np.concatenate(logits).argmax(axis=1) == self.y_test))
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load(config.data, size=config.size)
+    classes = len(data.class_names(config.data))
+    return Task(x, y, x_test, y_test, classes, config, run)
+
+
+@dataclass
+class Spectra:
+    """Energies of a layer's directions, largest first, of weights or of responses."""
+
+    layer: str
+    weights: np.ndarray
+    responses: np.ndarray
+    untrained: np.ndarray
+    """of the responses before training"""
+
+
+def measure_spectra(
+    model: keras.Model, untrained: keras.Model, x: np.ndarray
+) -> Spectra:
+    """Of the last convolution, answering images that it was not trained on."""
+    layer = [each for each in model.layers if isinstance(each, layers.Conv2D)][-1]
+    kernel, _ = layer.get_weights()
+    _, of_weights = basis_of_weights(kernel)
+    _, of_responses, _ = basis_of_responses(model, layer.name, x)
+    _, of_untrained, _ = basis_of_responses(untrained, layer.name, x)
+    return Spectra(layer.name, of_weights, of_responses, of_untrained)
+
+
+@dataclass
+class Compressed:
+    """A network of lower rank."""
+
+    model: keras.Model
+    multiply_adds: int
+    cut_off: float
+    """test accuracy before fine-tuning"""
+    accuracy: float
+    """and after it"""
+
+
+def try_schemes(model: keras.Model, share: float, task: Task) -> dict[str, Compressed]:
+    found = {}
+    for scheme in SCHEMES:
+        small = compress(model, scheme, share, task.images)
+        cut_off = task.accuracy(small)
+        tuned = task.train(small, task.config.fine_tune_epochs)
+        found[scheme] = Compressed(small, multiply_adds(small), cut_off, tuned)
+    return found
+
+
+@dataclass
+class Plain:
+    """A network that is not factorized."""
+
+    multiply_adds: int
+    accuracy: float
+
+
+def train_rival(budget: int, task: Task) -> Plain:
+    """A smaller network with at least as many multiply-adds, from scratch, for as many
+    epochs."""
+    config = task.config
+    shape = task.x.shape[1:]
+    rival = build_smaller(budget, shape, config.widths, task.classes)
+    accuracy = task.train(rival, config.epochs + config.fine_tune_epochs)
+    return Plain(multiply_adds(rival), accuracy)
+
+
+def largest_difference(model: keras.Model, task: Task) -> tuple[float, float]:
+    """Of any scheme's logits at full rank from the network's own; and the largest of
+    these."""
+    logits = np.asarray(model(task.images))
+    differences = []
+    for scheme in SCHEMES:
+        exact = compress(model, scheme, 1.0, task.images)
+        differences.append(np.abs(exact(task.images) - logits).max())
+    return float(max(differences)), float(np.abs(logits).max())
+
+
+Found = dict[float, dict[str, Compressed]]
+"""By share of the rank and scheme."""
+
+
+def judge_tucker(tucker: Compressed, whole: Plain, run: Run) -> None:
+    times = whole.multiply_adds / tucker.multiply_adds
+    run.claim(
+        "Tucker-2 saves three fourths of the multiply-adds or more and loses under two "
+        "points",
+        holds=tucker.accuracy > whole.accuracy - 0.02 and times > 4,
+        measured=f"test accuracy {tucker.accuracy:.4f} with {tucker.multiply_adds:,} "
+        f"multiply-adds, whole, trained as long, {whole.accuracy:.4f} with "
+        f"{whole.multiply_adds:,}: {times:.1f} times as many",
+    )
+
+
+def directions(energies: np.ndarray) -> int:
+    """How many hold the share `ENERGY` of all energy."""
+    return int(np.sum(np.cumsum(energies) < ENERGY * np.sum(energies))) + 1
+
+
+def judge_spectra(spectra: Spectra, run: Run) -> None:
+    weights = directions(spectra.weights)
+    responses = directions(spectra.responses)
+    untrained = directions(spectra.untrained)
+    run.claim(
+        "A layer's responses lie in a low-rank subspace, narrower for training; its "
+        "weights do not",
+        holds=2 * responses < weights and responses < 0.75 * untrained,
+        measured=f"{100 * ENERGY:g} % of the energy of {spectra.layer}: {weights} of "
+        f"{len(spectra.weights)} directions of the weights, {responses} of the "
+        f"responses, {untrained} of the responses before training",
+    )
+
+
+def judge_full_rank(difference: float, largest: float, run: Run) -> None:
+    run.claim(
+        "At full rank every scheme gives the network itself",
+        any_data=True,
+        holds=difference < 1e-5 * largest,
+        measured=f"largest difference {difference:.1e} of logits up to {largest:.1f}",
+    )
+
+
+def judge_fine_tuning(found: Found, whole: Plain, run: Run) -> None:
+    lowest = min(found)
+    before = np.mean([each.cut_off for each in found[lowest].values()])
+    after = np.mean([each.accuracy for each in found[lowest].values()])
+    run.claim(
+        "Fine-tuning regains most of what a low rank lost",
+        holds=after - before > 0.5 * (whole.accuracy - before),
+        measured=f"mean of the schemes at {lowest} of the rank: {before:.4f} cut off, "
+        f"{after:.4f} fine-tuned; whole {whole.accuracy:.4f}",
+    )
+
+
+def judge_rivals(found: Found, rivals: list[Plain], run: Run) -> None:
+    tucker = np.mean([schemes["tucker"].accuracy for schemes in found.values()])
+    scratch = np.mean([rival.accuracy for rival in rivals])
+    run.claim(
+        "The honest rival does as well here: smaller networks trained from scratch, as "
+        "long and with as many multiply-adds, are within four points of Tucker-2",
+        holds=abs(tucker - scratch) < 0.04,
+        measured=f"mean over {len(rivals)} ranks: Tucker-2 {tucker:.4f}, from scratch "
+        f"{scratch:.4f}",
+    )
+
+
+def draw_spectra(spectra: Spectra) -> Figure:
+    curves = {
+        "weights": spectra.weights,
+        "responses": spectra.responses,
+        "responses, untrained": spectra.untrained,
+    }
+    return figures.curves(
+        {name: energies / energies[0] for name, energies in curves.items()},
+        title=f"Responses of {spectra.layer} fill few directions, its weights all",
+        xlabel="direction",
+        ylabel="squared singular value, of the largest",
+        yscale="log",
+    )
+
+
+def draw_tradeoff(found: Found, whole: Plain, rivals: list[Plain]) -> Figure:
+    figure, axes = plt.subplots(figsize=(9, 4.6))
+    for scheme, color, marker in zip(SCHEMES, figures.COLORS, "o^D", strict=False):
+        points = [schemes[scheme] for schemes in found.values()]
+        costs = [point.multiply_adds / 1000 for point in points]
+        tuned = [point.accuracy for point in points]
+        cut_off = [point.cut_off for point in points]
+        axes.plot(costs, tuned, f"{marker}-", c=color, label=f"{scheme}, fine-tuned")
         axes.plot(
-            cost, cut_off, "o:", color=SCHEMES[scheme], label=f"{scheme}, cut off"
+            costs,
+            cut_off,
+            f"{marker}:",
+            c=color,
+            mfc="white",
+            label=f"{scheme}, cut off",
         )
     axes.plot(
-        list(rivals),
-        list(rivals.values()),
+        [rival.multiply_adds / 1000 for rival in rivals],
+        [rival.accuracy for rival in rivals],
         "s--",
-        c="#777",
+        color="#777777",
         label="smaller, from scratch",
     )
-    axes.plot(*whole, "k*", markersize=14, label="whole network")
+    axes.plot(
+        whole.multiply_adds / 1000,
+        whole.accuracy,
+        "k*",
+        markersize=14,
+        label="whole network",
+    )
     axes.set(
-        xscale="log",
-        xlabel="thousands of multiply-adds per image",
+        title="What a lower rank saves and costs",
+        xlabel="thousands of multiply-adds per image (logarithmic)",
         ylabel="test accuracy",
+        xscale="log",
     )
-    axes.set_title("What a lower rank saves and costs")
-    axes.set_xticks(
-        [10**5, 2 * 10**5, 5 * 10**5, 10**6, 2 * 10**6], [100, 200, 500, 1000, 2000]
-    )
+    ticks = [50, 100, 200, 500, 1000, 2000]
+    ticks = [tick for tick in ticks if tick < 1.1 * whole.multiply_adds / 1000]
+    axes.set_xticks(ticks, ticks)
     axes.minorticks_off()
     figure.legend(loc="outside right center", fontsize=10)
     return figure
 
 
 def main(config: Config, run: Run) -> None:
-    ranks = sorted({config.share, *config.other_shares})
-    run.plan(2 + (len(SCHEMES) + 1) * len(ranks))
-    (x_train, y_train), (x_test, y_test) = data.load(config.data, size=config.size)
-    shape = x_train.shape[1:]
-    classes = len(data.class_names(config.data))
-    images = x_train[:500]
+    task = load_task(config, run)
+    run.plan(2 + (len(SCHEMES) + 1) * len(task.ranks))
 
-    def accuracy(model: keras.Model) -> float:
-        parts = [
-            model(x_test[start : start + 500]) for start in range(0, len(x_test), 500)
-        ]
-        return float(np.mean(np.concatenate(parts).argmax(axis=1) == y_test))
-
-    def train(model: keras.Model, epochs: int) -> float:
-        steps = epochs * math.ceil(len(x_train) / BATCH_SIZE)
-        schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-        settings = {"batch_size": BATCH_SIZE, "callbacks": run.callbacks}
-        training.fit(model, x_train, y_train, epochs=epochs, **settings)
-        return accuracy(model)
-
-    model = build_model(shape, config.widths, classes)
+    model = build_model(task.x.shape[1:], config.widths, task.classes)
     untrained = keras.models.clone_model(model)
-    train(model, config.epochs)
-    layer = model.get_layer(f"conv_{len(config.widths) - 1}")
-    energies = {
-        "weights": basis_of_weights(layer.get_weights()[0])[1],
-        "responses": basis_of_responses(model, layer.name, x_test[:500])[1],
-        "responses, untrained": basis_of_responses(untrained, layer.name, x_test[:500])[
-            1
-        ],
-    }
-    curves = {source: values / values[0] for source, values in energies.items()}
-    labels = {"xlabel": "direction", "ylabel": "squared singular value, of the largest"}
-    title = f"Responses of {layer.name} fill few directions, its weights all"
-    run.figure("spectra", figures.curves(curves, title=title, yscale="log", **labels))
+    task.train(model, config.epochs)
+    spectra = measure_spectra(model, untrained, task.x_test[:500])
 
-    # Each scheme at each rank: cut off, then trained further; and the honest rival.
-    found, rivals = {scheme: {} for scheme in SCHEMES}, {}
-    for share in ranks:
-        for scheme in SCHEMES:
-            small = compress(model, scheme, share, images)
-            cut_off = accuracy(small)
-            tuned = train(small, config.fine_tune_epochs)
-            found[scheme][share] = (multiply_adds(small), cut_off, tuned)
-            if (scheme, share) == ("tucker", config.share):
-                exported = small
-        rival = build_smaller(multiply_adds(small), shape, config.widths, classes)
-        rivals[multiply_adds(rival)] = train(
-            rival, config.epochs + config.fine_tune_epochs
-        )
-    logits = np.asarray(model(images))
-    full_rank = [compress(model, scheme, 1.0, images) for scheme in SCHEMES]
-    difference = max(np.abs(each(images) - logits).max() for each in full_rank)
+    # Each scheme at each rank, and the honest rival.
+    found: Found = {}
+    rivals = []
+    for share in task.ranks:
+        found[share] = try_schemes(model, share, task)
+        rivals.append(train_rival(found[share]["tucker"].multiply_adds, task))
+    difference, largest = largest_difference(model, task)
+
     # The whole network gets the further training, too.
-    whole_cost, whole_accuracy = (
-        multiply_adds(model),
-        train(model, config.fine_tune_epochs),
-    )
-    run.figure("tradeoff", plot_tradeoff(found, (whole_cost, whole_accuracy), rivals))
+    accuracy = task.train(model, config.fine_tune_epochs)
+    whole = Plain(multiply_adds(model), accuracy)
 
-    cost, _, tuned = found["tucker"][config.share]
-    run.metric("test_accuracy", tuned)
-    run.metric("whole_test_accuracy", whole_accuracy)
-    run.metric("multiply_adds_saved", whole_cost / cost, unit="x")
-    for scheme, points in found.items():
-        for share, (_, _, accuracy_at) in points.items():
-            run.metric(f"{scheme}_{share}_test_accuracy", accuracy_at)
-    run.claim(
-        "Tucker-2 saves three fourths of the multiply-adds or more and loses under two points",
-        holds=tuned > whole_accuracy - 0.02 and 4 * cost < whole_cost,
-        measured=f"test accuracy {tuned:.4f} with {cost:,} multiply-adds, whole, trained as long, "
-        f"{whole_accuracy:.4f} with {whole_cost:,}: {whole_cost / cost:.1f} times as many",
-    )
-    needed = [sum(np.cumsum(each) < 0.99 * sum(each)) + 1 for each in energies.values()]
-    weights, responses, at_first = needed
-    run.claim(
-        "A layer's responses lie in a low-rank subspace, narrower for training; its weights do not",
-        holds=2 * responses < weights and responses < 0.75 * at_first,
-        measured=f"99 % of the energy of {layer.name}: {weights} of {layer.filters} directions of "
-        f"the weights, {responses} of the responses, {at_first} of the responses before training",
-    )
-    run.claim(
-        "At full rank every scheme gives the network itself",
-        any_data=True,
-        holds=difference < 1e-5 * np.abs(logits).max(),
-        measured=f"largest difference {difference:.1e} of logits up to {logits.max():.1f}",
-    )
-    lowest = min(found["tucker"])
-    before, after = np.mean([points[lowest][1:] for points in found.values()], axis=0)
-    run.claim(
-        "Fine-tuning regains most of what a low rank lost",
-        holds=after - before > 0.5 * (whole_accuracy - before),
-        measured=f"mean of the schemes at {lowest} of the rank: {before:.4f} cut off, "
-        f"{after:.4f} fine-tuned; whole {whole_accuracy:.4f}",
-    )
-    ours, theirs = (
-        np.mean([p[2] for p in found["tucker"].values()]),
-        np.mean([*rivals.values()]),
-    )
-    run.claim(
-        "The honest rival does as well here: smaller networks trained from scratch, as long and "
-        "with as many multiply-adds, are within four points of Tucker-2",
-        holds=abs(ours - theirs) < 0.04,
-        measured=f"mean over {len(rivals)} ranks: Tucker-2 {ours:.4f}, from scratch {theirs:.4f}",
-    )
-    run.export(serving.classifier(exported), example=x_test[:3])
+    tucker = found[config.share]["tucker"]
+    run.metric("test_accuracy", tucker.accuracy)
+    run.metric("whole_test_accuracy", whole.accuracy)
+    saved = whole.multiply_adds / tucker.multiply_adds
+    run.metric("multiply_adds_saved", saved, unit="x")
+    for scheme in SCHEMES:
+        for share in task.ranks:
+            name = f"{scheme}_{share}_test_accuracy"
+            run.metric(name, found[share][scheme].accuracy)
+
+    judge_tucker(tucker, whole, run)
+    judge_spectra(spectra, run)
+    judge_full_rank(difference, largest, run)
+    judge_fine_tuning(found, whole, run)
+    judge_rivals(found, rivals, run)
+    run.figure("spectra", draw_spectra(spectra))
+    run.figure("tradeoff", draw_tradeoff(found, whole, rivals))
+    run.export(serving.classifier(tucker.model), example=task.x_test[:3])
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def test_a_step_through_stages_equals_keras(micro_batches):
     optimizers = [keras.optimizers.SGD(0.1) for _ in stages]
     for stage, optimizer in zip(stages, optimizers, strict=True):
         optimizer.build(stage.trainable_variables)
-    step = model_parallel.make_step(stages, devices, optimizers, micro_batches)
-    step(tf.constant(X), tf.constant(Y))
+    pipeline = model_parallel.Pipeline(stages, devices, optimizers, micro_batches)
+    pipeline.step(tf.constant(X), tf.constant(Y))
     for ours, expected in zip(
         [w for stage in stages for w in stage.weights], whole.weights, strict=True
     ):
