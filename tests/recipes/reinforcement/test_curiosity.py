@@ -8,7 +8,8 @@ from scipy import special, stats
 
 from recipes import curiosity
 
-CELLS, ACTIONS = curiosity.WALL.size, 4
+CELLS = curiosity.CELLS
+ACTIONS = curiosity.ACTIONS
 
 
 def make_agent(kind, **settings):
@@ -18,7 +19,8 @@ def make_agent(kind, **settings):
 
 def distances():
     """Steps from the start to each cell, by breadth-first search."""
-    found, frontier = {curiosity.START: 0}, [curiosity.START]
+    found = {curiosity.START: 0}
+    frontier = [curiosity.START]
     while frontier:
         cell = frontier.pop(0)
         for action in range(ACTIONS):
@@ -45,14 +47,15 @@ def test_moves_and_walls():
 
 
 def test_the_screen_is_seen_at_its_cell_only_and_changes():
-    states = np.array([curiosity.SCREEN, curiosity.START])
+    cells = np.array([curiosity.SCREEN, curiosity.START])
     noise = np.random.default_rng(0)
-    first, second = curiosity.observe(states, noise), curiosity.observe(states, noise)
-    np.testing.assert_array_equal(first[:, :CELLS], np.eye(CELLS)[states])
+    first = curiosity.observe(cells, noise)
+    second = curiosity.observe(cells, noise)
+    np.testing.assert_array_equal(first[:, :CELLS], np.eye(CELLS)[cells])
     assert (first[0, CELLS:] != second[0, CELLS:]).any()
     assert set(np.unique(first[0, CELLS:])) == {0, 1}
     assert not first[1, CELLS:].any()
-    assert not curiosity.observe(states, None)[:, CELLS:].any()
+    assert not curiosity.observe(cells, None)[:, CELLS:].any()
 
 
 def test_surprise_is_the_negative_log_likelihood_of_what_was_seen():
@@ -69,8 +72,8 @@ def test_surprise_is_the_negative_log_likelihood_of_what_was_seen():
         agent.model.get_weights()
     )
     hidden = np.maximum(one_hot @ first + first_bias, 0)
-    places, logits = hidden @ place + place_bias, hidden @ screen + screen_bias
-    pixels = 1 / (1 + np.exp(-logits))
+    places = hidden @ place + place_bias
+    pixels = 1 / (1 + np.exp(-(hidden @ screen + screen_bias)))
     of_place = special.log_softmax(places, axis=1)[numbers, numbers % CELLS]
     of_screen = stats.bernoulli.logpmf(agent.seen[:, CELLS:], pixels).sum(axis=1)
     expected = -0.5 * (of_place + of_screen)
@@ -93,8 +96,10 @@ def test_surprise_falls_where_the_model_has_learned():
 
 
 def test_noise_stays_surprising():
-    agent, random = make_agent("surprise", bonus=1), np.random.default_rng(0)
-    entries, places = np.full(16, 40, "int32"), np.full(16, curiosity.SCREEN)
+    agent = make_agent("surprise", bonus=1)
+    random = np.random.default_rng(0)
+    entries = np.full(16, 40, "int32")
+    places = np.full(16, curiosity.SCREEN)
     for _ in range(300):
         agent.learn(entries, curiosity.observe(places, random))
     errors = np.asarray(agent.errors(entries, curiosity.observe(places, random)))
@@ -113,7 +118,8 @@ def test_with_the_world_known_the_plan_is_the_shortest_way():
     cells = np.flatnonzero(~curiosity.WALL)
     for action in range(ACTIONS):
         following = curiosity.move(cells, np.full(len(cells), action))
-        agent.following[cells, action], agent.visits[cells, action] = following, 1
+        agent.following[cells, action] = following
+        agent.visits[cells, action] = 1
         agent.rewards[cells, action] = following == curiosity.GOAL
     for _ in range(10):
         agent.plan()
@@ -126,22 +132,37 @@ def test_with_the_world_known_the_plan_is_the_shortest_way():
     assert agent.values[curiosity.START, 3] == 0
 
 
+def test_an_episode_ends_at_the_goal_or_when_time_is_up():
+    copies = curiosity.Copies(3)
+    elsewhere = curiosity.START + 1
+    ended = copies.go(np.array([elsewhere, curiosity.GOAL, elsewhere]), limit=2)
+    np.testing.assert_array_equal(ended, [False, True, False])
+    np.testing.assert_array_equal(copies.cells, [elsewhere, curiosity.START, elsewhere])
+    # The second copy has begun anew and has a step left.
+    ended = copies.go(np.full(3, elsewhere), limit=2)
+    np.testing.assert_array_equal(ended, [True, False, True])
+
+
 @pytest.mark.parametrize("kind", curiosity.KINDS)
-def test_training_keeps_a_record_and_what_came_of_each_action(kind):
+def test_an_update_records_what_came_of_each_action(kind):
     agent = make_agent(kind, limit=5, horizon=10, copies=3)
-    record = np.zeros((2, 3))
-    curiosity.train(agent, np.random.default_rng(0), record, None, range(2))
+    copies = curiosity.Copies(3)
+    record = curiosity.Record(2)
+    random = np.random.default_rng(0)
+    for number in range(2):
+        curiosity.update(agent, copies, random, None, record, number)
     assert agent.visits.sum() == 2 * 10 * 3
-    np.testing.assert_array_equal(
-        record[:, 1:], [[6, 0], [6, 0]]
-    )  # 3 copies, 5 steps an episode
-    assert record[-1, 0] == (agent.visits.sum(axis=1) > 0).sum()
-    states, actions = np.nonzero(agent.visits)
-    following = curiosity.move(states, actions)
-    np.testing.assert_array_equal(agent.following[states, actions], following)
-    seen = agent.seen[states * ACTIONS + actions]
+    # 3 copies, 5 steps an episode; the goal is farther away.
+    np.testing.assert_array_equal(record.ended, [6, 6])
+    np.testing.assert_array_equal(record.reached, [0, 0])
+    assert record.known[-1] == (agent.visits.sum(axis=1) > 0).sum()
+    cells, actions = np.nonzero(agent.visits)
+    following = curiosity.move(cells, actions)
+    np.testing.assert_array_equal(agent.following[cells, actions], following)
+    seen = agent.seen[curiosity.entries_of(cells, actions)]
     np.testing.assert_array_equal(seen, curiosity.observe(following, None))
-    assert max(distances()[state] for state in states) < 5
+    steps = distances()
+    assert max(steps[cell] for cell in cells) < 5
 
 
 def test_the_exported_table_gives_its_values():

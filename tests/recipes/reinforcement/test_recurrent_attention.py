@@ -100,7 +100,8 @@ def test_the_estimator_is_right_on_average_whatever_the_baseline(value):
     chosen = mean + sigma * noise
     values = tf.fill([len(noise)], tf.constant(value, "float64"))
     with tf.GradientTape() as tape:
-        loss = ram.reinforce_loss(f(chosen), chosen, means, values, sigma)
+        choices = ram.Choices(chosen, means, values)
+        loss = ram.reinforce_loss(f(chosen), choices, sigma)
     each = -np.asarray(tape.gradient(loss, means)) * len(noise)  # the loss is a mean
     np.testing.assert_allclose(weight @ each, exact, rtol=1e-6)
 
@@ -109,7 +110,8 @@ def test_the_baseline_goes_towards_the_return():
     value = tf.Variable([0.0, 2.0])
     zeros, ones = np.zeros((2, 2), "float32"), np.ones((2, 2), "float32")
     with tf.GradientTape() as tape:
-        loss = ram.reinforce_loss(np.ones(2, "float32"), ones, zeros, value, 0.1)
+        choices = ram.Choices(ones, zeros, value)
+        loss = ram.reinforce_loss(np.ones(2, "float32"), choices, 0.1)
     np.testing.assert_allclose(
         tape.gradient(loss, value), [-1, 1]
     )  # of the mean square error
@@ -120,29 +122,44 @@ def test_the_locations_are_those_of_the_policy():
     pictures = RANDOM.random((16, 12, 12)).astype("float32")
     for policy in ram.POLICIES:
         agent = ram.Attention(SMALL, policy)
-        logits, locations, *choices = map(np.asarray, agent(pictures, exploring=True))
-        assert logits.shape == (16, 3, 10) and locations.shape == (16, 3, 2)
+        reading = agent.read(pictures, exploring=True)
+        locations = np.asarray(reading.locations)
+        assert reading.logits.shape == (16, 3, 10) and locations.shape == (16, 3, 2)
         assert (locations[:, 0] == 0).all()
         if policy == "learned":
-            chosen, mean, value = choices
-            assert value.shape == (16, 2)
+            choices = reading.choices
+            assert choices.value.shape == (16, 2)
+            chosen = np.asarray(choices.chosen)
             np.testing.assert_allclose(locations[:, 1:], np.clip(chosen, -1, 1))
-            assert np.std(chosen - mean) == pytest.approx(SMALL.sigma, rel=0.4)
-            _, still, _, means, _ = map(np.asarray, agent(pictures))
-            np.testing.assert_allclose(
-                still[:, 1:], means
-            )  # no chance when it is not learning
+            noise = np.std(chosen - choices.mean)
+            assert noise == pytest.approx(SMALL.sigma, rel=0.4)
+            # No chance when it is not learning.
+            still = agent.read(pictures)
+            means = still.choices.mean
+            np.testing.assert_allclose(still.locations[:, 1:], means, atol=1e-6)
+            found = agent(pictures)["locations"]
+            np.testing.assert_allclose(found, still.locations, atol=1e-6)
+        elif policy == "random":
+            assert reading.choices is None
+            assert locations.min() < -0.5 and locations.max() > 0.5
         else:
-            spread = locations.min() < -0.5 and locations.max() > 0.5
-            assert spread == (policy == "random")
+            expected = np.broadcast_to(ram.ROUND[:3], (16, 3, 2))
+            np.testing.assert_array_equal(locations, expected)
+
+
+def test_a_long_round_begins_anew():
+    config = dataclasses.replace(SMALL, glimpses=len(ram.ROUND) + 2)
+    agent = ram.Attention(config, "round")
+    locations = np.asarray(agent(np.zeros((1, 12, 12), "float32"))["locations"])
+    np.testing.assert_array_equal(locations[0, -2:], ram.ROUND[:2])
 
 
 def test_locations_are_kept_in_the_picture():
     pictures = RANDOM.random((16, 12, 12)).astype("float32")
     agent = ram.Attention(dataclasses.replace(SMALL, sigma=2.0), "learned")
-    _, locations, chosen, *_ = map(np.asarray, agent(pictures, exploring=True))
-    assert np.abs(chosen).max() > 1.5
-    assert np.abs(locations).max() == 1
+    reading = agent.read(pictures, exploring=True)
+    assert np.abs(reading.choices.chosen).max() > 1.5
+    assert np.abs(reading.locations).max() == 1
 
 
 def test_the_next_place_is_a_step_from_the_last():
@@ -160,14 +177,18 @@ def test_the_loss_is_that_of_reading_and_that_of_choosing_by_what_was_read_later
     agent.compile(keras.optimizers.SGD(1.0))
     pictures = RANDOM.random((16, 12, 12)).astype("float32")
     labels = RANDOM.integers(10, size=16).astype("int32")
-    drawn, before = np.array(agent.seeds.state), np.array(agent.core.weights[-1])
-    logits, _, chosen, mean, value = map(np.asarray, agent(pictures, exploring=True))
+    drawn = np.array(agent.seeds.state)
+    before = np.array(agent.core.weights[-1])
+    reading = agent.read(pictures, exploring=True)
+    logits = np.asarray(reading.logits)
+    value = np.asarray(reading.choices.value)
+    away = np.asarray(reading.choices.chosen - reading.choices.mean)
     agent.seeds.state.assign(drawn)
     found = float(agent.train_step((pictures, labels))["loss"])
 
     right = np.exp(logits)[np.arange(16), :, labels] / np.exp(logits).sum(axis=-1)
     later = np.stack([right[:, 1:].mean(axis=1), right[:, 2]], axis=1)
-    log_density = -((chosen - mean) ** 2).sum(axis=-1) / (2 * SMALL.sigma**2)
+    log_density = -(away**2).sum(axis=-1) / (2 * SMALL.sigma**2)
     choosing = np.mean((later - value) ** 2) - np.mean((later - value) * log_density)
     assert found == pytest.approx(choosing - np.log(right).mean(), rel=1e-5)
     # The bias of the logits goes along what it is to read alone: p − 1 where it is
@@ -195,8 +216,8 @@ def test_the_choice_alone_is_learned_from_rewards():
     agent = ram.Attention(SMALL, "learned")
     pictures = RANDOM.random((4, 12, 12)).astype("float32")
     with tf.GradientTape() as tape:
-        _, _, *choices = agent(pictures, exploring=True)
-        loss = ram.reinforce_loss(np.ones((4, 2), "float32"), *choices, SMALL.sigma)
+        choices = agent.read(pictures, exploring=True).choices
+        loss = ram.reinforce_loss(np.ones((4, 2), "float32"), choices, SMALL.sigma)
     # What the core remembers is learned by reading. The chooser's first layer leads to
     # the mean.
     weights = [agent.chooser.trainable_variables[0], *agent.core.trainable_variables]

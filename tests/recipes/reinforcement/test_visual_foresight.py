@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from deep_learning_recipes.run import Run
 from recipes import visual_foresight as vf
 
 RANDOM = np.random.default_rng(0)
-SIDE, TOUCH = vf.SIDE, vf.GRIPPER + vf.BLOCK
+SIDE = vf.SIDE
+TOUCH = vf.GRIPPER + vf.BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +110,32 @@ def test_costs_by_hand():
     # In the world: one push by one pixel of the second plan, none of the others.
     plans[0, 1] = [[0, 2], [0, 2]]
     gripper, block = np.array([[7.0, 3]]), np.array([[7.0, 7]])
-    costs = vf.simulated_costs(gripper, block, goal, plans)
+    costs = vf.costs_in_the_world(goal, gripper, block, plans)
     np.testing.assert_allclose(costs, [[10, 4 + 2, 10]])
+
+
+def test_errors_by_hand():
+    happened = np.zeros((2, 3, SIDE, SIDE, 2))
+    guess = happened.copy()
+    guess[0, 1, 4, 5, 0] = 2  # one pixel of the second step in one of two films
+    np.testing.assert_allclose(vf.squared_error(guess, happened), [0, 2, 0])
+
+
+def test_chance_holds_its_actions_and_paths_follow_the_pushes(tmp_path):
+    tasks = vf.draw_tasks(3, np.random.default_rng(0))
+    distance = np.linalg.norm(tasks.block - tasks.goal, axis=-1)
+    assert ((distance > 4) & (distance < 7)).all()
+    paths = vf.follow(vf.Chance(), tasks, "chance", Run("visual_foresight", tmp_path))
+    random = np.random.default_rng(2**31)
+    gripper = tasks.gripper
+    block = tasks.block
+    for step in range(vf.STEPS):
+        if step % vf.HOLD == 0:
+            action = random.uniform(-vf.REACH, vf.REACH, (3, 2))
+        gripper, block = vf.push(gripper, block, action)
+        np.testing.assert_allclose(paths.block[step + 1], block)
+    assert not paths.reached(tasks.goal)[0].any()
+    assert paths.reached(paths.block[-1])[-1].all()
 
 
 def test_the_cross_entropy_method_finds_the_least_of_a_quadratic():
