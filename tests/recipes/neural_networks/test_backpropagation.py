@@ -152,7 +152,7 @@ def test_the_graph_draws_every_value_and_gradient():
     x, w = Node(-2, "x"), Node(3, "w")
     out = w * x + 0.5
     out.backward()
-    figure = bp.plot_graph(out)
+    figure = bp.draw_graph(out)
     texts = [text.get_text() for text in figure.axes[0].texts]
     for expected in ("x", "w", "×", "+", "0.5", "-6.00", "-5.50", "-2.00", "3.00"):
         assert expected in texts

@@ -124,35 +124,47 @@ def test_one_step_goes_down_equation_3(learner):
 
 def test_a_batch_holds_as_many_images_of_each_earlier_task():
     x, y = np.arange(12.0).reshape(6, 2), np.arange(6)
-    kept = [(x[:2] + 100, y[:2] + 100), (x[:4] + 200, y[:4] + 200)]
-    images, labels = cf.mix((x, y, None, None), kept)
+    kept = [
+        cf.Task(x[:2] + 100, y[:2] + 100, None, None),
+        cf.Task(x[:4] + 200, y[:4] + 200, None, None),
+    ]
+    images, labels = cf.mix(cf.Task(x, y, None, None), kept)
     assert images.shape == (18, 2)
     np.testing.assert_array_equal(labels[:6], y)
     np.testing.assert_array_equal(labels[6:12], [100, 101] * 3)
     np.testing.assert_array_equal(labels[12:], [200, 201, 202, 203, 200, 201])
-    np.testing.assert_array_equal(
-        images[:, 0] // 2 % 50, labels % 50
-    )  # each with its label
-    np.testing.assert_array_equal(cf.mix((x, y, None, None), [])[0], x)
+    # Each with its label.
+    np.testing.assert_array_equal(images[:, 0] // 2 % 50, labels % 50)
+    np.testing.assert_array_equal(cf.mix(cf.Task(x, y, None, None), [])[0], x)
 
 
 def test_the_tasks_are_what_they_say():
     random = np.random.default_rng(0)
     x, y = random.uniform(size=(40, 9)), np.arange(40) % 10
-    tasks = cf.scenarios((x, y), (x[:20] + 1, y[:20]), random)
+    tasks = cf.scenarios(cf.Task(x, y, x[:20] + 1, y[:20]), 10, random)
     a, b, c = tasks[cf.NEW_PIXELS]
-    np.testing.assert_array_equal(a[0], x)
+    np.testing.assert_array_equal(a.x, x)
     for task in (b, c):
-        np.testing.assert_array_equal(
-            np.sort(task[0]), np.sort(x)
-        )  # the same pixels, moved
-        assert not np.array_equal(task[0], x)
-        order = [int(np.flatnonzero(x[0] == value)[0]) for value in task[0][0]]
-        np.testing.assert_array_equal(
-            task[2], x[:20, order] + 1
-        )  # held out: moved alike
-    assert not np.array_equal(b[0], c[0])
+        # The same pixels, moved; those held out are moved alike.
+        np.testing.assert_array_equal(np.sort(task.x), np.sort(x))
+        assert not np.array_equal(task.x, x)
+        order = [int(np.flatnonzero(x[0] == value)[0]) for value in task.x[0]]
+        np.testing.assert_array_equal(task.x_test, x[:20, order] + 1)
+    assert not np.array_equal(b.x, c.x)
     low, high = tasks[cf.NEW_DIGITS]
-    assert set(low[1]) == set(low[3]) == set(range(5))
-    assert set(high[1]) == set(high[3]) == set(range(5, 10))
-    np.testing.assert_array_equal(high[2], x[:20][y[:20] > 4] + 1)
+    assert set(low.y) == set(low.y_test) == set(range(5))
+    assert set(high.y) == set(high.y_test) == set(range(5, 10))
+    np.testing.assert_array_equal(high.x_test, x[:20][y[:20] > 4] + 1)
+
+
+def test_methods_are_as_the_config_says():
+    config = cf.Config(strength=30.0, strengths=(100.0, 3.0), memory=7)
+    methods = cf.methods_of(config, 99)
+    assert [each.strength for each in methods.ewc] == [3, 30, 100]
+    assert methods.chosen.strength == 30
+    assert methods.all[-1] is methods.chosen
+    assert not methods.chosen.even
+    assert all(each.even for each in methods.even)
+    assert (methods.plain.memory, methods.few.memory) == (0, 7)
+    assert methods.everything.memory == 99
+    assert len({each.name for each in methods.all}) == len(methods.all) == 9

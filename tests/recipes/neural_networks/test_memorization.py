@@ -91,6 +91,66 @@ def test_a_share_of_the_labels_is_shuffled(share):
     np.testing.assert_array_equal(y, np.repeat(np.arange(10), 500))
 
 
+CONFIG = recipe.Config(
+    examples=100, seeds=2, noise=(0.7,), neurons=4, batch_size=20, epochs=101
+)
+
+
+def draw_task():
+    lineup = recipe.line_up(CONFIG)
+    return lineup, recipe.draw_task(CONFIG, lineup, np.random.default_rng(0))
+
+
+def test_each_place_of_the_stack_learns_what_the_lineup_says():
+    lineup, task = draw_task()
+    assert lineup.shares == [0, 0.4, 0.7, 1]
+    assert lineup.networks == len(task.images) == 4 * 2 + 4 * 2 + 2
+    is_wrong = np.mean((task.given != task.true)[:, : task.known], axis=-1)
+    for kind in (lineup.plain, lineup.decayed):
+        for share, places in zip(lineup.shares, kind, strict=True):
+            np.testing.assert_allclose(is_wrong[places], 0.9 * share, atol=0.03)
+    assert np.all(is_wrong[lineup.on_noise] == 0)
+    assert np.all(task.decay[lineup.plain] == 0)
+    assert np.all(task.decay[lineup.on_noise] == 0)
+    np.testing.assert_allclose(task.decay[lineup.decayed], CONFIG.weight_decay)
+
+
+def test_held_out_images_are_the_same_and_never_shuffled():
+    lineup, task = draw_task()
+    _, validation, held_out = task.split(task.true)
+    assert validation.shape[1] == task.known - CONFIG.examples
+    assert np.ptp(held_out, axis=0).max() == 0
+    np.testing.assert_array_equal(task.split(task.given)[2], held_out)
+    _, _, images = task.split(np.moveaxis(task.images, 2, 0))
+    assert np.ptp(images[:, lineup.plain.ravel()], axis=1).max() == 0
+    assert np.ptp(images[:, lineup.on_noise], axis=1).max() > 1
+
+
+def test_epochs_and_stops_as_counted_by_hand():
+    found = recipe.Accuracies(
+        train=np.array([[0.5, 1.0], [1.0, 0.9], [0.8, 1.0]]),
+        validation=np.array([[0.1, 0.7], [0.3, 0.6], [0.2, 0.5]]),
+        test=np.array([[1, 2], [3, 4], [5, 6]]),
+    )
+    np.testing.assert_array_equal(found.epochs_to_fit, [2, 1])
+    np.testing.assert_array_equal(found.stops, [1, 0])
+    np.testing.assert_array_equal(recipe.at_epochs(found.test, found.stops), [3, 2])
+
+
+def test_wrong_labels_are_answered_rightly_or_by_heart():
+    task = recipe.Task(
+        images=np.zeros((1, 5, 1)),
+        true=np.array([[0, 1, 2, 3, 9]]),
+        given=np.array([[0, 7, 7, 7, 9]]),
+        decay=np.zeros(1),
+        examples=4,
+        known=4,
+    )
+    wrong = recipe.look_at_wrong_labels(task, np.array([[[0, 1, 7, 7, 9]]]))
+    assert wrong.right == pytest.approx(1 / 3)
+    assert wrong.by_heart == pytest.approx(2 / 3)
+
+
 def test_one_network_costs_the_compilation_once_and_all_its_epochs(monkeypatch):
     clock = 0.0
 
@@ -99,4 +159,5 @@ def test_one_network_costs_the_compilation_once_and_all_its_epochs(monkeypatch):
         clock += 5 if epochs == 1 else 2 * epochs
 
     monkeypatch.setattr(recipe.time, "perf_counter", lambda: clock)
-    assert recipe.seconds_of(fit, recipe.build_model(5, 4), X, Y, 4, epochs=101) == 205
+    _, task = draw_task()
+    assert recipe.seconds_alone(fit, task, CONFIG) == 205
