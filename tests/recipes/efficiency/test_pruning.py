@@ -46,11 +46,50 @@ def test_two_of_four_along_the_inputs():
     np.testing.assert_array_equal(mask.T.reshape(-1, 4).sum(axis=1), 2)
 
 
+def test_the_weakest_neurons_go_with_all_their_weights():
+    kernels = [random.normal(size=size) for size in ((30, 20), (20, 10), (10, 4))]
+    kernels[0][:, 3] = 1e-3
+    kernels[1][7] = 1e-3  # neuron 7 says little, whatever it hears
+    masks = pruning.neuron_masks(kernels, 0.15)
+    for neuron in (3, 7):
+        assert not masks[0][:, neuron].any()
+        assert not masks[1][neuron].any()
+    for mask, following in zip(masks[:-1], masks[1:], strict=True):
+        np.testing.assert_array_equal(mask.any(axis=0), following.any(axis=1))
+        assert set(mask.sum(axis=0)) <= {0, mask.sum(axis=0).max()}
+
+
+def test_neurons_leave_as_many_weights_and_hardly_more():
+    kernels = [random.normal(size=size) for size in ((784, 300), (300, 100), (100, 10))]
+    for sparsity in (0.5, 0.8, 0.925, 0.98):
+        wanted = sum(mask.sum() for mask in pruning.magnitude_masks(kernels, sparsity))
+        left = sum(mask.sum() for mask in pruning.neuron_masks(kernels, sparsity))
+        assert wanted <= left < wanted + 2 * 784
+
+
+def test_all_neurons_stay_where_nothing_is_to_be_removed():
+    kernels = [random.normal(size=size) for size in ((12, 9), (9, 8), (8, 3))]
+    assert all(mask.all() for mask in pruning.neuron_masks(kernels, 0.0))
+
+
+def test_each_step_leaves_the_same_share_of_what_was_left():
+    left = [1 - pruning.removed_by(0.936, step, 3) for step in range(4)]
+    np.testing.assert_allclose(left, [1, 0.4, 0.16, 0.064])
+
+
+def test_random_masks_leave_as_many_weights_of_each_kernel():
+    kernels = [random.normal(size=size) for size in ((40, 30), (30, 20), (20, 10))]
+    found = pruning.random_masks(kernels, 0.9)
+    expected = pruning.magnitude_masks(kernels, 0.9)
+    assert [m.sum() for m in found] == [m.sum() for m in expected]
+    assert np.mean(found[0] == expected[0]) < 0.9
+
+
 def test_masked_weights_stay_zero_and_the_others_learn():
     model, x, y = small_model()
-    masks = pruning.magnitude_masks([kernel.numpy() for kernel in model.kernels], 0.8)
+    masks = pruning.magnitude_masks(model.get_kernels(), 0.8)
     model.set_masks(masks)
-    before = [kernel.numpy() for kernel in model.kernels]
+    before = model.get_kernels()
     model.fit(x, y, epochs=3, verbose=0)
     for kernel, mask, old in zip(model.kernels, masks, before, strict=True):
         np.testing.assert_array_equal(kernel.numpy()[mask == 0], 0)
@@ -74,7 +113,7 @@ def test_the_state_brings_everything_back():
 def test_tfmot_removes_the_same_weights_and_the_same_patterns():
     model, x, y = small_model()
     network = model.network
-    kernels = [kernel.numpy() for kernel in model.kernels]
+    kernels = model.get_kernels()
     how = {"epochs": 1, "loss": model.loss, "verbose": 0, "learning_rate": 1e-6}
     shares = dict(
         zip(
