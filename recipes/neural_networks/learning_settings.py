@@ -28,6 +28,7 @@ import numpy as np
 from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
@@ -56,20 +57,25 @@ class Config:
     """of Adam"""
 
 
-QUICK = Config(restarts=2, epochs=30)
+QUICK = Config(epochs=30)
 FULL = Config(data="mnist", units=512, restarts=5)
 
+
+# --------------------------------------------------------------------------------------
+# The idea: one network, and what it is told
+# --------------------------------------------------------------------------------------
+
 WITHHELD = -1
+SURE = 0.9  # probability from which on a network's own answer is trusted
 LABELS = ("digit", "odd", "high")
-STEPS, LENGTH = (1, 2, 3), 6  # the rule of rows, and how many digits stand in one
-FEW, ALL, NONE, SOME = (
-    "supervised",
-    "supervised, all labels",
-    "unsupervised",
-    "semi-supervised",
-)
-MULTI, TRANSFER, STRUCTURED = "multi-task", "transfer", "structured"
-ORDER = (FEW, NONE, SOME, MULTI, TRANSFER, STRUCTURED, ALL)
+
+FEW = "supervised"
+ALL = "supervised, all labels"
+NONE = "unsupervised"
+SOME = "semi-supervised"
+MULTI = "multi-task"
+TRANSFER = "transfer"
+STRUCTURED = "structured"
 
 
 def withhold(x: np.ndarray, y: np.ndarray, **seen: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,13 +96,14 @@ def sights(x: np.ndarray, y: np.ndarray, few: np.ndarray) -> dict[str, list[dict
     """What each setting is told, stage after stage. few: indices of the labeled
     images."""
     every = np.arange(len(y))
+    few_digits = withhold(x, y, digit=few)
     return {
-        FEW: [withhold(x, y, digit=few)],
+        FEW: [few_digits],
         NONE: [withhold(x, y, pixels=every)],
-        SOME: 3
-        * [withhold(x, y, digit=few)],  # from the second on with answers of its own
+        # From the second stage on with answers of its own.
+        SOME: [few_digits, few_digits, few_digits],
         MULTI: [withhold(x, y, digit=few, odd=few, high=few)],
-        TRANSFER: [withhold(x, y, odd=every, high=every), withhold(x, y, digit=few)],
+        TRANSFER: [withhold(x, y, odd=every, high=every), few_digits],
         ALL: [withhold(x, y, digit=every)],
     }
 
@@ -105,19 +112,20 @@ def trust(told: dict[str, np.ndarray], logits) -> dict[str, np.ndarray]:
     """The digits told, and where none is, the network's answers of which it is 90 %
     sure."""
     p = ops.convert_to_numpy(ops.softmax(logits))
-    own = np.where(p.max(axis=1) > 0.9, p.argmax(axis=1), WITHHELD)
-    return {**told, "digit": np.where(told["digit"] == WITHHELD, own, told["digit"])}
+    own = np.where(p.max(axis=1) > SURE, p.argmax(axis=1), WITHHELD)
+    digits = np.where(told["digit"] == WITHHELD, own, told["digit"])
+    return {**told, "digit": digits}
 
 
 def is_told(labels: np.ndarray) -> np.ndarray:
+    """Of which images a label, or the pixels, are known, (images,)."""
     return labels.reshape(len(labels), -1)[:, 0] != WITHHELD
 
 
 def squared_error(pixels, decoded):
     """(batch,), 0 where the pixels are withheld."""
-    return ops.sum(
-        ops.where(pixels == WITHHELD, 0.0, ops.square(pixels - decoded)), axis=-1
-    )
+    squares = ops.square(pixels - decoded)
+    return ops.sum(ops.where(pixels == WITHHELD, 0.0, squares), axis=-1)
 
 
 def build_network(
@@ -128,13 +136,16 @@ def build_network(
     x = keras.Input((pixels,), name="x")
     hidden = layers.Dense(units, activation="relu")(x)
     code = layers.Dense(units // 2, activation="relu", name="code")(hidden)
-    sizes = {"digit": classes, "odd": 2, "high": 2}
     outputs = {
-        name: layers.Dense(size, dtype="float32")(code) for name, size in sizes.items()
+        "digit": layers.Dense(classes, dtype="float32")(code),
+        "odd": layers.Dense(2, dtype="float32")(code),
+        "high": layers.Dense(2, dtype="float32")(code),
     }
     decoded = layers.Dense(units, activation="relu")(code)
     outputs["pixels"] = layers.Dense(pixels, dtype="float32")(decoded)
     network = keras.Model(x, outputs, name="network")
+
+    # Where a label is withheld the loss is 0.
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, ignore_class=WITHHELD
     )
@@ -148,23 +159,13 @@ def clusters_named(codes, codes_test, y_test: np.ndarray, classes: int = 10):
     """As many clusters of the codes as there are digits, and for each held-out image
     the digit of its cluster: names go one to one, so that as many as can be are right,
     the usual score of a clustering."""
-    codes, codes_test = (np.asarray(each, "float64") for each in (codes, codes_test))
-    clusters = KMeans(classes, n_init=10, random_state=0).fit(codes).predict(codes_test)
+    kmeans = KMeans(classes, n_init=10, random_state=0)
+    kmeans.fit(np.asarray(codes, "float64"))
+    clusters = kmeans.predict(np.asarray(codes_test, "float64"))
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (clusters, y_test), 1)
-    return linear_sum_assignment(counts, maximize=True)[1][clusters]
-
-
-def draw_rows(
-    y: np.ndarray, count: int, random: np.random.Generator, classes: int = 10
-) -> np.ndarray:
-    """Rows that obey the rule, of images drawn at random: indices (count, 6)."""
-    steps = random.choice(STEPS, (count, LENGTH))
-    steps[:, 0] = random.integers(classes, size=count)
-    digits = np.cumsum(steps, axis=1) % classes
-    return np.array(
-        [[random.choice(np.flatnonzero(y == d)) for d in row] for row in digits]
-    )
+    _, digit_of = linear_sum_assignment(counts, maximize=True)
+    return digit_of[clusters]
 
 
 def learn_transitions(rows: np.ndarray, classes: int = 10) -> np.ndarray:
@@ -179,50 +180,56 @@ def learn_transitions(rows: np.ndarray, classes: int = 10) -> np.ndarray:
 def viterbi(log_p: np.ndarray, transitions: np.ndarray) -> np.ndarray:
     """The row of digits (length,) with the highest Σ log_p[t, yₜ] + transitions[yₜ₋₁,
     yₜ]."""
-    best, came_from = log_p[0], []
+    best = log_p[0]
+    came_from = []
     for each in log_p[1:]:
         scores = best[:, None] + transitions
         came_from.append(scores.argmax(axis=0))
         best = scores.max(axis=0) + each
+
+    # The last digit of the best row, and from there back to the first.
     row = [int(best.argmax())]
     for pointers in reversed(came_from):
         row.append(int(pointers[row[-1]]))
     return np.array(row[::-1])
 
 
-def plot_settings(
-    counts: dict[str, list[int]], accuracies: dict[str, list[float]]
-) -> plt.Figure:
-    """What each setting sees (images, digits, other labels), and what it scores."""
-    figure, (seen, scores) = plt.subplots(
-        1, 2, figsize=(11, 4.6), sharey=True, width_ratios=(2, 3)
-    )
-    table = np.array([counts[name] for name in accuracies])
-    seen.imshow(
-        np.log1p(table), cmap="Blues", vmax=2 * np.log1p(table.max()), aspect="auto"
-    )
-    for (row, column), count in np.ndenumerate(table):
-        seen.text(column, row, f"{count:,}" if count else "–", ha="center", va="center")
-    seen.set_xticks(range(3), ["images", "digits", "other labels"])
-    seen.set_yticks(range(len(table)), accuracies)
-    seen.set_title("what it sees in training")
-    for row, values in enumerate(accuracies.values()):
-        scores.barh(row, np.mean(values), color="C0")
-        scores.plot(values, [row] * len(values), "k.")
-        scores.text(1.01, row, f"{np.mean(values):.1%}", va="center")
-    start = math.floor(10 * min(0.5, *map(min, accuracies.values()))) / 10
-    scores.set(
-        xlim=(start, 1),
-        xlabel=f"share of held-out digits (bars start at {start:g}; dots: restarts)",
-    )
-    scores.set_title("what it reads")
-    seen.grid(visible=False)
-    return figure
+# --------------------------------------------------------------------------------------
+# The experiment: every setting from the same starts, on the same held-out digits
+# --------------------------------------------------------------------------------------
+
+ORDER = (FEW, NONE, SOME, MULTI, TRANSFER, STRUCTURED, ALL)
+STEPS = (1, 2, 3)  # from a digit of a row to the next
+LENGTH = 6  # digits of a row
+TEST_ROWS = 200
 
 
-def main(config: Config, run: Run) -> None:
-    run.plan(9 * config.restarts)  # some settings have several stages
-    (x_train, y_train), (x_test, y_test) = data.load(config.data)
+@dataclass
+class Task:
+    x: np.ndarray
+    """(images, pixels)"""
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    shape: tuple[int, ...]
+    """of one image"""
+    classes: int
+    random: np.random.Generator
+    config: Config
+    run: Run
+
+    def draw_labeled(self) -> np.ndarray:
+        """The few images whose digits are told, as many of each: indices."""
+        share = self.config.labels // self.classes
+        few = [
+            self.random.permutation(np.flatnonzero(self.y == digit))[:share]
+            for digit in range(self.classes)
+        ]
+        return np.concatenate(few)
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load(config.data)
     classes = len(data.class_names(config.data))
     if len(np.unique(y_test)) < classes:
         raise UsageError(f"--data {config.data}: each class needs a held-out image")
@@ -230,134 +237,311 @@ def main(config: Config, run: Run) -> None:
         raise UsageError(
             f"--labels {config.labels}: at least one of each of the {classes} classes"
         )
-    shape = x_test.shape[1:]
-    x_train, x_test = (x.reshape(len(x), -1) for x in (x_train, x_test))
-    random = np.random.default_rng(run.seed)
-    sizes = (x_train.shape[1], config.units, config.learning_rate, classes)
-    network = build_network(*sizes)
-    encoder = keras.Model(network.input, network.get_layer("code").output)
-    variables = [*network.weights, *network.optimizer.variables]
+    return Task(
+        x=x.reshape(len(x), -1),
+        y=y,
+        x_test=x_test.reshape(len(x_test), -1),
+        y_test=y_test,
+        shape=x.shape[1:],
+        classes=classes,
+        random=np.random.default_rng(run.seed),
+        config=config,
+        run=run,
+    )
 
-    def fit(told, epochs):
-        seen = np.flatnonzero(np.any([is_told(each) for each in told.values()], axis=0))
-        shown = np.resize(seen, len(x_train))  # as many steps for all, whatever is seen
+
+class Student:
+    """The network, which begins each setting at the same start."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.network = self.build()
+        code = self.network.get_layer("code").output
+        self.encoder = keras.Model(self.network.input, code)
+
+    def build(self) -> keras.Model:
+        config = self.task.config
+        return build_network(
+            self.task.x.shape[1], config.units, config.learning_rate, self.task.classes
+        )
+
+    def draw_start(self) -> None:
+        self.start = [ops.convert_to_numpy(each) for each in state_of(self.build())]
+
+    def learn(self, setting: str, stages: list[dict]) -> None:
+        """All stages of a setting, one after the other."""
+        for variable, value in zip(state_of(self.network), self.start, strict=True):
+            variable.assign(value)
+        epochs = self.task.config.epochs // len(stages)
+        for number, told in enumerate(stages):
+            if setting == SOME and number > 0:
+                told = trust(told, self.network(self.task.x)["digit"])
+            self.fit(told, epochs)
+
+    def fit(self, told: dict[str, np.ndarray], epochs: int) -> None:
+        # As many steps for all, whatever is seen.
+        shown = np.resize(np.flatnonzero(is_anything_told(told)), len(self.task.x))
         training.fit(
-            network,
-            x_train[shown],
+            self.network,
+            self.task.x[shown],
             {name: each[shown] for name, each in told.items()},
             epochs=epochs,
-            batch_size=config.batch_size,
-            callbacks=run.callbacks,
+            batch_size=self.task.config.batch_size,
+            callbacks=self.task.run.callbacks,
         )
 
-    counts, accuracies, alone_in_rows = {}, {name: [] for name in ORDER}, []
-    for _ in range(config.restarts):
-        fresh = build_network(*sizes)
-        start = [
-            ops.convert_to_numpy(v)
-            for v in (*fresh.weights, *fresh.optimizer.variables)
-        ]
-        of_each = [
-            random.permutation(np.flatnonzero(y_train == d)) for d in range(classes)
-        ]
-        share = config.labels // classes
-        few = np.concatenate([indices[:share] for indices in of_each])
-        for name, stages in sights(x_train, y_train, few).items():
-            for variable, value in zip(variables, start, strict=True):
-                variable.assign(value)
-            for number, told in enumerate(stages):
-                own = (
-                    trust(told, network(x_train)["digit"])
-                    if name == SOME and number
-                    else told
-                )
-                fit(own, config.epochs // len(stages))
-            digits, odd, high = (
-                max(sum(is_told(t[k])) for t in stages) for k in LABELS
-            )
-            counts[name] = [
-                digits if name in (FEW, MULTI) else len(x_train),
-                digits,
-                odd + high,
-            ]
-            logits = network(x_test)["digit"]
-            answers = np.argmax(logits, axis=1)
-            if name == NONE:
-                answers = clusters_named(
-                    encoder(x_train), encoder(x_test), y_test, classes
-                )
-            accuracies[name].append(float(np.mean(answers == y_test)))
-            if name == FEW:
-                count = config.labels // LENGTH
-                rows = draw_rows(y_train[few], count, random, classes)
-                transitions = learn_transitions(y_train[few][rows], classes)
-                rows, log_p = (
-                    draw_rows(y_test, 200, random, classes),
-                    np.array(ops.log_softmax(logits)),
-                )
-                jointly = np.array([viterbi(log_p[row], transitions) for row in rows])
-                alone, right = answers[rows], y_test[rows]
-                accuracies[STRUCTURED].append(float(np.mean(jointly == right)))
-                alone_in_rows.append(float(np.mean(alone == right)))
+    def logits(self) -> np.ndarray:
+        """Of the digits of held-out images."""
+        return np.asarray(self.network(self.task.x_test)["digit"])
 
-    counts[STRUCTURED] = counts[FEW]
+    def accuracy(self, setting: str) -> float:
+        if setting == NONE:
+            codes = self.encoder(self.task.x)
+            return self.accuracy_of_clusters(codes, self.encoder(self.task.x_test))
+        return float(np.mean(self.logits().argmax(axis=1) == self.task.y_test))
+
+    def accuracy_of_clusters(self, codes, codes_test) -> float:
+        y_test = self.task.y_test
+        digits = clusters_named(codes, codes_test, y_test, self.task.classes)
+        return float(np.mean(digits == y_test))
+
+
+def state_of(network: keras.Model) -> list:
+    return [*network.weights, *network.optimizer.variables]
+
+
+def is_anything_told(told: dict[str, np.ndarray]) -> np.ndarray:
+    """Of which images, (images,)."""
+    return np.any([is_told(each) for each in told.values()], axis=0)
+
+
+@dataclass
+class Seen:
+    """How much of the training set a setting has seen."""
+
+    images: int
+    digits: int
+    other_labels: int
+
+
+def count_seen(setting: str, stages: list[dict]) -> Seen:
+    images = np.any([is_anything_told(told) for told in stages], axis=0)
+    if setting == SOME:  # answers on the images without labels are its own
+        images[:] = True
+    told = {
+        label: max(int(is_told(stage[label]).sum()) for stage in stages)
+        for label in LABELS
+    }
+    return Seen(int(images.sum()), told["digit"], told["odd"] + told["high"])
+
+
+def draw_rows(
+    y: np.ndarray, count: int, random: np.random.Generator, classes: int = 10
+) -> np.ndarray:
+    """Rows that obey the rule, of images drawn at random: indices (count, 6)."""
+    steps = random.choice(STEPS, (count, LENGTH))
+    steps[:, 0] = random.integers(classes, size=count)
+    digits = np.cumsum(steps, axis=1) % classes
+    images_of = [np.flatnonzero(y == digit) for digit in range(classes)]
+    rows = [[random.choice(images_of[digit]) for digit in row] for row in digits]
+    return np.array(rows)
+
+
+@dataclass
+class Rows:
+    """Rows of held-out digits, (rows, length) each."""
+
+    images: np.ndarray
+    """indices of the test set"""
+    right: np.ndarray
+    alone: np.ndarray
+    """as the network reads each digit by itself"""
+    jointly: np.ndarray
+    """as it reads the row by Viterbi's algorithm"""
+
+
+def read_rows(student: Student, few: np.ndarray) -> Rows:
+    """By transitions that are learned from rows of the labeled images alone."""
+    task = student.task
+    labels = task.y[few]
+    count = task.config.labels // LENGTH
+    rows = draw_rows(labels, count, task.random, task.classes)
+    transitions = learn_transitions(labels[rows], task.classes)
+
+    images = draw_rows(task.y_test, TEST_ROWS, task.random, task.classes)
+    logits = student.logits()
+    log_p = np.array(ops.log_softmax(logits))
+    return Rows(
+        images=images,
+        right=task.y_test[images],
+        alone=logits.argmax(axis=1)[images],
+        jointly=np.array([viterbi(log_p[row], transitions) for row in images]),
+    )
+
+
+@dataclass
+class Found:
+    seen: dict[str, Seen]
+    accuracies: dict[str, list[float]]
+    """of each setting by restart"""
+    rows: list[Rows]
+    """by restart"""
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: float(np.mean(each)) for name, each in self.accuracies.items()}
+
+
+def compare_settings(student: Student, task: Task) -> Found:
+    found = Found(seen={}, accuracies={name: [] for name in ORDER}, rows=[])
+    for _ in range(task.config.restarts):
+        student.draw_start()
+        few = task.draw_labeled()
+        for setting, stages in sights(task.x, task.y, few).items():
+            student.learn(setting, stages)
+            found.seen[setting] = count_seen(setting, stages)
+            found.accuracies[setting].append(student.accuracy(setting))
+            if setting == FEW:
+                rows = read_rows(student, few)
+                found.rows.append(rows)
+                jointly = float(np.mean(rows.jointly == rows.right))
+                found.accuracies[STRUCTURED].append(jointly)
+    found.seen[STRUCTURED] = found.seen[FEW]
+    return found
+
+
+def print_table(found: Found, run: Run) -> None:
     run.print(f"{'':23}{'images':>8}{'digits':>8}{'others':>8}{'reads':>8}")
     for name in ORDER:
-        row = "".join(f"{count:8,}" for count in counts[name])
-        run.print(f"{name:23}{row}{np.mean(accuracies[name]):8.1%}")
-    run.figure("settings", plot_settings(counts, accuracies))
-    shown = np.argsort(-np.sum(alone != right, axis=1), kind="stable")[:5]
-    pairs = zip(alone[shown].ravel(), jointly[shown].ravel(), strict=True)
-    captions = [f"{first} → {second}" for first, second in pairs]
-    images = x_test[rows[shown].ravel()].reshape(-1, *shape)
-    title = "Held-out rows; each digit as it is read alone → jointly"
-    run.figure(
-        "rows",
-        figures.image_grid(images, title=title, captions=captions, columns=LENGTH),
+        seen = found.seen[name]
+        run.print(
+            f"{name:23}{seen.images:8,}{seen.digits:8,}{seen.other_labels:8,}"
+            f"{found.means[name]:8.1%}"
+        )
+
+
+def judge_settings(found: Found, of_pixels: float, task: Task) -> None:
+    mean = found.means
+    labels = f"{mean[FEW]:.3f} with {task.config.labels} labels alone"
+
+    def judge(setting: str, text: str, low: float, high: float) -> None:
+        """low, high: how much more it reads than from few labels alone."""
+        more = mean[setting] - mean[FEW]
+        measured = f"{mean[setting]:.3f} {setting}; {labels}"
+        task.run.claim(text, holds=low < more < high, measured=measured)
+
+    judge(
+        ALL,
+        "Supervised learning lacks labels: all of them read more than few",
+        low=0.05,
+        high=1,
+    )
+    task.run.claim(
+        "Unsupervised: most digits fall into clusters, of a code no better than of the "
+        "pixels; labels do better",
+        holds=0.5 < mean[NONE] < mean[FEW] and mean[NONE] < of_pixels + 0.05,
+        measured=f"{mean[NONE]:.3f} {NONE}, {of_pixels:.3f} by clusters of the pixels; "
+        f"{labels}",
+    )
+    judge(
+        SOME,
+        "Semi-supervised: sure answers on images without labels help",
+        low=0.005,
+        high=1,
+    )
+    judge(
+        MULTI,
+        "Multi-task: labels that follow from the digit add nothing to it",
+        low=-0.06,
+        high=0.02,
+    )
+    judge(
+        TRANSFER,
+        "Transfer: who learned other labels of all images needs few digits",
+        low=0.01,
+        high=1,
     )
 
-    mean = {name: float(np.mean(each)) for name, each in accuracies.items()}
-    for name in (SOME, *ORDER):
-        run.metric(f"test_accuracy_{re.sub('[^a-z]+', '_', name)}", mean[name])
-    # text, and how much more is read than by supervised learning from few labels
-    claims = {
-        ALL: (
-            "Supervised learning lacks labels: all of them read more than few",
-            (0.05, 1),
-        ),
-        NONE: (
-            "Unsupervised: most digits fall into clusters, labels do better",
-            (-0.5, 0),
-        ),
-        SOME: (
-            "Semi-supervised: sure answers on images without labels help",
-            (0.005, 1),
-        ),
-        MULTI: (
-            "Multi-task: labels that follow from the digit add nothing to it",
-            (-0.06, 0.02),
-        ),
-        TRANSFER: (
-            "Transfer: who learned other labels of all images needs few digits",
-            (0.01, 1),
-        ),
-    }
-    for name, (text, (low, high)) in claims.items():
-        run.claim(
-            text,
-            holds=low < mean[name] - mean[FEW] < high,
-            measured=f"{mean[name]:.3f} {name}; {mean[FEW]:.3f} with {config.labels} labels alone",
-        )
+
+def judge_structure(found: Found, run: Run) -> None:
+    jointly = found.means[STRUCTURED]
+    alone = np.mean([rows.alone == rows.right for rows in found.rows])
     run.claim(
-        "Structured: a row that is read as a whole has fewer mistakes than its digits alone",
-        holds=mean[STRUCTURED] > np.mean(alone_in_rows) + 0.03,
-        measured=f"{mean[STRUCTURED]:.3f} jointly, {np.mean(alone_in_rows):.3f} one by one, of the "
-        "same network on the same rows",
+        "Structured: a row that is read as a whole has fewer mistakes than its digits "
+        "alone",
+        holds=jointly > alone + 0.03,
+        measured=f"{jointly:.3f} jointly, {alone:.3f} one by one, of the same network on "
+        "the same rows",
     )
-    digits = keras.Model(
-        network.input, network.output["digit"]
-    )  # trained last, on all labels
-    run.export(serving.classifier(digits), example=x_test[:3])
+
+
+def draw_settings(found: Found) -> Figure:
+    """What each setting sees (images, digits, other labels), and what it scores."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 4.6), sharey=True, width_ratios=(2, 3)
+    )
+    seen = [found.seen[name] for name in ORDER]
+    table = np.array([[s.images, s.digits, s.other_labels] for s in seen])
+    shades = np.log1p(table)
+    left.imshow(shades, cmap="Blues", vmax=2 * shades.max(), aspect="auto")
+    for (row, column), count in np.ndenumerate(table):
+        text = f"{count:,}" if count else "–"
+        left.text(column, row, text, ha="center", va="center")
+    left.set_xticks(range(3), ["images", "digits", "other labels"])
+    left.set_yticks(range(len(ORDER)), ORDER)
+    left.set_title("what it sees in training")
+    left.grid(visible=False)
+
+    for row, name in enumerate(ORDER):
+        accuracies = found.accuracies[name]
+        right.plot(accuracies, [row] * len(accuracies), "k.")
+        right.plot(np.mean(accuracies), row, "o", color="C0", markersize=9)
+        right.text(1.01, row, f"{np.mean(accuracies):.1%}", va="center")
+    lowest = min(min(each) for each in found.accuracies.values())
+    right.set(
+        xlim=(math.floor(10 * min(0.5, lowest)) / 10, 1),
+        xlabel="held-out accuracy (small dots: restarts)",
+        title="what it reads",
+    )
+    return figure
+
+
+def draw_rows_read(rows: Rows, task: Task, count: int = 5) -> Figure:
+    """The rows with most mistakes of digits read alone."""
+    mistakes = np.sum(rows.alone != rows.right, axis=1)
+    shown = np.argsort(-mistakes, kind="stable")[:count]
+    alone = rows.alone[shown].ravel()
+    jointly = rows.jointly[shown].ravel()
+    images = task.x_test[rows.images[shown].ravel()]
+    return figures.image_grid(
+        images.reshape(-1, *task.shape),
+        title="Held-out rows; each digit as it is read alone → jointly",
+        captions=[
+            f"{one} → {other}" for one, other in zip(alone, jointly, strict=True)
+        ],
+        columns=LENGTH,
+    )
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(9 * config.restarts)  # some settings have several stages
+    task = load_task(config, run)
+    student = Student(task)
+    found = compare_settings(student, task)
+    of_pixels = student.accuracy_of_clusters(task.x, task.x_test)
+
+    print_table(found, run)
+    for name in (SOME, *ORDER):  # the first stands in the README's table
+        run.metric(f"test_accuracy_{re.sub('[^a-z]+', '_', name)}", found.means[name])
+    run.metric("test_accuracy_clusters_of_pixels", of_pixels)
+    judge_settings(found, of_pixels, task)
+    judge_structure(found, run)
+
+    run.figure("settings", draw_settings(found))
+    run.figure("rows", draw_rows_read(found.rows[-1], task))
+    # Trained last, on all labels.
+    digits = keras.Model(student.network.input, student.network.output["digit"])
+    run.export(serving.classifier(digits), example=task.x_test[:3])
 
 
 if __name__ == "__main__":

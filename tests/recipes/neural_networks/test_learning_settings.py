@@ -76,6 +76,17 @@ def test_counts_of_what_is_told(images):
     assert told[ls.ALL] == [[80, 0, 0]]
 
 
+def test_what_is_seen_is_counted(images):
+    stages = ls.sights(*images)
+    seen = {name: ls.count_seen(name, each) for name, each in stages.items()}
+    assert seen[ls.FEW] == ls.Seen(images=20, digits=20, other_labels=0)
+    assert seen[ls.NONE] == ls.Seen(images=80, digits=0, other_labels=0)
+    assert seen[ls.SOME] == ls.Seen(images=80, digits=20, other_labels=0)
+    assert seen[ls.MULTI] == ls.Seen(images=20, digits=20, other_labels=40)
+    assert seen[ls.TRANSFER] == ls.Seen(images=80, digits=20, other_labels=160)
+    assert seen[ls.ALL] == ls.Seen(images=80, digits=80, other_labels=0)
+
+
 def test_training_does_not_see_withheld_labels(images):
     """The same weights, whatever the withheld digits are; and heads without labels stay
     put."""
