@@ -73,17 +73,23 @@ def build_model(input_shape=(48, 48, 3), classes=10) -> keras.Model:
     The maps of "relu1" to "relu4" have 16, 32, 64 and 64 channels: the neurons to look
     at.
     """
-    x = images = keras.Input(input_shape, name="images")
-    for number, (filters, size) in enumerate(
-        ((16, 7), (32, 3), (64, 3), (64, 3)), start=1
-    ):
+    images = keras.Input(input_shape, name="images")
+    x = images
+    sizes = ((16, 7), (32, 3), (64, 3), (64, 3))
+    for number, (filters, size) in enumerate(sizes, start=1):
         # The first layer starts small, so that what is seen in its filters was learned;
         # batch norm sets the scale.
-        start = (
-            keras.initializers.RandomNormal(stddev=0.01) if number == 1 else "he_normal"
-        )
-        options = {"padding": "same", "use_bias": False, "kernel_initializer": start}
-        x = layers.Conv2D(filters, size, name=f"conv{number}", **options)(x)
+        start = "he_normal"
+        if number == 1:
+            start = keras.initializers.RandomNormal(stddev=0.01)
+        x = layers.Conv2D(
+            filters,
+            size,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=start,
+            name=f"conv{number}",
+        )(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
         x = layers.ReLU(name=f"relu{number}")(x)
         if number <= 2:
@@ -113,7 +119,9 @@ def receptive_field(model: keras.Model, name: str) -> tuple[int, int, int]:
     an earlier link of it; strides divide the sides of the maps. Raises ValueError for
     another layer.
     """
-    size, stride, start = 1, 1, 0
+    size = 1
+    stride = 1
+    start = 0
     for layer in model.layers:
         if isinstance(layer, WINDOWED):
             window = getattr(layer, "kernel_size", None) or layer.pool_size
@@ -144,10 +152,11 @@ def cut(
     the map. Outside the picture is black. Returns (n, size, size, 3)."""
     size, stride, start = field
     padded = np.pad(images[places[:, 0]], ((0, 0), (size, size), (size, size), (0, 0)))
-    pairs = zip(padded, size + start + stride * places[:, 1:], strict=True)
-    return np.stack(
-        [each[top : top + size, left : left + size] for each, (top, left) in pairs]
-    )
+    corners = size + start + stride * places[:, 1:]
+    patches = []
+    for image, (top, left) in zip(padded, corners, strict=True):
+        patches.append(image[top : top + size, left : left + size])
+    return np.stack(patches)
 
 
 def strongest_places(maps: np.ndarray, channel: int, count: int) -> np.ndarray:
@@ -169,20 +178,19 @@ def alikeness(patches: np.ndarray) -> float:
     """The mean correlation of all pairs of patches (n, size, size, 3), as gray
     pictures."""
     gray = patches.mean(axis=-1).reshape(len(patches), -1)
-    correlations = np.corrcoef(
-        gray + 1e-6 * np.arange(gray.shape[1])
-    )  # a flat patch has none
+    # A flat patch has no correlation.
+    slope = 1e-6 * np.arange(gray.shape[1])
+    correlations = np.corrcoef(gray + slope)
     return float(correlations[np.triu_indices(len(patches), 1)].mean())
 
 
 def roughness(kernel: np.ndarray) -> float:
     """How much filters (height, width, in, out) change from one pixel to the next,
     relative to their size: 2 for noise, less for what is smooth."""
-    steps = (
-        np.square(np.diff(kernel, axis=0)).mean()
-        + np.square(np.diff(kernel, axis=1)).mean()
-    )
-    return float(steps / 2 / np.square(kernel - kernel.mean((0, 1))).mean())
+    down = np.square(np.diff(kernel, axis=0)).mean()
+    right = np.square(np.diff(kernel, axis=1)).mean()
+    size = np.square(kernel - kernel.mean((0, 1))).mean()
+    return float((down + right) / 2 / size)
 
 
 def filters_of(layer) -> np.ndarray:
@@ -203,34 +211,33 @@ def filters_of(layer) -> np.ndarray:
     return kernel
 
 
-def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, title: str):
+def draw_maps(model: keras.Model, first: str, last: str, image: np.ndarray, title: str):
     """The filters of the convolution `first`, what each finds in an image (height,
     width, 1 or 3), and the maps of the layer `last` that answer most."""
     outputs = [model.get_layer(first).output, model.get_layer(last).output]
-    early, late = (
-        np.asarray(maps[0]) for maps in keras.Model(model.input, outputs)(image[None])
-    )
+    both = keras.Model(model.input, outputs)(image[np.newaxis])
+    early, late = [np.asarray(maps[0]) for maps in both]
+    late = late[..., np.argsort(-late.max((0, 1)))]
     kernel = filters_of(model.get_layer(first))
     reach = np.abs(kernel).max((0, 1, 2)) + 1e-12
-    late = late[..., np.argsort(-late.max((0, 1)))]
+
     figure, grid = plt.subplots(3, 9, figsize=(11, 4.2))
     for axes in grid.flat:
         axes.axis("off")
     grid[0, 0].imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=1)
     grid[0, 0].set_title(title, fontsize=9)
-    for line, text in zip(
-        grid[1:], (f"{first}\nfinds", f"{last},\nstrongest"), strict=True
-    ):
+    names = (f"{first}\nfinds", f"{last},\nstrongest")
+    for line, text in zip(grid[1:], names, strict=True):
         line[0].text(1, 0.5, text, ha="right", va="center", transform=line[0].transAxes)
-    for i in range(min(8, kernel.shape[-1], late.shape[-1])):
-        grid[0, i + 1].imshow(
-            np.squeeze(0.5 + kernel[..., i] / (2 * reach[i])), cmap="gray"
-        )
-        grid[0, i + 1].set_title(f"filter {i}", fontsize=9)
-        grid[1, i + 1].imshow(np.abs(early[..., i]), vmin=0, vmax=np.abs(early).max())
-        heat = grid[2, i + 1].imshow(
-            np.maximum(late[..., i], 0), vmin=0, vmax=late.max()
-        )
+
+    for number in range(min(8, kernel.shape[-1], late.shape[-1])):
+        weights, found, strongest = grid[:, number + 1]
+        picture = 0.5 + kernel[..., number] / (2 * reach[number])
+        weights.imshow(np.squeeze(picture), cmap="gray")
+        weights.set_title(f"filter {number}", fontsize=9)
+        found.imshow(np.abs(early[..., number]), vmin=0, vmax=np.abs(early).max())
+        shown = np.maximum(late[..., number], 0)
+        heat = strongest.imshow(shown, vmin=0, vmax=late.max())
     figure.colorbar(heat, ax=grid[1:], shrink=0.5, label=f"activation in {last}")
     figure.suptitle(
         "Filters of the first layer, what they find, and what the last layer finds"
@@ -238,7 +245,16 @@ def plot_maps(model: keras.Model, first: str, last: str, image: np.ndarray, titl
     return figure
 
 
-def plot_patches(
+def in_one_square(patches: np.ndarray) -> np.ndarray:
+    """Patches (n, size, size, 3) side by side, with white between them."""
+    side = math.isqrt(len(patches))
+    framed = np.pad(patches, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
+    size = framed.shape[1]
+    rows = framed[: side**2].reshape(side, side, size, size, 3)
+    return rows.transpose(0, 2, 1, 3, 4).reshape(side * size, side * size, 3)
+
+
+def draw_patches(
     patches: dict[str, list[np.ndarray]], captions: dict[str, list[str]], title: str
 ):
     """For each layer a row of neurons: the patches (n, size, size, 3) of each in one
@@ -247,12 +263,7 @@ def plot_patches(
     figure, grid = plt.subplots(len(patches), 6, figsize=(10, height))
     for (name, neurons), line in zip(patches.items(), grid, strict=True):
         for axes, neuron, caption in zip(line, neurons, captions[name], strict=True):
-            side = math.isqrt(len(neuron))
-            framed = np.pad(neuron, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1)
-            rows = framed[: side**2].reshape(side, side, *framed.shape[1:])
-            axes.imshow(
-                rows.transpose(0, 2, 1, 3, 4).reshape(side * framed.shape[1], -1, 3)
-            )
+            axes.imshow(in_one_square(neuron))
             axes.set(xticks=[], yticks=[], title=caption)
         line[0].set_ylabel(f"{name}\n{neurons[0].shape[1]} pixels")
     figure.suptitle(title)
@@ -282,7 +293,8 @@ def look_at_photographs(run: Run, config: Config) -> None:
     own = classifiers.load(IMAGENET, pixel_range=config.pixel_range)
     side = own.model.inputs[0].shape[1]
     tiles = tiles_of(data.load_photos(3 * side), side)
-    shown, captions = {}, {}
+    shown = {}
+    captions = {}
     for name in IMAGENET_LAYERS:
         field = receptive_field(own.model, name)
         part = keras.Model(own.model.input, own.model.get_layer(name).output)
@@ -295,138 +307,238 @@ def look_at_photographs(run: Run, config: Config) -> None:
         best = np.argsort([-alikeness(each) for each in patches])[:6]
         shown[name] = [patches[neuron] for neuron in best]
         captions[name] = [f"neuron {neuron}" for neuron in best]
-    title = "What excites six neurons of three ImageNet layers most, in photographs"
-    run.figure("imagenet", plot_patches(shown, captions, title))
+    title = (
+        "ImageNet's neurons: what excites six of a layer most (those whose patches are "
+        "most alike)"
+    )
+    run.figure("imagenet", draw_patches(shown, captions, title))
 
     cat = data.load_photos(side)[1]
-    drawn = plot_maps(own.model, "stem_conv", "block5c_add", cat, "photograph")
+    drawn = draw_maps(own.model, "stem_conv", "block5c_add", cat, "photograph")
     run.figure("cat", drawn)
 
 
-def main(config: Config, run: Run) -> None:
-    def look_into(own: classifiers.Classifier, pictures: np.ndarray) -> None:
-        first, last = own.first_convolution, own.last_convolution
-        _, captions = classifiers.predict(run, own, pictures)
-        for i, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
-            drawn = plot_maps(own.model, first, last, image, caption)
-            run.figure(f"own-{i}", drawn)
+def look_into(own: classifiers.Classifier, pictures: np.ndarray, run: Run) -> None:
+    """Filters and maps of a network, on the user's pictures or the photographs."""
+    _, captions = classifiers.predict(run, own, pictures)
+    for number, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
+        first = own.first_convolution
+        drawn = draw_maps(own.model, first, own.last_convolution, image, caption)
+        run.figure(f"own-{number}", drawn)
 
+
+def train(model: keras.Model, scenes: data.Scenes, config: Config, run: Run) -> None:
+    steps = config.epochs * config.scenes // config.batch_size
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    training.fit(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        callbacks=run.callbacks,
+    )
+
+
+@dataclass
+class Patches:
+    """What excites the neurons of a layer most, in pictures that were not trained on."""
+
+    neurons: list[np.ndarray]
+    """patches (n, size, size, 3) of each that ever answers"""
+    digits: list[np.ndarray]
+    """how often each digit is among them, (10,)"""
+
+    @property
+    def alike(self) -> float:
+        return float(np.mean([alikeness(each) for each in self.neurons]))
+
+    @property
+    def pure(self) -> float:
+        """The share of patches that show their neuron's commonest digit."""
+        return float(np.mean([each.max() / each.sum() for each in self.digits]))
+
+
+def find_patches(
+    maps: np.ndarray, field: tuple[int, int, int], scenes: data.Scenes, count: int
+) -> Patches:
+    neurons = []
+    digits = []
+    for channel in range(maps.shape[-1]):
+        if not maps[..., channel].any():
+            continue
+        places = strongest_places(maps, channel, count)
+        neurons.append(cut(scenes.images, places, field))
+        digits.append(np.bincount(scenes.labels[places[:, 0]]))
+    return Patches(neurons, digits)
+
+
+def alike_anywhere(
+    patches: Patches, maps: np.ndarray, field, images: np.ndarray, count: int, random
+) -> float:
+    """Of as many patches from anywhere."""
+    shape = (len(patches.neurons), count, 3)
+    places = random.integers(maps.shape[:3], size=shape)
+    return float(np.mean([alikeness(cut(images, each, field)) for each in places]))
+
+
+@dataclass
+class Layer:
+    """One layer's neurons, before and after training."""
+
+    untrained: Patches
+    trained: Patches
+    anywhere: float
+    """how alike patches are that no neuron chose"""
+
+
+def best_on_object(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The share of each channel's activation that is on the digit, (channels,)."""
+    enlarged = maps.repeat(4, axis=1).repeat(4, axis=2)
+    shares = []
+    for channel in range(maps.shape[-1]):
+        on_object = classifiers.share_on_object(enlarged[..., channel], masks)
+        shares.append(on_object.mean())
+    return np.array(shares)
+
+
+def judge_patches(found: dict[str, Layer], run: Run) -> None:
+    evidence = []
+    is_alike = []
+    for name, layer in found.items():
+        run.metric(f"same_digit_{name}", layer.trained.pure)
+        is_alike.append(layer.trained.alike > layer.anywhere + 0.3)
+        evidence.append(
+            f"{name} {layer.trained.alike:.2f} ({layer.untrained.alike:.2f}; "
+            f"{layer.anywhere:.2f})"
+        )
+    last = found["relu4"]
+    first = found["relu1"]
+    run.claim(
+        "What excites a neuron most looks alike, in every layer, and in the last more "
+        "than before training: a random filter has its favorites too",
+        holds=all(is_alike) and last.trained.alike - last.untrained.alike > 0.04,
+        measured="mean correlation of its patches (before training; random ones): "
+        + ", ".join(evidence),
+    )
+    rivals = max(first.trained.pure, last.untrained.pure)
+    run.claim(
+        "Late neurons look for digits, early ones for strokes that many digits have",
+        holds=last.trained.pure > rivals + 0.08,
+        measured=f"patches that show the neuron's commonest digit: relu4 "
+        f"{last.trained.pure:.2f}, relu1 {first.trained.pure:.2f}, relu4 before training "
+        f"{last.untrained.pure:.2f}",
+    )
+
+
+@dataclass
+class Finder:
+    """The neuron of the last layer that lights up on digits most: chosen by training
+    pictures, judged by others."""
+
+    neuron: int
+    share: float
+    """of its activation that is on the digit"""
+
+
+def choose_finder(of_train, of_test, train: data.Scenes, test: data.Scenes) -> Finder:
+    """of_train, of_test: maps (n, height, width, channels) of as many pictures."""
+    chosen_by = best_on_object(of_train, train.masks[: len(of_train)])
+    neuron = int(np.argmax(chosen_by))
+    return Finder(neuron, best_on_object(of_test, test.masks)[neuron])
+
+
+def judge_finder(trained: Finder, untrained: Finder, brightness: float, run: Run):
+    run.metric("activation_on_digit", trained.share)
+    run.claim(
+        "A late neuron lights up on the object, though no one told the network where it "
+        "is: the best one does so more than the best before training",
+        holds=trained.share > untrained.share + 0.05,
+        measured=f"{trained.share:.0%} of neuron {trained.neuron}'s activation is on the "
+        f"digit, before training {untrained.share:.0%} of neuron {untrained.neuron}'s; "
+        f"of the brightness {brightness:.0%}",
+    )
+
+
+def judge_filters(before: np.ndarray, after: np.ndarray, run: Run) -> None:
+    rough = roughness(before)
+    smooth = roughness(after)
+    run.claim(
+        "First-layer filters start as noise and become pictures that can be looked at",
+        holds=smooth < rough - 0.4,
+        measured=f"change from pixel to pixel {rough:.2f} (noise: 2), after training "
+        f"{smooth:.2f}",
+    )
+
+
+def draw_neurons(found: dict[str, Layer]):
+    """Six of each layer, those whose patches show one digit most often."""
+    shown = {}
+    captions = {}
+    for name, layer in found.items():
+        digits = layer.trained.digits
+        best = np.argsort([-each.max() for each in digits], kind="stable")[:6]
+        shown[name] = [layer.trained.neurons[number] for number in best]
+        captions[name] = [
+            f"{digits[number].max()} of {digits[number].sum()}: "
+            f"{digits[number].argmax()}"
+            for number in best
+        ]
+    title = "What excites a neuron most, from pictures that were not trained on"
+    return draw_patches(shown, captions, title)
+
+
+def main(config: Config, run: Run) -> None:
     if config.model != IMAGENET:
         own = classifiers.from_flags(config, run)
-        look_into(own, own.pictures(config.image))
+        look_into(own, own.pictures(config.image), run)
         return
     size = (config.size, config.size)
     picture = classifiers.read_image(config.image, size) if config.image else None
-    train, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
+    train_set, test = data.load_scenes(
+        config.scenes, 500, size=config.size, seed=run.seed
+    )
     model = build_model((*size, 3))
     eyes = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
-    maps = {"untrained": eyes.predict(test.images, verbose=0)}
+    some = train_set.images[:500]
+    before = eyes.predict(test.images, verbose=0)
+    before_of_train = eyes.predict(some, verbose=0)[-1]
     first_filters = model.get_layer("conv1").kernel.numpy()
-    rate = keras.optimizers.schedules.CosineDecay(
-        5e-3, config.epochs * config.scenes // config.batch_size
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    options = {"epochs": config.epochs, "batch_size": config.batch_size}
-    training.fit(model, train.images, train.labels, callbacks=run.callbacks, **options)
+
+    train(model, train_set, config, run)
     run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
-    maps["trained"] = eyes.predict(test.images, verbose=0)
+    after = eyes.predict(test.images, verbose=0)
     if picture is not None:
-        look_into(classifiers.Classifier(model, list("0123456789")), picture[None])
+        own = classifiers.Classifier(model, list("0123456789"))
+        look_into(own, picture[np.newaxis], run)
 
-    rng = np.random.default_rng(run.seed)
-    alike, pure, shown, captions = {}, {}, {}, {}
-    for k, name in enumerate(LAYERS):
+    random = np.random.default_rng(run.seed)
+    found = {}
+    for name, early, late in zip(LAYERS, before, after, strict=True):
         field = receptive_field(model, name)
-        for state in ("untrained", "trained"):
-            of_layer = maps[state][k]
-            living = [
-                each for each in range(of_layer.shape[-1]) if of_layer[..., each].any()
-            ]
-            places = [
-                strongest_places(of_layer, each, config.patches) for each in living
-            ]
-            patches = [cut(test.images, each, field) for each in places]
-            counts = [np.bincount(test.labels[each[:, 0]]) for each in places]
-            alike[state, name] = np.mean([alikeness(each) for each in patches])
-            pure[state, name] = np.mean(
-                [each.max() / config.patches for each in counts]
-            )
-        best = np.argsort([-each.max() for each in counts], kind="stable")[:6]
-        shown[name] = [patches[i] for i in best]
-        captions[name] = [
-            f"{max(counts[i])} of {config.patches}: {counts[i].argmax()}" for i in best
-        ]
-        somewhere = rng.integers(
-            of_layer.shape[:3], size=(len(places), config.patches, 3)
+        untrained = find_patches(early, field, test, config.patches)
+        trained = find_patches(late, field, test, config.patches)
+        anywhere = alike_anywhere(
+            trained, late, field, test.images, config.patches, random
         )
-        alike["random", name] = np.mean(
-            [alikeness(cut(test.images, s, field)) for s in somewhere]
-        )
-        run.metric(f"same_digit_{name}", pure["trained", name])
+        found[name] = Layer(untrained, trained, anywhere)
+    judge_patches(found, run)
 
-    # The neuron that lights up on the digit is chosen by training pictures, judged by
-    # others.
-    def shares(of_last: np.ndarray, masks: np.ndarray) -> list[float]:
-        enlarged = of_last.repeat(4, axis=1).repeat(4, axis=2)
-        channels = range(of_last.shape[-1])
-        return [
-            classifiers.share_on_object(enlarged[..., c], masks).mean()
-            for c in channels
-        ]
+    after_of_train = eyes.predict(some, verbose=0)[-1]
+    finder = choose_finder(after_of_train, after[-1], train_set, test)
+    untrained = choose_finder(before_of_train, before[-1], train_set, test)
+    brightness = classifiers.share_on_object(test.images.mean(axis=-1), test.masks)
+    judge_finder(finder, untrained, brightness.mean(), run)
+    judge_filters(first_filters, model.get_layer("conv1").kernel.numpy(), run)
 
-    chosen_by = eyes.predict(train.images[:500], verbose=0)[-1]
-    neuron = int(np.argmax(shares(chosen_by, train.masks[:500])))
-    share = shares(maps["trained"][-1], test.masks)[neuron]
-    run.metric("activation_on_digit", share)
-    run.figure(
-        "patches",
-        plot_patches(
-            shown,
-            captions,
-            "What excites a neuron most, from pictures that were not trained on",
-        ),
-    )
-    example = int(np.argmax(maps["trained"][-1][..., neuron].max((1, 2))))
-    run.figure(
-        "maps", plot_maps(model, "conv1", "relu4", test.images[example], "held out")
-    )
-
-    gain = alike["trained", "relu4"] - alike["untrained", "relu4"]
-    run.claim(
-        "What excites a neuron most looks alike, in every layer, and in the last more than before "
-        "training: a random filter has its favorites too",
-        holds=all(alike["trained", n] > alike["random", n] + 0.3 for n in LAYERS)
-        and gain > 0.04,
-        measured="mean correlation of its patches (before training; random ones): "
-        + ", ".join(
-            f"{n} {alike['trained', n]:.2f} ({alike['untrained', n]:.2f}; {alike['random', n]:.2f})"
-            for n in LAYERS
-        ),
-    )
-    late, early = pure["trained", "relu4"], pure["trained", "relu1"]
-    untrained = pure["untrained", "relu4"]
-    run.claim(
-        "Late neurons look for digits, early ones for strokes that many digits have",
-        holds=late > max(early, untrained) + 0.08,
-        measured=f"patches that show the neuron's commonest digit: relu4 {late:.2f}, relu1 "
-        f"{early:.2f}, relu4 before training {untrained:.2f}",
-    )
-    run.claim(
-        "A late neuron lights up on the object, though no one told the network where it is",
-        holds=share > 2.5 * test.masks.mean(),
-        measured=f"{share:.0%} of neuron {neuron}'s activation is on the digit, which is "
-        f"{test.masks.mean():.0%} of the picture",
-    )
-    before, after = (
-        roughness(first_filters),
-        roughness(model.get_layer("conv1").kernel.numpy()),
-    )
-    run.claim(
-        "First-layer filters start as noise and become pictures that can be looked at",
-        holds=after < before - 0.4,
-        measured=f"change from pixel to pixel {before:.2f} (noise: 2), after training {after:.2f}",
-    )
+    run.figure("patches", draw_neurons(found))
+    strongest = after[-1][..., finder.neuron].max((1, 2))
+    example = test.images[int(np.argmax(strongest))]
+    run.figure("maps", draw_maps(model, "conv1", "relu4", example, "held out"))
     look_at_photographs(run, config)
     run.export(serving.classifier(model), example=test.images[:3])
 

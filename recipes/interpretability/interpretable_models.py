@@ -16,20 +16,22 @@ Paper: Agarwal et al., Neural additive models, 2021 (section 3);
 Tags: nam, gam, rule list, glass box, white box, case-based reasoning, tabular data, xai
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
 
 import keras
 import numpy as np
 from annotated_types import Ge
 from keras import layers, ops
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from deep_learning_recipes import data, figures, training
+from deep_learning_recipes import data, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -55,19 +57,28 @@ QUICK = Config(folds=2, epochs=50, prototype_epochs=30)
 FULL = Config(folds=10, units=64, epochs=300, prototype_epochs=600)
 
 
+# --------------------------------------------------------------------------------------
+# The idea: five models that show what they do
+# --------------------------------------------------------------------------------------
+
+
 def build_dense(columns: int, units: int, price: float = 0.0) -> keras.Model:
     """Input: (batch, columns). Output: (batch, 1) logits, as of all models of the
     table. Where gates have a price, each column goes through one, at price·|gate|, and
     the next layer's weights keep the length 1: else they would grow and the gates
     shrink for nothing."""
-    hidden = x = keras.Input((columns,), name="columns")
+    x = keras.Input((columns,), name="columns")
+    hidden = x
+    norm = None
     if price:
-        options = {
-            "kernel_initializer": "ones",
-            "kernel_regularizer": keras.regularizers.L1(price),
-        }
-        hidden = layers.EinsumDense("bc,c->bc", (columns,), name="gates", **options)(x)
-    norm = keras.constraints.UnitNorm() if price else None
+        hidden = layers.EinsumDense(
+            "bc,c->bc",
+            (columns,),
+            kernel_initializer="ones",
+            kernel_regularizer=keras.regularizers.L1(price),
+            name="gates",
+        )(x)
+        norm = keras.constraints.UnitNorm()
     hidden = layers.Dense(units, activation="relu", kernel_constraint=norm)(hidden)
     hidden = layers.Dense(units, activation="relu")(hidden)
     return keras.Model(x, layers.Dense(1)(hidden))
@@ -78,84 +89,107 @@ def build_additive(columns: int, units: int) -> tuple[keras.Model, keras.Model]:
     columns)."""
     x = keras.Input((columns,), name="columns")
     hidden = ops.expand_dims(x, -1)
-    for width, into, g in (
-        (units, 1, "relu"),
-        (units, units, "relu"),
-        (1, units * columns, None),
-    ):
-        start = keras.initializers.RandomNormal(stddev=(2 / into) ** 0.5)
-        options = {"bias_axes": "co", "kernel_initializer": start}
-        hidden = layers.EinsumDense("bci,cio->bco", (columns, width), g, **options)(
-            hidden
-        )
-    shapes = hidden[:, :, 0]
-    return keras.Model(x, ops.sum(shapes, axis=1, keepdims=True)), keras.Model(
-        x, shapes
+    # Width, activation, and inputs of He's start. Small ones keep the parts near 0.
+    widths = (
+        (units, "relu", 1),
+        (units, "relu", units),
+        (1, None, units * columns),
     )
+    for width, activation, inputs in widths:
+        hidden = layers.EinsumDense(
+            "bci,cio->bco",
+            (columns, width),
+            activation,
+            bias_axes="co",
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=(2 / inputs) ** 0.5
+            ),
+        )(hidden)
+    parts = hidden[:, :, 0]
+    logits = ops.sum(parts, axis=1, keepdims=True)
+    return keras.Model(x, logits), keras.Model(x, parts)
 
 
 def build_monotonic(signs: np.ndarray, units: int) -> keras.Model:
-    """Rises with columns of sign 1 and falls with those of −1: weights ≥ 0, and a
-    rising g."""
+    """Rises with columns of sign 1 and falls with those of −1, signs (columns,): no
+    weight is below 0, and tanh rises."""
     x = keras.Input(signs.shape, name="columns")
     hidden = x * signs.astype("float32")
-    for width, g in ((units, "tanh"), (units, "tanh"), (1, None)):
-        start = keras.initializers.RandomUniform(0, 2 / hidden.shape[1])
-        options = {
-            "kernel_initializer": start,
-            "kernel_constraint": keras.constraints.NonNeg(),
-        }
-        hidden = layers.Dense(width, activation=g, **options)(hidden)
+    for width, activation in ((units, "tanh"), (units, "tanh"), (1, None)):
+        hidden = layers.Dense(
+            width,
+            activation,
+            # Positive weights add up: without the division tanh would saturate.
+            kernel_initializer=keras.initializers.RandomUniform(0, 2 / hidden.shape[1]),
+            kernel_constraint=keras.constraints.NonNeg(),
+        )(hidden)
     return keras.Model(x, hidden)
 
 
-def wrong_steps(
-    model: keras.Model, x: np.ndarray, signs: np.ndarray, points: int = 40
-) -> float:
-    """Share of steps on a grid along each column, from each row, that go against its
-    sign."""
-    grid = np.linspace(x.min(axis=0), x.max(axis=0), points)
-    is_moved = np.eye(x.shape[1], dtype=bool)[:, None, None]
-    rows = np.where(is_moved, grid, x[:, None])  # (columns, rows, points, columns)
-    logits = np.asarray(model(rows.reshape(-1, x.shape[1]))).reshape(rows.shape[:3])
-    return float(np.mean(np.diff(signs[:, None, None] * logits) < -1e-5))
+class Condition(NamedTuple):
+    column: int
+    is_above: bool
+    """the threshold; or else at most it"""
+    threshold: float
 
 
-def grow_rules(x, y, rules: int, conditions: int = 2, fewest: int = 10) -> list:
-    """A rule list, greedily: the surest rule, (hits + 1) / (rows + classes), for the
-    rows that no rule has taken yet, and so on. A rule is a list of (column, is above,
-    threshold), and the shares of classes among the rows it takes, `fewest` at least.
-    The last one has no condition."""
+class Rule(NamedTuple):
+    conditions: list[Condition]
+    """which all have to hold; the last rule has none"""
+    shares: np.ndarray
+    """of the classes among the training rows that it takes, (classes,)"""
+
+
+def find_rule(x, one_hot, thresholds, conditions: int, fewest: int):
+    """The surest rule of at least `fewest` rows of x, (hits + 1) / (rows + classes),
+    found condition by condition, and which rows it takes, (rows,). one_hot: (rows,
+    classes); thresholds: (columns, thresholds)."""
+    above = x[:, :, np.newaxis] > thresholds
+    sides = np.stack([~above, above])  # (2, rows, columns, thresholds)
+    taken = np.ones(len(x), bool)
+    found: list[Condition] = []
+    surest = 0.0
+    for _ in range(conditions):
+        takes = sides & taken[:, np.newaxis, np.newaxis]
+        hits = np.tensordot(takes, one_hot, (1, 0))
+        count = hits.sum(axis=-1)
+        sure = (hits.max(axis=-1) + 1) / (count + one_hot.shape[1])
+        sure = np.where(count >= fewest, sure, 0)
+
+        best = np.unravel_index(sure.argmax(), sure.shape)
+        if sure[best] <= surest:
+            break
+        surest = sure[best]
+        side, column, number = best
+        taken = takes[side, :, column, number]
+        found.append(Condition(column, side == 1, thresholds[column, number]))
+    return found, taken
+
+
+def grow_rules(x, y, rules: int, conditions: int = 2, fewest: int = 10) -> list[Rule]:
+    """A rule list, greedily: the surest rule, then the surest for the rows that are
+    left, and so on. x: (rows, columns), y: (rows,)."""
     thresholds = np.quantile(x, np.linspace(0.02, 0.98, 20), axis=0).T
     one_hot = np.eye(y.max() + 1)[y]
-    rows, found = np.arange(len(x)), []
+    rows = np.arange(len(x))
+    found: list[Rule] = []
     while len(found) < rules and len(rows) >= fewest:
-        taken, rule, surest = np.ones(len(rows), bool), [], 0.0
-        for _ in range(conditions):
-            above = x[rows][:, :, None] > thresholds
-            takes = np.stack([~above, above]) & taken[:, None, None]
-            hits = np.tensordot(takes, one_hot[rows], (1, 0))
-            count = hits.sum(axis=-1)
-            sure = (
-                (hits.max(axis=-1) + 1) / (count + one_hot.shape[1]) * (count >= fewest)
-            )
-            best = side, column, k = np.unravel_index(sure.argmax(), sure.shape)
-            if sure[best] > surest:
-                surest, taken = sure[best], takes[side, :, column, k]
-                rule.append((column, side == 1, thresholds[column, k]))
-        found.append((rule, one_hot[rows[taken]].mean(axis=0)))
+        rule, taken = find_rule(x[rows], one_hot[rows], thresholds, conditions, fewest)
+        found.append(Rule(rule, one_hot[rows[taken]].mean(axis=0)))
         rows = rows[~taken]
-    return [*found, ([], one_hot[rows if len(rows) else slice(None)].mean(axis=0))]
+    last = one_hot[rows] if len(rows) else one_hot
+    found.append(Rule([], last.mean(axis=0)))
+    return found
 
 
-def apply_rules(rules: list, x: np.ndarray) -> np.ndarray:
+def apply_rules(rules: list[Rule], x: np.ndarray) -> np.ndarray:
     """The class that the first rule that applies to a row says. (rows,)"""
     said = np.full(len(x), -1)
-    for rule, shares in rules:
+    for rule in rules:
         applies = said < 0
-        for column, is_above, threshold in rule:
+        for column, is_above, threshold in rule.conditions:
             applies &= (x[:, column] > threshold) == is_above
-        said[applies] = shares.argmax()
+        said[applies] = rule.shares.argmax()
     return said
 
 
@@ -166,7 +200,8 @@ class Prototypes(layers.Layer):
 
     def __init__(self, count: int, price: float, **options):
         super().__init__(**options)
-        self.count, self.price = count, price
+        self.count = count
+        self.price = price
 
     def build(self, shape):
         self.codes = self.add_weight(
@@ -175,173 +210,363 @@ class Prototypes(layers.Layer):
 
     def call(self, inputs):
         distances = ops.sum((inputs[:, None] - self.codes) ** 2, axis=-1)
-        nearest = [ops.mean(ops.min(distances, axis=axis)) for axis in (0, 1)]
-        self.add_loss(self.price * sum(nearest))
+        of_prototypes = ops.mean(ops.min(distances, axis=0))
+        of_codes = ops.mean(ops.min(distances, axis=1))
+        self.add_loss(self.price * (of_prototypes + of_codes))
         return distances
 
 
 def build_prototype_network(
-    units: int, count: int = 15, pixels: int = 64, classes: int = 10
-):
+    units: int,
+    count: int = 15,
+    pixels: int = 64,
+    classes: int = 10,
+    price: float = 0.05,
+) -> tuple[keras.Model, keras.Model]:
     """Li et al.'s network of flat images, and its decoder. Outputs: `logits`, of
     nothing but the distances to the prototypes, and `image`, what the decoder makes of
     the code."""
     images = keras.Input((pixels,), name="images")
     code = layers.Dense(units // 2)(layers.Dense(4 * units, activation="relu")(images))
+
     codes = keras.Input(code.shape[1:], name="codes")
     hidden = layers.Dense(4 * units, activation="relu")(codes)
     decoder = keras.Model(codes, layers.Dense(pixels, activation="sigmoid")(hidden))
-    distances = Prototypes(count, price=0.05, name="prototypes")(code)
+
+    distances = Prototypes(count, price, name="prototypes")(code)
     logits = layers.Dense(classes, use_bias=False, name="votes")(distances)
-    return keras.Model(images, {"logits": logits, "image": decoder(code)}), decoder
+    model = keras.Model(images, {"logits": logits, "image": decoder(code)})
+    return model, decoder
 
 
-def plot_shapes(shapes: keras.Model, x, center, spread, names: list[str]) -> plt.Figure:
-    """The six shapes that vary most, over the columns' own units, with the rows that
-    there are."""
-    grid, at_rows = (
-        np.linspace(*np.quantile(x, (0.01, 0.99), axis=0), 200),
-        np.asarray(shapes(x)),
-    )
-    chosen = np.argsort(-at_rows.std(axis=0))[:6]
-    added = np.asarray(shapes(grid)) - at_rows.mean(axis=0)
-    figure, panels = plt.subplots(2, 3, figsize=(10, 5.4), sharey=True)
-    for axes, j in zip(panels.flat, chosen, strict=True):
-        axes.plot(grid[:, j] * spread[j] + center[j], added[:, j])
-        ticks = np.clip(x[:, j], grid[0, j], grid[-1, j]) * spread[j] + center[j]
-        axes.plot(ticks, np.full(len(x), added[:, chosen].min()), "k|", alpha=0.15)
-        axes.set(
-            xlabel=names[j], ylabel="added to the logit" if axes in panels[:, 0] else ""
+# --------------------------------------------------------------------------------------
+# The experiment: what each costs in accuracy, and whether it keeps its promise
+# --------------------------------------------------------------------------------------
+
+PRICE = 0.05  # of the prototypes' distances
+
+Networks = dict[str, keras.Model]
+
+
+def wrong_steps(
+    model: keras.Model, x: np.ndarray, signs: np.ndarray, points: int = 40
+) -> float:
+    """Share of steps on a grid along each column, from each row, that go against its
+    sign."""
+    grid = np.linspace(x.min(axis=0), x.max(axis=0), points)
+    is_moved = np.eye(x.shape[1], dtype=bool)[:, np.newaxis, np.newaxis]
+    # (columns, rows, points, columns)
+    rows = np.where(is_moved, grid, x[:, np.newaxis])
+    logits = np.asarray(model(rows.reshape(-1, x.shape[1]))).reshape(rows.shape[:3])
+    steps = np.diff(signs[:, np.newaxis, np.newaxis] * logits)
+    return float(np.mean(steps < -1e-5))
+
+
+def train(model: keras.Model, x, y, epochs: int, config: Config, run: Run, **losses):
+    """losses: arguments of `compile`."""
+    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=0.1)
+    model.compile(optimizer, **losses)
+    training.fit(model, x, y, epochs=epochs, callbacks=run.callbacks)
+
+
+@dataclass
+class Fold:
+    """A part of the table of tumors that is held out, and what was learned from the
+    others."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    center: np.ndarray
+    """of the columns before they were standardized"""
+    spread: np.ndarray
+    networks: Networks = field(default_factory=dict)
+    parts: keras.Model | None = None
+    """of the additive model's logit"""
+    open_gates: int = 0
+
+    @property
+    def signs(self) -> np.ndarray:
+        """Of the columns' correlations with the label."""
+        return np.sign(np.corrcoef(self.x.T, self.y)[-1, :-1])
+
+
+def load_tumors() -> tuple[np.ndarray, np.ndarray]:
+    (x, y), (x_test, y_test) = data.load_table("breast_cancer")
+    return np.concatenate([x, x_test]), np.concatenate([y, y_test])
+
+
+def split(folds: int, seed: int) -> list[Fold]:
+    x, y = load_tumors()
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    found = []
+    for shown, held_out in parts.split(x, y):
+        center = x[shown].mean(axis=0)
+        spread = x[shown].std(axis=0)
+        standard = (x - center) / spread
+        fold = Fold(
+            standard[shown], y[shown], standard[held_out], y[held_out], center, spread
         )
+        found.append(fold)
+    return found
+
+
+def train_networks(fold: Fold, config: Config, run: Run) -> None:
+    columns = fold.x.shape[1]
+    additive, fold.parts = build_additive(columns, config.units)
+    fold.networks = {
+        "black box": build_dense(columns, config.units),
+        "additive": additive,
+        "monotonic": build_monotonic(fold.signs, config.units),
+        "sparse": build_dense(columns, config.units, config.gate_price),
+    }
+    labels = fold.y[:, np.newaxis].astype("float32")
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    for model in fold.networks.values():
+        train(model, fold.x, labels, config.epochs, config, run, loss=loss)
+    fold.open_gates = close_gates(fold.networks["sparse"])
+
+
+def close_gates(sparse: keras.Model) -> int:
+    """Closes those that are open by less than a tenth of the widest; how many are
+    left."""
+    gates = sparse.get_layer("gates").kernel
+    is_open = np.abs(gates) > 0.1 * np.abs(gates).max()
+    gates.assign(gates * is_open)
+    return int(is_open.sum())
+
+
+def accuracies_of(fold: Fold, rules: int) -> dict[str, float]:
+    """On the held-out rows."""
+    said = {}
+    for name, model in fold.networks.items():
+        said[name] = np.asarray(model(fold.x_test))[:, 0] > 0
+    said["rule list"] = apply_rules(grow_rules(fold.x, fold.y, rules), fold.x_test)
+
+    others = {
+        "logistic regression": LogisticRegression(),
+        "decision tree": DecisionTreeClassifier(max_depth=4, random_state=0),
+    }
+    for name, method in others.items():
+        said[name] = method.fit(fold.x, fold.y).predict(fold.x_test)
+    return {name: np.mean(classes == fold.y_test) for name, classes in said.items()}
+
+
+def mean_over(folds: list[Fold], rules: int) -> dict[str, float]:
+    scores = [accuracies_of(fold, rules) for fold in folds]
+    return {name: np.mean([each[name] for each in scores]) for name in scores[0]}
+
+
+def record(accuracies: dict[str, float], run: Run) -> None:
+    """The additive one first."""
+    run.metric("accuracy_additive", accuracies["additive"])
+    run.metrics("accuracy", accuracies)
+
+
+def judge_accuracy(accuracies: dict[str, float], gates: int, columns: int, run: Run):
+    readable = [accuracies[name] for name in ("additive", "monotonic", "sparse")]
+    lowest = accuracies["black box"] - 0.03
+    evidence = ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+    run.claim(
+        "On thirty measurements an additive, a monotonic and a sparse model lose little; "
+        "nor would a line be worse than the black box",
+        holds=min(readable) > lowest
+        and accuracies["logistic regression"] > accuracies["black box"] - 0.01
+        and gates <= 0.6 * columns,
+        measured=f"{evidence}; gates leave {gates} of {columns} columns",
+    )
+
+
+def judge_monotony(fold: Fold, run: Run) -> None:
+    wrong = {
+        name: wrong_steps(fold.networks[name], fold.x_test, fold.signs)
+        for name in ("monotonic", "black box")
+    }
+    run.claim(
+        "A monotonic network never goes against a column's sign; a black box often does",
+        holds=wrong["monotonic"] == 0 and wrong["black box"] > 0.1,
+        measured=f"{wrong['monotonic']:.1%} and {wrong['black box']:.1%} of the steps on "
+        "a grid go against it",
+    )
+
+
+@dataclass
+class Digits:
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def load_digits() -> Digits:
+    (x, y), (x_test, y_test) = data.load("digits")
+    return Digits(x.reshape(-1, 64), y, x_test.reshape(-1, 64), y_test)
+
+
+def judge_rules(digits: Digits, rules: int, by_neighbors: float, run: Run) -> None:
+    short = grow_rules(digits.x, digits.y, rules)
+    long = grow_rules(digits.x, digits.y, 100)
+    by_few = np.mean(apply_rules(short, digits.x_test) == digits.y_test)
+    by_many = np.mean(apply_rules(long, digits.x_test) == digits.y_test)
+    run.claim(
+        "Rule lists can be too long to understand: of ten digits a short one says little",
+        holds=by_few < 0.6 and len(long) > 30 and by_many < by_neighbors - 0.05,
+        measured=f"{len(short)} rules {by_few:.3f}, {len(long)} rules {by_many:.3f}; "
+        f"three nearest neighbors {by_neighbors:.3f}",
+    )
+
+
+@dataclass
+class Learned:
+    """A prototype network's prototypes."""
+
+    images: np.ndarray
+    """decoded, (prototypes, pixels)"""
+    read_as: np.ndarray
+    """the digits that the network takes them for, (prototypes,)"""
+    accuracy: float
+    """of the network on held-out images"""
+
+
+def learn_prototypes(digits: Digits, price: float, config: Config, run: Run) -> Learned:
+    model, decoder = build_prototype_network(config.units, price=price)
+    train(
+        model,
+        digits.x,
+        {"logits": digits.y, "image": digits.x},
+        config.prototype_epochs,
+        config,
+        run,
+        loss={
+            "logits": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "image": "mse",
+        },
+        loss_weights={"logits": 1.0, "image": 10.0},
+    )
+    prototypes = model.get_layer("prototypes")
+    votes = model.get_layer("votes")(prototypes(prototypes.codes))
+    said = np.argmax(model(digits.x_test)["logits"], axis=1)
+    return Learned(
+        images=np.asarray(decoder(prototypes.codes)),
+        read_as=np.argmax(votes, axis=1),
+        accuracy=np.mean(said == digits.y_test),
+    )
+
+
+def judge_prototypes(
+    learned: Learned, free: Learned, nearest: KNeighborsClassifier, run: Run
+) -> None:
+    """free: without the price on distances."""
+    agreed = np.sum(nearest.predict(learned.images) == learned.read_as)
+    gaps = {}
+    for name, each in {"priced": learned, "free": free}.items():
+        distances, _ = nearest.kneighbors(each.images, 1)
+        gaps[name] = distances.mean()
+    count = len(learned.read_as)
+    run.claim(
+        "Prototypes show what they stand for: decoded, they look like what they are read "
+        "as, and like images that there are, unless their distance has no price",
+        holds=agreed >= 0.7 * count
+        and learned.accuracy > 0.9
+        and gaps["free"] > 1.3 * gaps["priced"],
+        measured=f"{agreed} of {count} (for {len(set(learned.read_as))} digits) by "
+        f"nearest images; distance to the nearest training image {gaps['priced']:.2f}, "
+        f"without the price {gaps['free']:.2f}; accuracy {learned.accuracy:.3f}",
+    )
+
+
+def draw_shapes(fold: Fold, names: list[str]) -> Figure:
+    """The six parts that vary most, over the columns' own units, with the rows that
+    there are."""
+    at_rows = np.asarray(fold.parts(fold.x))
+    lowest, highest = np.quantile(fold.x, (0.01, 0.99), axis=0)
+    grid = np.linspace(lowest, highest, 200)
+    added = np.asarray(fold.parts(grid)) - at_rows.mean(axis=0)
+    chosen = np.argsort(-at_rows.std(axis=0))[:6]
+
+    figure, panels = plt.subplots(2, 3, figsize=(10, 5.4), sharey=True)
+    floor = added[:, chosen].min()
+    for axes, column in zip(panels.flat, chosen, strict=True):
+        spread = fold.spread[column]
+        center = fold.center[column]
+        axes.plot(grid[:, column] * spread + center, added[:, column])
+        rows = np.clip(fold.x[:, column], lowest[column], highest[column])
+        axes.plot(rows * spread + center, np.full(len(rows), floor), "k|", alpha=0.15)
+        axes.set(xlabel=names[column])
         axes.locator_params(axis="x", nbins=4)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("added to the logit")
     figure.suptitle("Additive model: above 0 speaks for benign (marks below: the rows)")
     return figure
 
 
-def main(config: Config, run: Run) -> None:
-    run.plan(4 * config.folds + 1)  # four networks of each fold, and the prototypes
+def draw_prototypes(learned: Learned, digits: Digits, nearest) -> Figure:
+    """Prototypes from 0 to 9, each above the training image that is nearest to it."""
+    order = np.argsort(learned.read_as, kind="stable")
+    _, (*rows,) = nearest.kneighbors(learned.images[order], 1)
+    columns = 8
+    lines = math.ceil(len(order) / columns)
+    figure, grid = plt.subplots(2 * lines, columns, figsize=(9.6, 3.1 * lines))
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    for place, (prototype, row) in enumerate(zip(order, rows, strict=True)):
+        line, column = divmod(place, columns)
+        above, below = grid[2 * line : 2 * line + 2, column]
+        above.set_title(f"“{learned.read_as[prototype]}”", fontsize=16)
+        for axes, image in ((above, learned.images[prototype]), (below, digits.x[row])):
+            picture = np.pad(image.reshape(8, 8), 1)
+            # Eight pixels a side are hard to read as squares.
+            axes.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="bicubic")
+    for line in range(lines):
+        grid[2 * line, 0].set_ylabel("prototype")
+        grid[2 * line + 1, 0].set_ylabel("nearest\nimage")
+    figure.suptitle(
+        "Prototypes as they are read, and the nearest training image of each"
+    )
+    return figure
 
-    def train(model, x, y, loss, epochs, **more):
-        model.compile(
-            keras.optimizers.AdamW(config.learning_rate, weight_decay=0.1), loss, **more
-        )
-        training.fit(model, x, y, epochs=epochs, callbacks=run.callbacks)
 
-    x, y = (
-        np.concatenate(part)
-        for part in zip(*data.load_table("breast_cancer"), strict=True)
-    )
-    scores: dict[str, list[float]] = {}
-    parts = StratifiedKFold(config.folds, shuffle=True, random_state=run.seed).split(
-        x, y
-    )
-    for shown, held_out in parts:
-        scale = x[shown].mean(axis=0), x[shown].std(axis=0)
-        x_train, x_test = (
-            (x[rows] - scale[0]) / scale[1] for rows in (shown, held_out)
-        )
-        y_train, y_test = y[shown], y[held_out]
-        signs = np.sign(np.corrcoef(x_train.T, y_train)[-1, :-1])
-        additive, shapes = build_additive(x.shape[1], config.units)
-        networks = {
-            "black box": build_dense(x.shape[1], config.units),
-            "additive": additive,
-        }
-        networks["monotonic"] = build_monotonic(signs, config.units)
-        networks["sparse"] = build_dense(x.shape[1], config.units, config.gate_price)
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        for model in networks.values():
-            train(
-                model, x_train, y_train[:, None].astype("float32"), loss, config.epochs
-            )
-        gates = networks["sparse"].get_layer("gates").kernel
-        is_open = np.abs(gates) > 0.1 * np.abs(gates).max()
-        gates.assign(gates * is_open)
-        said = {
-            name: np.asarray(model(x_test))[:, 0] > 0
-            for name, model in networks.items()
-        }
-        said["rule list"] = apply_rules(
-            grow_rules(x_train, y_train, config.rules), x_test
-        )
-        for method in (
-            LogisticRegression(),
-            DecisionTreeClassifier(max_depth=4, random_state=0),
-        ):
-            said[type(method).__name__] = method.fit(x_train, y_train).predict(x_test)
-        for name, classes in said.items():
-            scores.setdefault(name, []).append(np.mean(classes == y_test))
-    mean = {name: float(np.mean(each)) for name, each in scores.items()}
-    for name in ("additive", *mean):  # the additive one first
-        run.metric(f"accuracy_{name.replace(' ', '_')}", mean[name])
-    run.figure(
-        "shapes",
-        plot_shapes(shapes, x_train, *scale, data.feature_names("breast_cancer")),
-    )
-    worst = min(mean[name] for name in ("additive", "monotonic", "sparse"))
-    run.claim(
-        "On thirty measurements an additive, a monotonic and a sparse model lose little",
-        holds=worst > mean["black box"] - 0.03 and is_open.sum() <= 0.6 * x.shape[1],
-        measured=", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-        + f"; gates leave {is_open.sum()} of {x.shape[1]} columns",
-    )
-    wrong = [
-        wrong_steps(networks[name], x_test, signs)
-        for name in ("monotonic", "black box")
-    ]
-    run.claim(
-        "A monotonic network never goes against a column's sign; a black box often does",
-        holds=wrong[0] == 0 and wrong[1] > 0.1,
-        measured=f"{wrong[0]:.1%} and {wrong[1]:.1%} of the steps on a grid go against it",
-    )
-    (x_train, y_train), (x_test, y_test) = (
-        (a.reshape(-1, 64), b) for a, b in data.load("digits")
-    )
-    lists = [grow_rules(x_train, y_train, rules) for rules in (config.rules, 100)]
-    by_few, by_many = (np.mean(apply_rules(each, x_test) == y_test) for each in lists)
-    nearest = KNeighborsClassifier(3).fit(x_train, y_train)
-    by_neighbors = nearest.score(x_test, y_test)
-    run.claim(
-        "Rule lists can be too long to understand: of ten digits a short one says little",
-        holds=by_few < 0.6 and len(lists[1]) > 30 and by_many < by_neighbors - 0.05,
-        measured=f"{len(lists[0])} rules {by_few:.3f}, {len(lists[1])} rules {by_many:.3f}; "
-        f"three nearest neighbors {by_neighbors:.3f}",
-    )
-    model, decoder = build_prototype_network(config.units)
-    crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    losses, weights = (
-        {"logits": crossentropy, "image": "mse"},
-        {"logits": 1.0, "image": 10.0},
-    )
-    targets = {"logits": y_train, "image": x_train}
-    train(
-        model, x_train, targets, losses, config.prototype_epochs, loss_weights=weights
-    )
-    accuracy = np.mean(np.argmax(model(x_test)["logits"], axis=1) == y_test)
-    distances = model.get_layer("prototypes")
-    images = np.asarray(decoder(distances.codes))
-    read_as = np.argmax(model.get_layer("votes")(distances(distances.codes)), axis=1)
-    run.metric("digits_accuracy_prototypes", accuracy)
-    agreed = int(np.sum(nearest.predict(images) == read_as))
-    options = {
-        "title": "Prototypes, as they are read",
-        "captions": list(read_as),
-        "columns": 5,
-    }
-    run.figure("prototypes", figures.image_grid(images.reshape(-1, 8, 8, 1), **options))
-    run.claim(
-        "Prototypes show what they stand for: decoded, they look like what they are read as",
-        holds=agreed >= 0.7 * len(read_as) and accuracy > 0.9,
-        measured=f"{agreed} of {len(read_as)} (for {len(set(read_as))} digits) by nearest images; "
-        f"accuracy {accuracy:.3f}, of nearest neighbors {by_neighbors:.3f}",
-    )
-    columns = keras.Input(x.shape[1:], name="columns")
-    standard = layers.Rescaling(1 / scale[1], -scale[0] / scale[1])(columns)
+def export(fold: Fold, run: Run) -> None:
+    """The additive model of columns in their own units, with its parts."""
+    columns = keras.Input(fold.center.shape, name="columns")
+    standard = layers.Rescaling(1 / fold.spread, -fold.center / fold.spread)(columns)
     outputs = {
-        "probability_benign": ops.sigmoid(additive(standard)),
-        "added": shapes(standard),
+        "probability_benign": ops.sigmoid(fold.networks["additive"](standard)),
+        "added": fold.parts(standard),
     }
+    x, _ = load_tumors()
     run.export(keras.Model(columns, outputs), example=x[:3])
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(4 * config.folds + 2)  # four networks a fold, and twice the prototypes
+
+    folds = split(config.folds, run.seed)
+    for fold in folds:
+        train_networks(fold, config, run)
+    accuracies = mean_over(folds, config.rules)
+    record(accuracies, run)
+    open_gates = np.mean([fold.open_gates for fold in folds])
+    columns = fold.x.shape[1]
+    run.figure("shapes", draw_shapes(fold, data.feature_names("breast_cancer")))
+    judge_accuracy(accuracies, open_gates, columns, run)
+    judge_monotony(fold, run)
+
+    digits = load_digits()
+    nearest = KNeighborsClassifier(3).fit(digits.x, digits.y)
+    by_neighbors = nearest.score(digits.x_test, digits.y_test)
+    judge_rules(digits, config.rules, by_neighbors, run)
+
+    learned = learn_prototypes(digits, PRICE, config, run)
+    free = learn_prototypes(digits, 0.0, config, run)
+    run.metric("digits_accuracy_prototypes", learned.accuracy)
+    run.metric("digits_accuracy_neighbors", by_neighbors)
+    run.figure("prototypes", draw_prototypes(learned, digits, nearest))
+    judge_prototypes(learned, free, nearest, run)
+    export(fold, run)
 
 
 if __name__ == "__main__":

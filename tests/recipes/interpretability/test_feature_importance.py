@@ -33,7 +33,8 @@ class Network(RegressorMixin, BaseEstimator):
     """One network of a stack, as scikit-learn wants to see it."""
 
     def __init__(self, stack=None, number=0):
-        self.stack, self.number = stack, number
+        self.stack = stack
+        self.number = number
 
     def fit(self, x, y):
         return self
@@ -145,10 +146,11 @@ def test_the_truth_is_twice_the_variance_that_a_column_explains():
 
 
 def test_a_network_of_a_stack_is_a_network_of_its_own(table):
-    x, y = (each.astype("float32") for each in table)
+    x = table[0].astype("float32")
+    y = table[1].astype("float32")
     masks = np.array([[1, 1, 1, 1], [1, 0, 1, 1.0]])
     stack = fi.build_stack(masks, units=6)
-    (alone,) = [fi.select(stack, masks, np.array([1]))]
+    alone = fi.select(stack, masks, np.array([1]))
     blind = keras.Sequential(
         [keras.layers.Dense(n, a) for n, a in ((6, "relu"), (6, "relu"), (1, None))]
     )
@@ -169,3 +171,13 @@ def test_a_network_of_a_stack_is_a_network_of_its_own(table):
 def test_weights_start_with_hes_variance():
     kernel = fi.build_stack(np.ones((40, 50)), 64).get_weights()[0]
     assert kernel.var() == pytest.approx(2 / 50, rel=0.05)
+
+
+def test_unlike_columns_are_no_copies_of_each_other():
+    random = np.random.default_rng(0)
+    a, b, c = random.normal(size=(3, 200))
+    x = np.stack([a, a + 0.1 * b, b, b - 0.1 * c, c], axis=1)
+    chosen = fi.unlike_columns(fi.Table(x, a, x, a), 3)
+    assert 4 in chosen
+    assert len({0, 1} & set(chosen)) == 1
+    assert len({2, 3} & set(chosen)) == 1

@@ -8,7 +8,7 @@ from conftest import run_in_process
 from keras import layers
 from PIL import Image
 
-from deep_learning_recipes import classifiers
+from deep_learning_recipes import classifiers, data
 from recipes import filter_visualization as recipe
 
 
@@ -124,3 +124,25 @@ def test_tiles_are_the_squares_of_the_photos():
     assert tiles.shape == (8, 3, 3, 3)
     np.testing.assert_array_equal(tiles[1], photos[0, :3, 3:6])
     np.testing.assert_array_equal(tiles[6], photos[1, 3:6, :3])
+
+
+def test_a_neuron_that_lights_up_on_the_object_is_found_by_other_pictures():
+    masks = np.zeros((4, 16, 16))
+    masks[:, :8] = 1
+    maps = np.ones((4, 4, 4, 3))  # of a picture four times as large
+    maps[:, 2:, :, 1] = 0  # on the object alone
+    maps[:, :2, :, 2] = 0.5
+    shares = recipe.best_on_object(maps, masks)
+    np.testing.assert_allclose(shares, [1 / 2, 1, 1 / 3])
+
+
+def test_patches_are_counted_by_the_digit_that_they_show():
+    scenes = data.Scenes(
+        np.zeros((3, 8, 8, 3)), np.array([7, 7, 2]), np.zeros((3, 8, 8)), None
+    )
+    maps = np.zeros((3, 4, 4, 2))
+    maps[..., 1] = np.array([3, 2, 1])[:, None, None]  # the first neuron is dead
+    found = recipe.find_patches(maps, (3, 2, -1), scenes, 3)
+    assert len(found.neurons) == 1
+    assert found.digits[0].tolist() == [0, 0, 1, 0, 0, 0, 0, 2]
+    assert found.pure == pytest.approx(2 / 3)
