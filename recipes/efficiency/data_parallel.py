@@ -268,18 +268,24 @@ class Differences:
     """with batch normalization over the whole batch"""
 
 
+def difference(found: dict[str, np.ndarray], name: str, reference: str) -> float:
+    """The largest of a weight."""
+    return float(np.abs(found[name] - found[reference]).max())
+
+
 def compare(found: dict[str, np.ndarray], config: Config) -> Differences:
-    first, *others = config.replicas
-
-    def difference(name: str, reference: str = f"{first}") -> float:
-        return float(np.abs(found[name] - found[reference]).max())
-
+    first, second = config.replicas[:2]
+    one = f"{first}"
     return Differences(
-        logical={count: difference(f"{count}") for count in others},
-        workers=difference("workers"),
-        mean_of_means=difference("mean_of_means"),
-        ordinary=difference(f"{others[0]}_ordinary", f"{first}_ordinary"),
-        synchronized=difference(f"{others[0]}_synchronized", f"{first}_synchronized"),
+        logical={
+            count: difference(found, f"{count}", one) for count in config.replicas[1:]
+        },
+        workers=difference(found, "workers", one),
+        mean_of_means=difference(found, "mean_of_means", one),
+        ordinary=difference(found, f"{second}_ordinary", f"{first}_ordinary"),
+        synchronized=difference(
+            found, f"{second}_synchronized", f"{first}_synchronized"
+        ),
     )
 
 

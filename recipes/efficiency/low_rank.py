@@ -340,11 +340,11 @@ Found = dict[float, dict[str, Compressed]]
 """By share of the rank and scheme."""
 
 
-def judge_tucker(tucker: Compressed, whole: Plain, run: Run) -> None:
+def judge_tucker(tucker: Compressed, whole: Plain, share: float, run: Run) -> None:
     times = whole.multiply_adds / tucker.multiply_adds
     run.claim(
-        "Tucker-2 saves three fourths of the multiply-adds or more and loses under two "
-        "points",
+        f"At {share:g} of the rank Tucker-2 saves three fourths of the multiply-adds or "
+        "more and loses under two points",
         holds=tucker.accuracy > whole.accuracy - 0.02 and times > 4,
         measured=f"test accuracy {tucker.accuracy:.4f} with {tucker.multiply_adds:,} "
         f"multiply-adds, whole, trained as long, {whole.accuracy:.4f} with "
@@ -494,7 +494,7 @@ def main(config: Config, run: Run) -> None:
             name = f"{scheme}_{share}_test_accuracy"
             run.metric(name, found[share][scheme].accuracy)
 
-    judge_tucker(tucker, whole, run)
+    judge_tucker(tucker, whole, config.share, run)
     judge_spectra(spectra, run)
     judge_full_rank(difference, largest, run)
     judge_fine_tuning(found, whole, run)

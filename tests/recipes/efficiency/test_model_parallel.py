@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deep_learning_recipes import UsageError
 from recipes import model_parallel
 
 RANDOM = np.random.default_rng(0)
@@ -61,3 +62,18 @@ def test_a_step_through_stages_equals_keras(micro_batches):
         [w for stage in stages for w in stage.weights], whole.weights, strict=True
     ):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ({"batch_size": 200}, "examples"),
+        ({"batch_size": 100}, "micro-batches"),
+        ({"stages": 9}, "hidden layers"),
+    ],
+)
+def test_what_does_not_fit_is_refused(setting, word):
+    config = model_parallel.Config(**setting)
+    with pytest.raises(UsageError, match=word):
+        model_parallel.check(config, 150)
+    model_parallel.check(model_parallel.Config(), 150)
