@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.feature_selection import f_classif
 from sklearn.metrics import log_loss
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
@@ -32,6 +33,44 @@ def test_neighbors_are_scikit_learns(digits):
     theirs = NearestNeighbors(n_neighbors=7).fit(x).kneighbors()
     np.testing.assert_allclose(distances, theirs[0])
     np.testing.assert_array_equal(rows, theirs[1])
+
+
+def test_separation_is_scikit_learns_analysis_of_variance(digits):
+    x, y = digits
+    x = np.concatenate(
+        [x, np.full((400, 1), 3.0)], axis=1
+    )  # and one that never changes
+    found = exploration.separation(x, y)
+    ratios, _ = f_classif(x[:, :-1], y)
+    # F is the variance between classes over that within, each by its degrees of freedom.
+    explained = ratios * 9 / (ratios * 9 + 390)
+    np.testing.assert_allclose(found[:-1], explained, rtol=1e-9)
+    assert found[-1] == 0
+
+
+def test_a_shifted_feature_is_found_and_no_other():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 400, 6))
+    assert not exploration.shift_of_features(a, b).is_found.any()
+    found = exploration.shift_of_features(a, b + [0, 0, 0, 0.6, 0, 0])
+    assert found.is_found.tolist() == [False, False, False, True, False, False]
+    # The largest gap between two distribution functions, by hand.
+    x = np.array([[1.0], [2], [3], [4]])
+    far = exploration.shift_of_features(x, x + 2)
+    np.testing.assert_allclose(far.distances, [0.5])
+
+
+def test_dimmed_pixels_are_bright_ones_and_the_digits_stay_as_they_are():
+    random = np.random.default_rng(0)
+    x = random.random((200, 64))
+    x[:, 32:] = 0  # never bright
+    y = np.arange(200) % 10
+    digits = exploration.Digits(x[:100], y[:100], x[100:], y[100:])
+    before = digits.x_test.copy()
+    features = exploration.dim(digits, digits, random)
+    assert features.is_dimmed.sum() == exploration.DIMMED
+    assert not features.is_dimmed[32:].any()
+    np.testing.assert_array_equal(digits.x_test, before)
 
 
 def test_a_copy_is_a_neighbor_at_distance_zero():
