@@ -15,6 +15,7 @@ Tags: rl, sarsa, temporal difference, td learning, tabular, epsilon-greedy, off-
     frozenlake
 """
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,14 +27,16 @@ from annotated_types import Ge, Interval
 from gymnasium.vector import VectorEnv
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from deep_learning_recipes import UsageError, environments, figures, serving
 from deep_learning_recipes.run import Run, cli
 
-LAKE, CLIFF = "FrozenLake-v1", "CliffWalking-v1"
-os.environ.setdefault(
-    "SDL_VIDEODRIVER", "dummy"
-)  # frames go to arrays: no display is needed
+LAKE = "FrozenLake-v1"
+CLIFF = "CliffWalking-v1"
+
+# Frames go to arrays: no display is needed.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 @dataclass
@@ -59,114 +62,133 @@ class Config:
 
 QUICK = Config(environments=(CLIFF, LAKE), copies=5, steps=4500)
 FULL = Config(environments=(LAKE, "FrozenLake8x8-v1", CLIFF, "Taxi-v4"), steps=60_000)
-BLOCK = 500  # steps between two checkpoints
+
+# --------------------------------------------------------------------------------------
+# The idea: a table that moves toward what came of each action
+# --------------------------------------------------------------------------------------
+
+BLOCK = 500  # steps after which all copies begin anew
 
 
-def begin(envs: VectorEnv, config: Config, steps: int, seed: int) -> dict:
-    """What learning changes: the tables and how often each entry was updated, both
-    (agents, states, actions); the returns of episodes, (steps, copies of all agents),
-    at the steps that end them, NaN elsewhere; and the random generator."""
-    shape = config.agents, envs.single_observation_space.n, envs.single_action_space.n
-    return {
-        "table": np.ones(
-            shape
-        ),  # more than they find at first: they try what they have not
-        "visits": np.zeros(shape, int),
-        "returns": np.full((steps, envs.num_envs), np.nan),
-        "random": np.random.default_rng(seed),
-    }
+def values_of_next(options, next_actions, on_policy: bool):
+    """What the following states are worth, (copies,).
 
-
-def learn(
-    state: dict,
-    envs: VectorEnv,
-    config: Config,
-    blocks,
-    on_policy=False,
-    limit_is_end=False,
-) -> None:
-    """Q-learning, or SARSA with `on_policy`; `limit_is_end` makes the mistake of taking
-    a time limit for an end. state: see `begin`. blocks: numbers of blocks of BLOCK
-    steps, from range(n).
+    options: Q[s', ·], (copies, actions). next_actions: (copies,).
+    on_policy: by the action that is taken next (SARSA), else by the best (Q-learning).
     """
-    table, visits, random = state["table"], state["visits"], state["random"]
-    agent = np.repeat(np.arange(config.agents), config.copies)
-    steps, copies = state["returns"].shape
+    if on_policy:
+        return options[np.arange(len(options)), next_actions]
+    return options.max(axis=1)
 
-    def act(place):
-        noise = 1e-9 * random.random(
-            (copies, table.shape[2])
-        )  # among equals, any will do
-        greedy = (table[agent, place] + noise).argmax(axis=1)
-        is_random = random.random(copies) < config.exploration
-        return np.where(is_random, random.integers(table.shape[2], size=copies), greedy)
 
-    for block in blocks:
-        # All begin anew: a checkpoint between two blocks cannot hold what is inside
-        # them.
-        place, _ = envs.reset(seed=int(random.integers(2**31)))
-        action, is_running, returns = (
-            act(place),
-            np.ones(copies, bool),
-            np.zeros(copies),
-        )
-        for step in range(block * BLOCK, min(block * BLOCK + BLOCK, steps)):
-            following, rewards, terminated, truncated, _ = envs.step(action)
-            next_action = act(following)
-            options = table[agent, following]
-            values = (
-                options[range(copies), next_action]
-                if on_policy
-                else options.max(axis=1)
-            )
-            has_ended = terminated | truncated if limit_is_end else terminated
-            targets = rewards + config.discount * np.where(has_ended, 0, values)
-            rate = config.learning_rate * (1 - 0.98 * step / steps)
-            # After an end the copy's next step is its reset: no action led there. Where
-            # two copies are at the same entry, one of them counts.
-            entry = agent[is_running], place[is_running], action[is_running]
-            table[entry] += rate * (targets[is_running] - table[entry])
-            visits[entry] += 1
+class Agents:
+    """Some agents, each with a table of its own, that learn side by side.
+
+    envs: the copies of the environment, the same number for each agent.
+    steps: of each copy, in all.
+    on_policy: SARSA instead of Q-learning.
+    limit_is_end: makes the mistake of taking a time limit for an end.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        envs: VectorEnv,
+        steps: int,
+        seed: int,
+        on_policy: bool = False,
+        limit_is_end: bool = False,
+    ):
+        self.config = config
+        self.envs = envs
+        self.steps = steps
+        self.on_policy = on_policy
+        self.limit_is_end = limit_is_end
+        self.random = np.random.default_rng(seed)
+        self.agent_of_copy = np.repeat(np.arange(config.agents), config.copies)
+
+        states = envs.single_observation_space.n
+        actions = envs.single_action_space.n
+        shape = (config.agents, states, actions)
+        # More than they find at first: they try what they have not.
+        self.table = np.ones(shape)
+        self.visits = np.zeros(shape, int)
+
+        # Of each episode, at the step that ended it; NaN elsewhere.
+        self.returns = np.full((steps, envs.num_envs), np.nan)
+        # The best actions after each block.
+        blocks = math.ceil(steps / BLOCK)
+        self.policies = np.zeros((blocks, config.agents, states), int)
+
+    def act(self, states) -> np.ndarray:
+        """ε-greedy actions, (copies,)."""
+        values = self.table[self.agent_of_copy, states]
+        tie_break = 1e-9 * self.random.random(values.shape)  # among equals, any will do
+        greedy = np.argmax(values + tie_break, axis=1)
+        explores = self.random.random(len(values)) < self.config.exploration
+        anything = self.random.integers(values.shape[1], size=len(values))
+        return np.where(explores, anything, greedy)
+
+    def learning_rate(self, step: int) -> float:
+        return self.config.learning_rate * (1 - 0.98 * step / self.steps)
+
+    def update(self, entries, targets, rate: float) -> None:
+        """Q[s, a] ← Q[s, a] + α (target − Q[s, a]).
+
+        entries: agents, states and actions, (n,) each. Where two are the same, one of
+            them counts.
+        """
+        self.table[entries] += rate * (targets - self.table[entries])
+        self.visits[entries] += 1
+
+    def play_block(self, block: int) -> None:
+        """BLOCK steps in each copy, with an update after each of them."""
+        # All begin anew: a checkpoint between two blocks cannot hold what is inside the
+        # environments.
+        seed = int(self.random.integers(2**31))
+        states, _ = self.envs.reset(seed=seed)
+        actions = self.act(states)
+        is_running = np.ones(len(states), bool)
+        returns = np.zeros(len(states))
+
+        first = block * BLOCK
+        for step in range(first, min(first + BLOCK, self.steps)):
+            following, rewards, terminated, truncated, _ = self.envs.step(actions)
+            next_actions = self.act(following)
+            ended = terminated | truncated
+
+            options = self.table[self.agent_of_copy, following]
+            values = values_of_next(options, next_actions, self.on_policy)
+            stops = ended if self.limit_is_end else terminated
+            targets = rewards + self.config.discount * np.where(stops, 0, values)
+
+            # After an end the copy's next step is its reset: no action led there.
+            copies = np.flatnonzero(is_running)
+            entries = (self.agent_of_copy[copies], states[copies], actions[copies])
+            self.update(entries, targets[copies], self.learning_rate(step))
+
             returns += rewards
-            is_running = ~(terminated | truncated)
-            state["returns"][step, ~is_running] = returns[~is_running]
-            returns[~is_running] = 0
-            place, action = following, next_action
+            self.returns[step, ended] = returns[ended]
+            returns[ended] = 0
+            is_running = ~ended
+            states = following
+            actions = next_actions
 
+        self.policies[block] = self.table.argmax(axis=2)
 
-def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
-    """Q*[s, a] by value iteration over the environment's rules, which the agents do not
-    see."""
-    rules = environment.unwrapped.P
-    values, change = np.zeros((len(rules), len(rules[0]))), np.inf
+    def recent_return(self) -> float:
+        """The mean of the last hundred episodes."""
+        return self.returns[np.isfinite(self.returns)][-100:].mean()
 
-    def backup(outcomes, best):
-        return sum(
-            p * (r + discount * best[s] * (not ended)) for p, s, r, ended in outcomes
-        )
-
-    while change > 1e-9:
-        best, before = values.max(axis=1), values
-        values = np.array([[backup(a[i], best) for i in a] for a in rules.values()])
-        change = np.abs(values - before).max()
-    return values
-
-
-def play(
-    environment: gymnasium.Env, policy: np.ndarray, seeds
-) -> tuple[np.ndarray, list[int]]:
-    """The return of one episode for each seed, (episodes,), and the states of the last
-    one."""
-    returns = []
-    for seed in seeds:
-        state, _ = environment.reset(seed=int(seed))
-        path, total, is_over = [state], 0.0, False
-        while not is_over:
-            state, reward, terminated, truncated, _ = environment.step(policy[state])
-            total, is_over = total + reward, terminated or truncated
-            path.append(state)
-        returns.append(total)
-    return np.array(returns), path
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {
+            "table": self.table,
+            "visits": self.visits,
+            "returns": self.returns,
+            "policies": self.policies,
+            "random": self.random,
+        }
 
 
 def build_table(values: np.ndarray) -> keras.Model:
@@ -179,150 +201,342 @@ def build_table(values: np.ndarray) -> keras.Model:
     return keras.Model(observation, found, name="table")
 
 
-def plot_returns(runs: dict[str, tuple[np.ndarray, float]], agents: int) -> plt.Figure:
-    """Returns while learning: the agents' mean with the worst and best shaded, and the
-    optimum."""
-    figure, panels = plt.subplots(
-        1, len(runs), figsize=(4.2 * len(runs), 4), squeeze=False
-    )
-    for axes, (name, (returns, optimum)) in zip(panels[0], runs.items(), strict=True):
-        steps, curves = np.linspace(0, len(returns), 41)[1:], []
-        for own in np.split(returns, agents, axis=1):
-            ends, _ = np.nonzero(np.isfinite(own))
-            width = min(50, len(ends))
-            if not width:
-                continue  # no episode of this copy has ended
-            weights = np.ones(width) / width
-            means = np.convolve(own[np.isfinite(own)], weights, "valid")
-            curves.append(np.interp(steps, ends[width - 1 :], means))
-        axes.set(title=name, xlabel="steps of each copy", ylabel="return of an episode")
-        if not curves:
-            continue
-        axes.plot(
-            steps, np.mean(curves, axis=0), label="while learning, mean of 50 episodes"
-        )
-        axes.fill_between(
-            steps, np.min(curves, axis=0), np.max(curves, axis=0), alpha=0.25
-        )
-        axes.axhline(optimum, color="black", linestyle="--", label="optimal policy")
-        axes.set_ylim(bottom=np.quantile(curves, 0.1))
-        axes.locator_params(axis="x", nbins=4)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
-    return figure
+# --------------------------------------------------------------------------------------
+# The experiment: beside the optimum, along the cliff, and cut short by a time limit
+# --------------------------------------------------------------------------------------
+
+STEP_LIMIT = 200  # where the environment has none: a bad policy may walk in circles
+TRIED_OFTEN = 100  # times, from which an entry of the table should be right
+STEPS_AT_CLIFF = 3000
+STEPS_WITH_LIMIT = 4000
+TIME_LIMIT = 25  # steps; it cuts most episodes on the lake short
+WINDOW = 50  # episodes that a curve is averaged over
+POINTS = 10  # of a curve without random actions
+FRAMES = 24
 
 
-def plot_paths(values: np.ndarray, paths: dict[str, list[int]]) -> plt.Figure:
-    """The greedy walks along the cliff, over the values V(s) that Q-learning found."""
-    figure, axes = plt.subplots(figsize=(9, 3.9))
-    shown = np.where(np.arange(48) > 36, np.nan, values).reshape(4, 12)
-    colors = axes.imshow(shown, cmap="Greys_r")
-    for (name, path), style in zip(paths.items(), ("o-C1", "s-C0"), strict=True):
-        rows, columns = np.unravel_index(path, (4, 12))
-        axes.plot(columns, rows, style, label=f"{name}, {len(path) - 1} steps")
-    axes.text(5.5, 3, "cliff", ha="center", va="center")
-    axes.set(title="The learned paths without random actions", xticks=[], yticks=[])
-    axes.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.colorbar(colors, label="value V(s) by Q-learning", shrink=0.7)
-    return figure
+def backup(outcomes, best: np.ndarray, discount: float) -> float:
+    """The right side of Bellman's equation for one action, by the rules. best: max
+    Q[s', ·], (states,)."""
+    total = 0.0
+    for probability, following, reward, ended in outcomes:
+        worth = 0.0 if ended else best[following]
+        total += probability * (reward + discount * worth)
+    return total
 
 
-def main(config: Config, run: Run) -> None:
-    run.plan(len(config.environments) + 4)  # two on the cliff, two with a time limit
+def optimal_values(environment: gymnasium.Env, discount: float) -> np.ndarray:
+    """Q*[s, a] by value iteration over the environment's rules, which the agents do not
+    see."""
+    rules = environment.unwrapped.P
+    values = np.zeros((len(rules), len(rules[0])))
+    change = np.inf
+    while change > 1e-9:
+        best = values.max(axis=1)
+        before = values.copy()
+        for state, action in np.ndindex(values.shape):
+            values[state, action] = backup(rules[state][action], best, discount)
+        change = np.abs(values - before).max()
+    return values
+
+
+def expected_return(environment: gymnasium.Env, policy: np.ndarray) -> float:
+    """What a policy (states,) earns in an episode, on average and up to the time limit:
+    exactly, from the rules."""
+    rules = environment.unwrapped.P
+    rewards = np.zeros(len(policy))
+    transitions = np.zeros((len(policy), len(policy)))
+    for state, action in enumerate(policy):
+        for probability, following, reward, ended in rules[state][action]:
+            rewards[state] += probability * reward
+            transitions[state, following] += probability * (not ended)
+
+    values = np.zeros(len(policy))
+    for _ in range(environment.spec.max_episode_steps):
+        values = rewards + transitions @ values
+    return float(environment.unwrapped.initial_state_distrib @ values)
+
+
+@dataclass
+class Episode:
+    total: float
+    """the return, without discount"""
+    path: list[int]
+    """the states from the first to the last"""
+
+
+def play(environment: gymnasium.Env, policy: np.ndarray, seed: int) -> Episode:
+    state, _ = environment.reset(seed=int(seed))
+    episode = Episode(0.0, [state])
+    is_over = False
+    while not is_over:
+        state, reward, terminated, truncated, _ = environment.step(policy[state])
+        episode.total += reward
+        episode.path.append(state)
+        is_over = terminated or truncated
+    return episode
+
+
+def mean_return(environment: gymnasium.Env, policy: np.ndarray, seeds) -> float:
+    """Over an episode for each seed."""
+    returns = [play(environment, policy, seed).total for seed in seeds]
+    return float(np.mean(returns))
+
+
+def require_tables(config: Config) -> None:
     for name in config.environments:
         environments.find(name, "--environments")
         rules = getattr(gymnasium.make(name).unwrapped, "P", {})
         if not rules or list(rules) != list(range(len(rules))):
             raise UsageError(
-                f"--environments {name}: it has no table of states 0, 1, ..., as {LAKE} has"
+                f"--environments {name}: it has no table of states 0, 1, ..., as {LAKE} "
+                "has"
             )
+
+
+def train(
+    name: str,
+    steps: int,
+    config: Config,
+    run: Run,
+    limit: int | None = None,
+    on_policy: bool = False,
+    limit_is_end: bool = False,
+) -> Agents:
+    """limit: of an episode's steps, in place of the environment's own."""
     copies = config.agents * config.copies
+    envs = environments.make_vec(name, copies, max_episode_steps=limit)
+    agents = Agents(config, envs, steps, run.seed, on_policy, limit_is_end)
 
-    def train(name, steps, limit=None, **how):
-        envs = environments.make_vec(name, copies, max_episode_steps=limit)
-        state = begin(envs, config, steps, run.seed)
-        recent = lambda: state["returns"][np.isfinite(state["returns"])][-100:].mean()  # noqa: E731
-        show = lambda: {"return": recent(), "ε": config.exploration}  # noqa: E731
-        blocks = run.loop(name, -(-steps // BLOCK), state, unit="blocks", show=show)
-        learn(state, envs, config, blocks, **how)
-        return state
+    def show():
+        return {"return": agents.recent_return(), "ε": config.exploration}
 
-    seeds = np.random.default_rng(run.seed).integers(
-        2**31, size=config.evaluation_episodes
+    blocks = math.ceil(steps / BLOCK)
+    for block in run.loop(name, blocks, agents.state(), unit="blocks", show=show):
+        agents.play_block(block)
+    return agents
+
+
+@dataclass
+class Found:
+    """What agents learned in one environment, and what the rules say."""
+
+    agents: Agents
+    environment: gymnasium.Env
+    best_values: np.ndarray
+    """Q*[s, a]"""
+
+
+def solve(name: str, config: Config, run: Run) -> Found:
+    agents = train(name, config.steps, config, run)
+    limit = environments.find(name).max_episode_steps or STEP_LIMIT
+    environment = gymnasium.make(name, max_episode_steps=limit)
+    return Found(agents, environment, optimal_values(environment, config.discount))
+
+
+def judge_optimum(name: str, found: Found, config: Config, run: Run) -> None:
+    random = np.random.default_rng(run.seed)
+    seeds = random.integers(2**31, size=config.evaluation_episodes)
+    exact = found.best_values
+    best = mean_return(found.environment, exact.argmax(axis=1), seeds)
+    policies = found.agents.policies[-1]
+    earned = [mean_return(found.environment, policy, seeds) for policy in policies]
+
+    often = found.agents.visits >= TRIED_OFTEN
+    error = np.abs(found.agents.table - exact)[often].mean()
+    # A table of one number, the best one, needs no learning.
+    of_entries = np.broadcast_to(exact, often.shape)[often]
+    of_constant = np.abs(of_entries - np.median(of_entries)).mean()
+    run.metric(f"return_{name}", np.mean(earned))
+    run.claim(
+        f"On {name} Q-learning comes within a tenth of the optimal return, and far "
+        "nearer to Q* than one number for all where it has been often",
+        holds=np.mean(earned) > best - 0.1 * abs(best) and error < 0.5 * of_constant,
+        measured=f"return {np.mean(earned):.3f} (worst of {len(earned)} agents "
+        f"{min(earned):.3f}), {best:.3f} by the optimal policy on the same seeds; mean "
+        f"error of entries tried {TRIED_OFTEN} times {error:.3f}, of their median "
+        f"{of_constant:.3f}",
     )
-    curves, tables = {}, {}
-    for name in config.environments:
-        state = train(name, config.steps)
-        tables[name], often = state["table"], state["visits"] >= 100
-        # A policy that is not the best may walk in circles.
-        limit = environments.find(name).max_episode_steps or 200
-        environment = gymnasium.make(name, max_episode_steps=limit)
-        exact = optimal_values(environment, config.discount)
-        best = play(environment, exact.argmax(axis=1), seeds)[0].mean()
-        found = [
-            play(environment, each.argmax(axis=1), seeds)[0].mean()
-            for each in tables[name]
-        ]
-        error = np.abs(tables[name] - exact)[often].mean()
-        run.metric(f"return_{name}", np.mean(found))
-        run.claim(
-            f"On {name} Q-learning reaches the optimal return, and Q* where it has been often",
-            holds=np.mean(found) > best - 0.1 * abs(best)
-            and error < 0.1 * np.ptp(exact),
-            measured=f"return {np.mean(found):.3f} (worst of {len(found)} agents {min(found):.3f}),"
-            f" {best:.3f} by the optimal policy on the same seeds; mean error {error:.3f} of "
-            f"entries tried 100 times, Q* spans {exact.min():.2f} to {exact.max():.2f}",
-        )
-        curves[name] = state["returns"], best
 
-    # The cliff, by the best policy's values and by the values of what it does itself.
-    cliff = gymnasium.make(CLIFF, max_episode_steps=200)
-    found, paths, late = {}, {}, {}
+
+@dataclass
+class Walk:
+    """Agents that learned to walk along the cliff."""
+
+    agents: Agents
+    paths: list[list[int]]
+    """of each agent without random actions"""
+
+    @property
+    def steps(self) -> list[int]:
+        return [len(path) - 1 for path in self.paths]
+
+    @property
+    def late_return(self) -> float:
+        """with random actions, in the last third"""
+        return float(np.nanmean(self.agents.returns[2 * STEPS_AT_CLIFF // 3 :]))
+
+
+def walk_the_cliff(config: Config, run: Run) -> dict[str, Walk]:
+    """By the best policy's values, and by the values of what the agents do themselves."""
+    cliff = gymnasium.make(CLIFF, max_episode_steps=STEP_LIMIT)
+    walks = {}
     for name in ("Q-learning", "SARSA"):
-        state = train(CLIFF, 3000, on_policy=name == "SARSA")
-        found[name], late[name] = state["table"], np.nanmean(state["returns"][2000:])
-        _, paths[name] = play(cliff, found[name][0].argmax(axis=1), [run.seed])
-    shortest, safe = (len(path) - 1 for path in paths.values())
+        on_policy = name == "SARSA"
+        agents = train(CLIFF, STEPS_AT_CLIFF, config, run, on_policy=on_policy)
+        policies = agents.policies[-1]
+        paths = [play(cliff, policy, run.seed).path for policy in policies]
+        walks[name] = Walk(agents, paths)
+    return walks
+
+
+def judge_cliff(walks: dict[str, Walk], run: Run) -> None:
+    shortest = walks["Q-learning"]
+    safe = walks["SARSA"]
     run.claim(
-        "Q-learning finds the shortest path although its own slips make it fall; SARSA keeps off "
-        "the edge and falls less",
-        holds=shortest == 13 < safe < 30 and late["SARSA"] > late["Q-learning"] + 10,
-        measured=f"paths of {shortest} and {safe} steps, mean return while exploring "
-        f"{late['Q-learning']:.1f} and {late['SARSA']:.1f}",
+        "Q-learning finds the shortest path although its own slips make it fall; SARSA "
+        "takes a longer one and earns more while it explores",
+        holds=max(shortest.steps) == 13
+        and min(safe.steps) > 13
+        and np.median(safe.steps) < 30
+        and safe.late_return > shortest.late_return + 10,
+        measured=f"paths of {shortest.steps} and {safe.steps} steps, mean return while "
+        f"exploring {shortest.late_return:.1f} and {safe.late_return:.1f}",
     )
 
-    # A limit that cuts most episodes short, taken for what it is and for an end.
+
+def value_of_start(agents: Agents) -> float:
+    """max Q[0, ·], the mean of all agents."""
+    return float(agents.table[:, 0].max(axis=1).mean())
+
+
+def judge_limit(config: Config, run: Run) -> None:
+    """A limit that cuts most episodes short, taken for what it is and for an end."""
     exact = optimal_values(gymnasium.make(LAKE), config.discount)[0].max()
-    right, wrong = (
-        train(LAKE, 4000, limit=25, limit_is_end=is_end)["table"][:, 0]
-        .max(axis=1)
-        .mean()
-        for is_end in (False, True)
-    )
+    right = value_of_start(train(LAKE, STEPS_WITH_LIMIT, config, run, TIME_LIMIT))
+    mistaken = train(LAKE, STEPS_WITH_LIMIT, config, run, TIME_LIMIT, limit_is_end=True)
+    wrong = value_of_start(mistaken)
     run.claim(
-        "A time limit is no end: taken for one, the start looks worth far less than it is",
-        holds=abs(right - exact) < 0.12 < 0.2 < exact - wrong,
-        measured=f"{LAKE} cut at 25 steps: value of the start {exact:.3f}, learned {right:.3f}, "
-        f"with limits as ends {wrong:.3f}",
+        "A time limit is no end: taken for one, the start looks worth far less than it "
+        "is",
+        holds=abs(right - exact) < 0.12 and exact - wrong > 0.2,
+        measured=f"{LAKE} cut at {TIME_LIMIT} steps: value of the start {exact:.3f}, "
+        f"learned {right:.3f}, with limits as ends {wrong:.3f}",
     )
 
-    run.figure("returns", plot_returns(curves, config.agents))
-    run.figure("cliff", plot_paths(found["Q-learning"][0].max(axis=1), paths))
-    name = config.environments[-1]
-    watched = gymnasium.make(name, render_mode="rgb_array_list", max_episode_steps=23)
-    play(watched, tables[name][0].argmax(axis=1), [run.seed])
-    frames = np.array(watched.render()) / 255
-    steps, title = (
-        list(map(str, range(24))),
-        f"An episode of {name} without random actions",
+
+def smooth_returns(agents: Agents) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (points,), and the mean return of the last episodes by then, (points,
+    agents)."""
+    steps = np.linspace(0, len(agents.returns), 41)[1:]
+    curves = []
+    for own in np.split(agents.returns, agents.config.agents, axis=1):
+        ends, _ = np.nonzero(np.isfinite(own))
+        width = min(WINDOW, len(ends))
+        if not width:
+            continue  # no episode of this agent has ended
+        window = np.ones(width) / width
+        means = np.convolve(own[np.isfinite(own)], window, "valid")
+        curves.append(np.interp(steps, ends[width - 1 :], means))
+    return steps, np.transpose(curves)
+
+
+def greedy_returns(found: Found) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (points,), and what the tables earn by then without random actions,
+    (points, agents)."""
+    policies = found.agents.policies
+    blocks = np.linspace(0, len(policies) - 1, min(POINTS, len(policies))).round()
+    blocks = blocks.astype(int)
+    returns = [
+        [expected_return(found.environment, policy) for policy in policies[block]]
+        for block in blocks
+    ]
+    steps = np.minimum((blocks + 1) * BLOCK, found.agents.steps)
+    return steps, np.array(returns)
+
+
+def draw_returns(solved: dict[str, Found]) -> Figure:
+    """Returns while learning and without random actions, beside the optimum: the mean
+    of the agents, with the worst and the best shaded."""
+    panels = []
+    for name, found in solved.items():
+        optimum = expected_return(found.environment, found.best_values.argmax(axis=1))
+        greedy = greedy_returns(found)
+        learning = smooth_returns(found.agents)
+        lines = {"without random actions": greedy}
+        if learning[1].size:
+            lines[f"while learning, mean of {WINDOW} episodes"] = learning
+        lowest = np.quantile(learning[1] if learning[1].size else greedy[1], 0.1)
+        room = 0.1 * (optimum - lowest)
+        panels.append(
+            figures.Panel(
+                title=name,
+                xlabel="steps of each copy",
+                ylabel="return of an episode",
+                lines=lines,
+                levels={"optimal policy": optimum},
+                ylim=(lowest - room, optimum + room),
+            )
+        )
+    return figures.panels(*panels)
+
+
+def draw_paths(walks: dict[str, Walk]) -> Figure:
+    """The first agents' walks along the cliff, over the values V(s) that Q-learning
+    found."""
+    figure, axes = plt.subplots(figsize=(9, 3.9))
+    values = walks["Q-learning"].agents.table[0].max(axis=1)
+    is_cliff = np.arange(48) > 36
+    shown = np.where(is_cliff, np.nan, values).reshape(4, 12)
+    colors = axes.imshow(shown, cmap="Greys_r")
+    styles = {"Q-learning": "o-C1", "SARSA": "s--C0"}
+    for name, walk in walks.items():
+        rows, columns = np.unravel_index(walk.paths[0], (4, 12))
+        label = f"{name}, {walk.steps[0]} steps"
+        axes.plot(columns, rows, styles[name], label=label)
+    axes.text(5.5, 3, "cliff", ha="center", va="center")
+    axes.text(11.2, 3.3, "goal", ha="center", va="center")
+    axes.text(-0.2, 3.35, "start", ha="center", va="center", color="white")
+    axes.set(title="The learned paths without random actions", xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2)
+    figure.colorbar(colors, label="value V(s) by Q-learning", shrink=0.7)
+    return figure
+
+
+def draw_episode(name: str, policy: np.ndarray, seed: int) -> Figure:
+    watched = gymnasium.make(
+        name, render_mode="rgb_array_list", max_episode_steps=FRAMES - 1
     )
-    run.figure(
-        "episode", figures.image_grid(frames, title=title, captions=steps, columns=8)
+    play(watched, policy, seed)
+    return figures.image_grid(
+        np.array(watched.render()) / 255,
+        title=f"An episode of {name} without random actions, step by step",
+        captions=list(map(str, range(FRAMES))),
+        columns=8,
     )
-    policy = serving.policy(build_table(tables[config.environments[0]][0]))
-    run.export(policy, example=np.arange(3))
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(len(config.environments) + 4)  # two on the cliff, two with a time limit
+    require_tables(config)
+    solved = {}
+    for name in config.environments:
+        solved[name] = solve(name, config, run)
+        judge_optimum(name, solved[name], config, run)
+
+    walks = walk_the_cliff(config, run)
+    judge_cliff(walks, run)
+    judge_limit(config, run)
+
+    run.figure("returns", draw_returns(solved))
+    run.figure("cliff", draw_paths(walks))
+    last = config.environments[-1]
+    policy = solved[last].agents.policies[-1][0]
+    run.figure("episode", draw_episode(last, policy, run.seed))
+    table = solved[config.environments[0]].agents.table[0]
+    run.export(serving.policy(build_table(table)), example=np.arange(3))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ The best value of a state obeys Bellman's equation, V(s) = max_a [R(s,a) + γ Σ
 P(s'|s,a) V(s')]. Value iteration uses the right side as an update. Each sweep over all
 states brings the worst error down by γ or more, so the error after k sweeps is at most
 γᵏ times the first one. Policy iteration solves the linear system of one policy's values
-exactly, takes the best action everywhere, and
-repeats: few rounds, each more expensive.
+exactly, takes the best action everywhere, and repeats: few rounds, each more expensive.
 Look at the straight lines of the errors, at the detours that the arrows make around the
 holes, and at the episodes that earn what the tables promise, once the time limit is
 accounted for.
@@ -27,32 +26,15 @@ import numpy as np
 from annotated_types import Gt, Interval
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, serving
+from deep_learning_recipes import figures, serving
 from deep_learning_recipes.run import Run, cli
-
-LAKE, LARGE_LAKE, TAXI, CLIFF = (
-    "FrozenLake-v1",
-    "FrozenLake8x8-v1",
-    "Taxi-v4",
-    "CliffWalking-v1",
-)
-STEP_LIMITS = {
-    LAKE: 100,
-    LARGE_LAKE: 200,
-    TAXI: 200,
-    CLIFF: 200,
-}  # the cliff has none of its own
-ARROWS = {
-    LAKE: "←↓→↑",
-    LARGE_LAKE: "←↓→↑",
-    CLIFF: "↑→↓←",
-}  # what the actions 0 to 3 mean
 
 
 @dataclass
 class Config:
-    discount: Annotated[float, Interval(ge=0, lt=1)] = 0.99
+    discount: Annotated[float, Interval(gt=0, lt=1)] = 0.99
     """what a reward is worth one step later, γ"""
     tolerance: Annotated[float, Gt(0)] = 1e-9
     """largest error of a value at which value iteration stops"""
@@ -63,17 +45,22 @@ class Config:
 QUICK = Config(episodes=2000)
 FULL = Config(discount=0.999, episodes=10_000)
 
+# --------------------------------------------------------------------------------------
+# The idea: Bellman's equation as an update, and as a linear system
+# --------------------------------------------------------------------------------------
+
 
 @dataclass
 class Model:
     """A Markov decision process as arrays, for products in place of loops over
     states."""
 
-    transitions: (
-        np.ndarray
-    )  # P[s, a, s'], of going on in s': sums to less than 1 where it may end
-    rewards: np.ndarray  # R[s, a], expected in the step
-    start: np.ndarray  # probability of each first state
+    transitions: np.ndarray
+    """P[s, a, s'], of going on in s': sums to less than 1 where it may end"""
+    rewards: np.ndarray
+    """R[s, a], expected in the step"""
+    start: np.ndarray
+    """probability of each first state"""
 
 
 def read_model(environment: gymnasium.Env, past_the_end: bool = False) -> Model:
@@ -82,18 +69,16 @@ def read_model(environment: gymnasium.Env, past_the_end: bool = False) -> Model:
     past_the_end: the mistake of counting on rewards after the episode is over.
     """
     rules = environment.unwrapped
-    states, actions = environment.observation_space.n, environment.action_space.n
-    transitions, rewards = (
-        np.zeros((states, actions, states)),
-        np.zeros((states, actions)),
-    )
-    for state in range(states):
-        for action in range(actions):
-            # Two slips may lead to the same place: their probabilities add up.
-            for probability, following, reward, terminated in rules.P[state][action]:
-                rewards[state, action] += probability * reward
-                if past_the_end or not terminated:
-                    transitions[state, action, following] += probability
+    states = environment.observation_space.n
+    actions = environment.action_space.n
+    transitions = np.zeros((states, actions, states))
+    rewards = np.zeros((states, actions))
+    for state, action in np.ndindex(rewards.shape):
+        # Two slips may lead to the same place: their probabilities add up.
+        for probability, following, reward, terminated in rules.P[state][action]:
+            rewards[state, action] += probability * reward
+            if past_the_end or not terminated:
+                transitions[state, action, following] += probability
     return Model(transitions, rewards, rules.initial_state_distrib)
 
 
@@ -107,14 +92,14 @@ def value_iteration(
     model: Model, discount: float, tolerance: float
 ) -> list[np.ndarray]:
     """The values after 0, 1, 2, ... sweeps, until none can be further than `tolerance`
-    from the
-    optimum: by contraction that distance is at most γ / (1 − γ) times the last
-        change."""
+    from the optimum: by contraction that distance is at most γ / (1 − γ) times the last
+    change."""
     sweeps = [np.zeros(len(model.rewards))]
     change = np.inf
     while change * discount > tolerance * (1 - discount):
-        sweeps.append(action_values(model, sweeps[-1], discount).max(axis=1))
-        change = np.abs(sweeps[-1] - sweeps[-2]).max()
+        values = action_values(model, sweeps[-1], discount).max(axis=1)
+        change = np.abs(values - sweeps[-1]).max()
+        sweeps.append(values)
     return sweeps
 
 
@@ -136,38 +121,30 @@ def evaluate_for(
     return values
 
 
-def policy_iteration(
-    model: Model, discount: float
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """The optimal policy, its values, and the number of rounds (evaluations) that
-    took."""
+@dataclass
+class Solution:
+    policy: np.ndarray
+    """the best action in each state, (states,)"""
+    values: np.ndarray
+    """V*[s]"""
+    rounds: int
+    """policies that were evaluated"""
+
+
+def policy_iteration(model: Model, discount: float) -> Solution:
+    """Evaluates a policy and takes the best actions, until none is better."""
     states = np.arange(len(model.rewards))
-    policy, rounds = np.zeros(len(states), int), 0
+    policy = np.zeros(len(states), int)
+    rounds = 0
     while True:
-        values, rounds = evaluate_policy(model, policy, discount), rounds + 1
+        values = evaluate_policy(model, policy, discount)
+        rounds += 1
         promised = action_values(model, values, discount)
         # Among actions that tie but for rounding, a switch would never come to an end.
-        better = promised.max(axis=1) > promised[states, policy] + 1e-9
-        if not better.any():
-            return policy, values, rounds
-        policy = np.where(better, promised.argmax(axis=1), policy)
-
-
-def play(
-    environment: gymnasium.Env, policy: np.ndarray, discount: float, seeds
-) -> np.ndarray:
-    """Discounted return and plain return of one real episode for each seed, (episodes,
-    2)."""
-    returns = []
-    for seed in seeds:
-        state, _ = environment.reset(seed=int(seed))
-        discounted, plain, weight, is_over = 0.0, 0.0, 1.0, False
-        while not is_over:
-            state, reward, terminated, truncated, _ = environment.step(policy[state])
-            discounted, plain = discounted + weight * reward, plain + reward
-            weight, is_over = weight * discount, terminated or truncated
-        returns.append((discounted, plain))
-    return np.array(returns)
+        is_better = promised.max(axis=1) > promised[states, policy] + 1e-9
+        if not is_better.any():
+            return Solution(policy, values, rounds)
+        policy = np.where(is_better, promised.argmax(axis=1), policy)
 
 
 def build_table(values: np.ndarray) -> keras.Model:
@@ -180,158 +157,307 @@ def build_table(values: np.ndarray) -> keras.Model:
     return keras.Model(observation, found, name="table")
 
 
-def plot_maps(solved: dict[str, tuple]) -> plt.Figure:
-    """Values as colors and best actions as arrows on the grids, with what stands on
-    them."""
-    figure, panels = plt.subplots(
-        1, len(solved), figsize=(13, 4.2), width_ratios=[4, 5, 8]
+# --------------------------------------------------------------------------------------
+# The experiment: two ways to the optimum, and what real episodes earn
+# --------------------------------------------------------------------------------------
+
+LAKE = "FrozenLake-v1"
+LARGE_LAKE = "FrozenLake8x8-v1"
+TAXI = "Taxi-v4"
+CLIFF = "CliffWalking-v1"
+
+STEP_LIMITS = {
+    LAKE: 100,
+    LARGE_LAKE: 200,
+    TAXI: 200,
+    CLIFF: 200,  # it has none of its own
+}
+
+# What the actions 0 to 3 mean.
+ARROWS = {
+    LAKE: "←↓→↑",
+    LARGE_LAKE: "←↓→↑",
+    CLIFF: "↑→↓←",
+}
+
+
+@dataclass
+class Solved:
+    """An environment, solved in both ways."""
+
+    environment: gymnasium.Env
+    model: Model
+    sweeps: list[np.ndarray]
+    """the values after 0, 1, 2, ... sweeps of value iteration"""
+    solution: Solution
+    """by policy iteration"""
+    discount: float
+
+    @property
+    def errors(self) -> np.ndarray:
+        """of the worst state after each sweep"""
+        apart = np.array(self.sweeps) - self.solution.values
+        return np.abs(apart).max(axis=1)
+
+    def sweeps_to_the_best_policy(self) -> int:
+        """After so many sweeps the best actions by the values are the best policy,
+        though the values are not yet right."""
+        for sweep, values in enumerate(self.sweeps):
+            policy = action_values(self.model, values, self.discount).argmax(axis=1)
+            earned = evaluate_policy(self.model, policy, self.discount)
+            if np.abs(earned - self.solution.values).max() < 1e-9:
+                return sweep
+        return len(self.sweeps)
+
+    def slowest_ratio(self) -> float:
+        """The largest by which a sweep multiplied the worst error."""
+        # Below a millionth it would be a ratio of rounding errors.
+        ratios = [
+            after / before for before, after in pairwise(self.errors) if before > 1e-6
+        ]
+        return max(ratios)
+
+
+def solve(name: str, config: Config) -> Solved:
+    environment = gymnasium.make(name, max_episode_steps=STEP_LIMITS[name])
+    model = read_model(environment)
+    return Solved(
+        environment,
+        model,
+        sweeps=value_iteration(model, config.discount, config.tolerance),
+        solution=policy_iteration(model, config.discount),
+        discount=config.discount,
     )
-    for axes, (name, (tiles, policy, values)) in zip(
-        panels, solved.items(), strict=True
-    ):
-        shown = np.where(
-            np.isin(tiles, ["H", "G"]), np.nan, values.reshape(tiles.shape)
-        )
-        colors = axes.imshow(shown)
-        middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
-        for (place, tile), action in zip(np.ndenumerate(tiles), policy, strict=True):
-            text = {"H": "✕", "G": "★"}.get(tile, ARROWS[name][action])
-            color = "white" if shown[place] < middle else "black"
-            axes.text(
-                *place[::-1], text, color=color, fontsize=14, ha="center", va="center"
-            )
-        axes.set(title=name, xticks=[], yticks=[])
-        axes.grid(visible=False)
-        figure.colorbar(colors, ax=axes, label="value V(s)", orientation="horizontal")
-    figure.suptitle("Best action and value of each state (✕ hole or cliff, ★ goal)")
-    return figure
 
 
-def plot_errors(errors: dict[str, np.ndarray], discount: float) -> plt.Figure:
-    """The worst state's error by sweep beside the bound γᵏ, as shares of the first
-    error."""
-    figure, axes = plt.subplots(figsize=(9, 4.2))
-    for name, error in errors.items():
-        axes.plot(error / error[0], label=name)
-    sweeps = np.arange(max(map(len, errors.values())))
-    axes.plot(sweeps, discount**sweeps, "k--", label=f"bound γᵏ, γ = {discount:g}")
-    axes.set(
-        yscale="log",
-        ylim=(1e-9, 2),
-        xlabel="sweep k",
-        ylabel="largest error / first error",
+def play(
+    environment: gymnasium.Env, policy: np.ndarray, discount: float, seeds
+) -> np.ndarray:
+    """Discounted return and plain return of one real episode for each seed, (episodes,
+    2)."""
+    returns = []
+    for seed in seeds:
+        state, _ = environment.reset(seed=int(seed))
+        discounted = 0.0
+        plain = 0.0
+        weight = 1.0
+        is_over = False
+        while not is_over:
+            state, reward, terminated, truncated, _ = environment.step(policy[state])
+            discounted += weight * reward
+            plain += reward
+            weight *= discount
+            is_over = terminated or truncated
+        returns.append((discounted, plain))
+    return np.array(returns)
+
+
+@dataclass
+class Earned:
+    """What real episodes earned: means, and their standard errors."""
+
+    discounted: float
+    discounted_error: float
+    plain: float
+    plain_error: float
+    promised: float
+    """by the values of the start, discounted and up to the time limit"""
+
+
+def earn(name: str, solved: Solved, seeds: np.ndarray, run: Run) -> Earned:
+    policy = solved.solution.policy
+    tracked = run.track(seeds, name, unit="episodes")
+    returns = play(solved.environment, policy, solved.discount, tracked)
+    discounted, plain = returns.mean(axis=0)
+    # All walks along the cliff are the same: the last term stands for rounding there.
+    errors = returns.std(axis=0) / len(seeds) ** 0.5 + 1e-9
+    limit = STEP_LIMITS[name]
+    values = evaluate_for(solved.model, policy, solved.discount, limit)
+    return Earned(
+        discounted=discounted,
+        discounted_error=errors[0],
+        plain=plain,
+        plain_error=errors[1],
+        promised=values @ solved.model.start,
     )
-    axes.set(
-        title="Value iteration: each sweep brings the worst error down by γ or more"
-    )
-    figure.legend(loc="outside right upper")
-    return figure
 
 
-def main(config: Config, run: Run) -> None:
+def earn_all(solved: dict[str, Solved], config: Config, run: Run) -> dict[str, Earned]:
+    random = np.random.default_rng(run.seed)
+    earned = {}
+    for name, each in solved.items():
+        seeds = random.integers(2**31, size=config.episodes)
+        earned[name] = earn(name, each, seeds, run)
+    return earned
+
+
+def judge_sweeps(solved: dict[str, Solved], config: Config, run: Run) -> None:
     gamma = config.discount
-    if not 0 < gamma < 1 or config.tolerance <= 0:
-        raise UsageError("--discount must lie between 0 and 1, --tolerance above 0")
-    environments = {
-        n: gymnasium.make(n, max_episode_steps=m) for n, m in STEP_LIMITS.items()
-    }
-    models = {
-        name: read_model(environment) for name, environment in environments.items()
-    }
-    sweeps = {
-        name: value_iteration(m, gamma, config.tolerance) for name, m in models.items()
-    }
-    solved = {name: policy_iteration(model, gamma) for name, model in models.items()}
-    errors = {n: np.abs(np.array(sweeps[n]) - solved[n][1]).max(axis=1) for n in models}
-
-    # Below a millionth the ratio would be one of rounding errors.
-    ratios = {
-        name: max(after / before for before, after in pairwise(each) if before > 1e-6)
-        for name, each in errors.items()
-    }
+    ratios = {name: each.slowest_ratio() for name, each in solved.items()}
     run.claim(
-        "Each sweep of value iteration brings the worst error down by the discount γ or more",
+        "Each sweep of value iteration brings the worst error down by the discount γ or "
+        "more",
         holds=max(ratios.values()) < gamma * (1 + 1e-6),
         measured=f"slowest sweep at γ = {gamma:g}: "
         + ", ".join(f"{name} {ratio:.4f}" for name, ratio in ratios.items()),
     )
-    apart = max(error[-1] for error in errors.values())
+    apart = max(each.errors[-1] for each in solved.values())
     run.claim(
         "Value iteration and policy iteration end at the same values",
         holds=apart < 2 * config.tolerance,
         measured=f"furthest apart {apart:.1e}, asked for {config.tolerance:.0e}",
     )
-    rounds, swept = (
-        {n: solved[n][2] for n in models},
-        {n: len(sweeps[n]) - 1 for n in models},
-    )
+
+
+def judge_rounds(solved: dict[str, Solved], run: Run) -> None:
+    """Rounds beside sweeps, both until the policy is the best."""
+    rounds = {name: each.solution.rounds for name, each in solved.items()}
+    sweeps = {name: each.sweeps_to_the_best_policy() for name, each in solved.items()}
+    fewer = [3 * rounds[name] < sweeps[name] for name in (LAKE, LARGE_LAKE)]
+    as_many = [2 * rounds[name] > sweeps[name] for name in (TAXI, CLIFF)]
     run.claim(
-        "Policy iteration needs few rounds on the slippery lakes, where values take long to settle;"
-        " where every step is certain, about as many as value iteration needs sweeps",
-        holds=all(15 * rounds[name] < swept[name] for name in (LAKE, LARGE_LAKE))
-        and all(2 * rounds[name] > swept[name] for name in (TAXI, CLIFF)),
+        "Policy iteration needs few rounds on the slippery lakes, where value iteration "
+        "needs at least three times as many sweeps to the best policy; where every step "
+        "is certain, about as many",
+        holds=all(fewer) and all(as_many),
         measured=", ".join(
-            f"{n} {rounds[n]} rounds, {swept[n]} sweeps" for n in models
+            f"{name} {rounds[name]} rounds, {sweeps[name]} sweeps "
+            f"({len(each.sweeps) - 1} until the values are right)"
+            for name, each in solved.items()
         ),
     )
 
-    # What the policies earn in real episodes, against what the tables promise.
-    random = np.random.default_rng(run.seed)
-    means, deviations, promised = {}, {}, {}
-    for name, environment in environments.items():
-        seeds = random.integers(2**31, size=config.episodes)
-        seeds = run.track(seeds, name, unit="episodes")
-        policy, limit = solved[name][0], STEP_LIMITS[name]
-        returns = play(environment, policy, gamma, seeds)
-        means[name] = returns.mean(axis=0)
-        # All walks along the cliff are the same: the last term stands for rounding
-        # there.
-        deviations[name] = returns.std(axis=0) / config.episodes**0.5 + 1e-9
-        promised[name] = (
-            evaluate_for(models[name], policy, gamma, limit) @ models[name].start
-        )
-    run.metric("frozen_lake_success_rate", means[LAKE][1])
-    run.metric("frozen_lake_8x8_success_rate", means[LARGE_LAKE][1])
-    run.metric("taxi_return", means[TAXI][1])
+
+def judge_episodes(earned: dict[str, Earned], run: Run) -> None:
+    """What the policies earn in real episodes, against what the tables promise."""
+    run.metric("frozen_lake_success_rate", earned[LAKE].plain)
+    run.metric("frozen_lake_8x8_success_rate", earned[LARGE_LAKE].plain)
+    run.metric("taxi_return", earned[TAXI].plain)
+    distances = [
+        abs(each.discounted - each.promised) / each.discounted_error
+        for each in earned.values()
+    ]
     run.claim(
         "Episodes earn what the value of the start promises, counted up to the time limit",
-        holds=all(
-            abs(means[n][0] - promised[n]) < 4 * deviations[n][0] for n in models
-        ),
+        holds=max(distances) < 4,
         measured="mean discounted return ± its standard error, of the promised: "
         + ", ".join(
-            f"{n} {means[n][0]:.3f} ± {deviations[n][0]:.3f} of {promised[n]:.3f}"
-            for n in models
+            f"{name} {each.discounted:.3f} ± {each.discounted_error:.3f} of "
+            f"{each.promised:.3f}"
+            for name, each in earned.items()
         ),
     )
-    success, error = means[LAKE][1], deviations[LAKE][1]
-    within = evaluate_for(models[LAKE], solved[LAKE][0], 1.0, STEP_LIMITS[LAKE])[0]
-    endless = evaluate_policy(models[LAKE], solved[LAKE][0], 1.0)[0]
+
+
+def judge_time_limit(lake: Solved, earned: Earned, run: Run) -> None:
+    success = earned.plain
+    error = earned.plain_error
+    policy = lake.solution.policy
+    within = evaluate_for(lake.model, policy, 1.0, STEP_LIMITS[LAKE]) @ lake.model.start
+    endless = evaluate_policy(lake.model, policy, 1.0) @ lake.model.start
     run.claim(
         "An endless horizon promises more than a time limit lets through",
         holds=abs(success - within) < 4 * error and success < endless - 3 * error,
-        measured=f"{LAKE}: goal reached in {success:.3f} ± {error:.3f} of episodes; {within:.3f} "
-        f"expected in {STEP_LIMITS[LAKE]} steps, {endless:.3f} without a limit",
-    )
-    _, values, _ = policy_iteration(
-        read_model(environments[TAXI], past_the_end=True), gamma
-    )
-    wrong = values @ models[TAXI].start
-    run.claim(
-        "What lies past the end must count nothing: else the values promise what nobody earns",
-        holds=wrong > means[TAXI][0] + 20 * deviations[TAXI][0],
-        measured=f"{TAXI}: {wrong:.1f} promised with rewards past the end, "
-        f"{promised[TAXI]:.1f} without, {means[TAXI][0]:.1f} earned",
+        measured=f"{LAKE}: goal reached in {success:.3f} ± {error:.3f} of episodes; "
+        f"{within:.3f} expected in {STEP_LIMITS[LAKE]} steps, {endless:.3f} without a "
+        "limit",
     )
 
-    tiles = {n: environments[n].unwrapped.desc.astype(str) for n in (LAKE, LARGE_LAKE)}
-    tiles[CLIFF] = np.array([list("F" * 12)] * 3 + [list("S" + "H" * 10 + "G")])
-    run.figure("maps", plot_maps({n: (tiles[n], *solved[n][:2]) for n in tiles}))
-    run.figure("errors", plot_errors(errors, gamma))
-    table = action_values(models[LAKE], solved[LAKE][1], gamma)
-    run.export(
-        serving.policy(build_table(table)), example=np.array([0, 6, 14], "int32")
+
+def judge_the_end(taxi: Solved, earned: Earned, run: Run) -> None:
+    mistaken = read_model(taxi.environment, past_the_end=True)
+    values = policy_iteration(mistaken, taxi.discount).values
+    wrong = values @ taxi.model.start
+    run.claim(
+        "What lies past the end must count nothing: else the values promise what nobody "
+        "earns",
+        holds=wrong > earned.discounted + 20 * earned.discounted_error,
+        measured=f"{TAXI}: {wrong:.1f} promised with rewards past the end, "
+        f"{earned.promised:.1f} without, {earned.discounted:.1f} earned",
     )
+
+
+def tiles_of(name: str, environment: gymnasium.Env) -> np.ndarray:
+    """The letters of a map, (rows, columns): S start, F free, H hole or cliff, G
+    goal."""
+    if name != CLIFF:
+        return environment.unwrapped.desc.astype(str)
+    rows = [list("F" * 12)] * 3
+    rows.append(list("S" + "H" * 10 + "G"))
+    return np.array(rows)
+
+
+def draw_map(figure: Figure, axes: plt.Axes, name: str, solved: Solved) -> None:
+    """Values as colors, best actions as arrows, and what stands on the grid."""
+    tiles = tiles_of(name, solved.environment)
+    values = solved.solution.values.reshape(tiles.shape)
+    policy = solved.solution.policy.reshape(tiles.shape)
+    shown = np.where(np.isin(tiles, ["H", "G"]), np.nan, values)
+    colors = axes.imshow(shown)
+    middle = (np.nanmin(shown) + np.nanmax(shown)) / 2
+    for (row, column), tile in np.ndenumerate(tiles):
+        arrow = ARROWS[name][policy[row, column]]
+        axes.text(
+            column,
+            row,
+            {"H": "✕", "G": "★"}.get(tile, arrow),
+            color="white" if shown[row, column] < middle else "black",
+            fontsize=14,
+            ha="center",
+            va="center",
+        )
+    axes.set(title=name, xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(colors, ax=axes, label="value V(s)", orientation="horizontal")
+
+
+def draw_maps(solved: dict[str, Solved]) -> Figure:
+    figure, grid = plt.subplots(
+        1, len(ARROWS), figsize=(13, 4.2), width_ratios=[4, 5, 8]
+    )
+    for axes, name in zip(grid, ARROWS, strict=True):
+        draw_map(figure, axes, name, solved[name])
+    figure.suptitle("Best action and value of each state (✕ hole or cliff, ★ goal)")
+    return figure
+
+
+def draw_errors(solved: dict[str, Solved], discount: float) -> Figure:
+    """The worst state's error by sweep beside the bound γᵏ, as shares of the first
+    error, as long as they are more than a billionth."""
+    lines = {}
+    for name, each in solved.items():
+        shares = each.errors / each.errors[0]
+        shown = np.count_nonzero(shares > 1e-9)
+        lines[name] = (np.arange(shown), shares[:shown])
+    longest = max(len(each.sweeps) for each in solved.values())
+    sweeps = np.arange(longest)
+    lines[f"bound γᵏ, γ = {discount:g}"] = (sweeps, discount**sweeps)
+    return figures.curves(
+        lines,
+        title="Value iteration: each sweep brings the worst error down by γ or more",
+        xlabel="sweep k",
+        ylabel="largest error / first error",
+        yscale="log",
+    )
+
+
+def main(config: Config, run: Run) -> None:
+    solved = {name: solve(name, config) for name in STEP_LIMITS}
+    judge_sweeps(solved, config, run)
+    judge_rounds(solved, run)
+
+    earned = earn_all(solved, config, run)
+    judge_episodes(earned, run)
+    judge_time_limit(solved[LAKE], earned[LAKE], run)
+    judge_the_end(solved[TAXI], earned[TAXI], run)
+
+    run.figure("maps", draw_maps(solved))
+    run.figure("errors", draw_errors(solved, config.discount))
+    lake = solved[LAKE]
+    table = action_values(lake.model, lake.solution.values, config.discount)
+    policy = serving.policy(build_table(table))
+    run.export(policy, example=np.array([0, 6, 14], "int32"))
 
 
 if __name__ == "__main__":

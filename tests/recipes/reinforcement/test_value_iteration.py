@@ -31,11 +31,11 @@ def random_model(states=7, actions=3):
 def test_both_methods_find_the_values_worked_by_hand():
     values = recipe.value_iteration(BY_HAND, 0.9, 1e-8)[-1]
     np.testing.assert_allclose(values, [18, 20], atol=1e-8)
-    policy, exact, rounds = recipe.policy_iteration(BY_HAND, 0.9)
-    np.testing.assert_allclose(exact, [18, 20])
-    assert list(policy) == [1, 0]
+    solution = recipe.policy_iteration(BY_HAND, 0.9)
+    np.testing.assert_allclose(solution.values, [18, 20])
+    assert list(solution.policy) == [1, 0]
     # First 'stay' everywhere (10 and 20), then 'move' in 0: nothing better is left.
-    assert rounds == 2
+    assert solution.rounds == 2
 
 
 def test_the_first_sweeps_by_hand():
@@ -46,7 +46,8 @@ def test_the_first_sweeps_by_hand():
 
 
 def test_action_values_equal_the_sum_written_out():
-    model, values = random_model(), RANDOM.normal(size=7)
+    model = random_model()
+    values = RANDOM.normal(size=7)
     found = recipe.action_values(model, values, 0.8)
     for state in range(7):
         for action in range(3):
@@ -58,7 +59,8 @@ def test_action_values_equal_the_sum_written_out():
 
 
 def test_policy_evaluation_equals_many_sweeps():
-    model, policy = random_model(), RANDOM.integers(3, size=7)
+    model = random_model()
+    policy = RANDOM.integers(3, size=7)
     exact = recipe.evaluate_policy(model, policy, 0.9)
     np.testing.assert_allclose(
         recipe.evaluate_for(model, policy, 0.9, 400), exact, atol=1e-8
@@ -81,7 +83,7 @@ def test_a_sweep_brings_any_two_tables_closer_by_the_discount(discount):
 
 def test_value_iteration_stops_within_the_tolerance():
     model = random_model()
-    _, best, _ = recipe.policy_iteration(model, 0.97)
+    best = recipe.policy_iteration(model, 0.97).values
     for tolerance in (1e-1, 1e-3, 1e-6):
         sweeps = recipe.value_iteration(model, 0.97, tolerance)
         assert np.abs(sweeps[-1] - best).max() <= tolerance
@@ -89,9 +91,21 @@ def test_value_iteration_stops_within_the_tolerance():
         assert np.abs(sweeps[len(sweeps) // 2] - best).max() > tolerance
 
 
+def test_the_best_policy_is_known_before_the_values_are_right():
+    sweeps = recipe.value_iteration(BY_HAND, 0.9, 1e-8)
+    solution = recipe.policy_iteration(BY_HAND, 0.9)
+    solved = recipe.Solved(None, BY_HAND, sweeps, solution, 0.9)
+    # After k sweeps V(1) is 5 and more, and V(0) 1, 4.5, ...: in 0 it is best to move
+    # from the first sweep on, in 1 to stay when 2 + 0.9 V(1) is more than 5.
+    assert solved.sweeps_to_the_best_policy() == 1
+    assert len(sweeps) > 100
+    np.testing.assert_allclose(solved.errors[:2], [20, 17])
+    assert solved.slowest_ratio() == pytest.approx(0.9, abs=1e-6)
+
+
 def test_no_policy_of_a_small_process_beats_policy_iteration():
     model = random_model(states=7)
-    _, best, _ = recipe.policy_iteration(model, 0.9)
+    best = recipe.policy_iteration(model, 0.9).values
     all_policies = np.stack(np.meshgrid(*[range(3)] * 7), axis=-1).reshape(-1, 7)
     for policy in all_policies[RANDOM.integers(len(all_policies), size=300)]:
         assert np.all(recipe.evaluate_policy(model, policy, 0.9) <= best + 1e-9)
@@ -125,14 +139,14 @@ def test_a_step_that_ends_the_episode_leads_nowhere():
 
 def test_the_cliff_is_thirteen_steps_long():
     model = recipe.read_model(gymnasium.make("CliffWalking-v1"))
-    _, values, _ = recipe.policy_iteration(model, 0.99)
+    values = recipe.policy_iteration(model, 0.99).values
     assert values[36] == pytest.approx(-(1 - 0.99**13) / (1 - 0.99))
 
 
 def test_the_lakes_known_optimum():
     """Without a time limit the slippery 4x4 lake is crossed in 14 of 17 attempts."""
     model = recipe.read_model(gymnasium.make("FrozenLake-v1"))
-    policy, _, _ = recipe.policy_iteration(model, 0.9999)
+    policy = recipe.policy_iteration(model, 0.9999).policy
     assert recipe.evaluate_policy(model, policy, 1.0)[0] == pytest.approx(14 / 17)
 
 
