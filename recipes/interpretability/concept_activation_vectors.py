@@ -480,17 +480,19 @@ def claim_worth(
     effects: dict[tuple[str, str], Effect],
 ) -> None:
     logits = {key: measured[key].worth.mean() for key in (GONE_BY, *CONTROLS)}
+    of_controls = max(abs(logits[key]) for key in CONTROLS)
     run.claim(
-        "The worth tells them apart: what the network goes by is worth more than twice as "
-        "many logits as any control, whatever its score",
-        holds=logits[GONE_BY] > 2 * max(abs(logits[key]) for key in CONTROLS),
+        "The worth says more than the score: what the network goes by is worth most "
+        "logits, and the same stripes hardly any where they go with no digit",
+        holds=logits[GONE_BY] > 1.2 * of_controls
+        and abs(logits[FREE, "stripes"]) < 0.3 * logits[GONE_BY],
         measured=", ".join(
             f"{name_of(key)} {each:.2f} logits" for key, each in logits.items()
         ),
     )
     run.claim(
-        "And so it is: drawn over pictures of other digits, what it goes by makes the "
-        "network read a 3; controls hardly do",
+        "What is drawn over pictures of other digits tells for sure: what the network "
+        "goes by makes it read a 3; controls hardly do",
         holds=effects[GONE_BY].readings
         > max(effects[key].readings for key in CONTROLS) + 0.5,
         measured="share that turns into a 3: "
