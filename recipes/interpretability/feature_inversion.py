@@ -6,8 +6,8 @@ from noise, by gradients of the pixels. The total variation TV chooses among the
 pictures that fit: the smoothest. What x* does not share with x₀ the layer has thrown
 away. The layers are those of a network that was trained on ImageNet.
 Look at the picture fading from layer to layer, first the grain, then the colors and
-places; and at two inversions of the same features, which differ more the deeper the
-layer.
+places, until by its pixels it is no nearer than an even gray; and at two inversions of
+the same features, which differ more the deeper the layer.
 
 Lectures: CS Visualizing & Understanding (Feature inversion); N18 4.3 Understanding CNNs
 Paper: Mahendran and Vedaldi, Understanding deep image representations by inverting
@@ -115,7 +115,8 @@ def build_inversion(features, wanted, images, weights, optimizer):
 def compare(images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Mean peak signal-to-noise ratio in decibels and mean structural similarity in
     [-1, 1]."""
-    psnr, ssim = [], []
+    psnr = []
+    ssim = []
     for image, true in zip(images, truth, strict=True):
         psnr.append(peak_signal_noise_ratio(true, image, data_range=1))
         similarity = structural_similarity(
@@ -214,12 +215,19 @@ class Findings:
     """feature error of another photograph"""
     apart: dict[str, float]
     """root mean square difference of two inversions"""
+    psnr_of_even: float
+    """of the photographs' mean colors, which keep nothing of the picture"""
+    psnr_of_another: float
+    """of another photograph"""
 
 
 def measure(model, photos, first, second, bare) -> Findings:
     """first, second: {layer: inversions (n, height, width, 3)} from two starts. bare:
     without the prior."""
-    found = Findings({}, {}, {}, {}, {}, {})
+    even = np.broadcast_to(photos.mean(axis=(1, 2), keepdims=True), photos.shape)
+    psnr_of_even, _ = compare(even, photos)
+    psnr_of_another, _ = compare(np.roll(photos, 1, axis=0), photos)
+    found = Findings({}, {}, {}, {}, {}, {}, psnr_of_even, psnr_of_another)
     for name, layer in LAYERS.items():
         images = first[name]
         found.psnr[name], found.ssim[name] = compare(images, photos)
@@ -263,9 +271,10 @@ def main(config: Config, run: Run) -> None:
     run.metrics("feature_error", found.feature_error)
     run.metrics("two_inversions_apart", found.apart)
     run.metrics("psnr_without_prior", found.psnr_without_prior, unit="dB")
+    run.metric("psnr_of_even_pictures", found.psnr_of_even, unit="dB")
     called = dict(zip(data.class_names("photos"), photos, strict=False))
     draw(run, "inversions", "What each layer still knows", called, first)
-    run.figure("fading", plot_fading(found))
+    run.figure("fading", draw_fading(found))
     if config.image:
         own_picture = invert_layers(
             run, model, LAYERS, picture[None], weights[:1], config
@@ -275,30 +284,48 @@ def main(config: Config, run: Run) -> None:
     run.export(serving.classifier(model), example=photos)
 
 
-def plot_fading(found: Findings):
+def draw_fading(found: Findings):
     depth = np.arange(1, len(LAYERS) + 1)
     by_prior = {
         "with total variation": (depth, list(found.psnr.values())),
         "without": (depth, list(found.psnr_without_prior.values())),
     }
     apart = {"with total variation": (depth, list(found.apart.values()))}
-    xlabel = "layer, from stage 1 to the mean"
-    return figures.panels(
-        Panel("Likeness to the photograph", xlabel, "PSNR in dB", by_prior),
-        Panel("Two inversions apart", xlabel, "root mean square", apart),
+    figure = figures.panels(
+        Panel(
+            title="Likeness to the photograph",
+            xlabel="layer",
+            ylabel="PSNR in dB",
+            lines=by_prior,
+            levels={"an even picture": found.psnr_of_even},
+        ),
+        Panel(
+            title="Two inversions apart",
+            xlabel="layer",
+            ylabel="root mean square of pixels in [0, 1]",
+            lines=apart,
+        ),
         title="The deeper the layer, the less of the picture is in it",
     )
+    for axes in figure.axes:
+        axes.set_xticks(depth, [name.replace("_", " ") for name in LAYERS])
+    return figure
 
 
 def judge(run: Run, found: Findings) -> None:
     first, *_, last = LAYERS
     falls = [a - b for a, b in itertools.pairwise(found.psnr.values())]
     levels = ", ".join(f"{each:.1f}" for each in found.psnr.values())
+    even = found.psnr_of_even
     run.claim(
-        "The error grows with depth: every layer gives back less than the one before",
-        holds=min(falls) > 0 and found.ssim[first] > found.ssim[last] + 0.3,
-        measured=f"PSNR {levels} dB, structural similarity {found.ssim[first]:.2f} to "
-        f"{found.ssim[last]:.2f}",
+        "The error grows with depth: every layer gives back less than the one before; by "
+        "its pixels, what the last two give is no nearer than an even picture",
+        holds=min(falls) > 0
+        and found.ssim[first] > found.ssim[last] + 0.3
+        and found.psnr["stage_2"] > even > found.psnr["stage_4"],
+        measured=f"PSNR {levels} dB, of the photographs' mean colors {even:.1f}, of "
+        f"another photograph {found.psnr_of_another:.1f}; structural similarity "
+        f"{found.ssim[first]:.2f} to {found.ssim[last]:.2f}",
     )
     ratios = [found.feature_error[k] / found.another_photo[k] for k in LAYERS]
     run.claim(
