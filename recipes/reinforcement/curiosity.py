@@ -53,7 +53,7 @@ class Config:
     """of the model of the world"""
 
 
-QUICK = Config(updates=500)
+QUICK = Config(updates=600, copies=32)
 FULL = Config(updates=3000)
 
 # S: start, G: goal, T: where the screen hangs.

@@ -7,8 +7,10 @@ training never saw; the rival counts what followed the last few characters (n-gr
 A gradient through the whole text is out of reach. Truncated backpropagation through
 time goes forward and backward over one short chunk of it after another: the state is
 carried over from chunk to chunk, but no gradient leaves its chunk.
-Look at what the temperature does to the samples, and at the cell that has learned to
-follow something that a person can read.
+Look at what the temperature does to the samples, at the guesses under a text, and at
+the cell that has learned to follow something that a person can read: quotes. A cell
+that knows the place in the line is not to be seen in a network this small: the best one
+follows it hardly better than that of a network which has learned nothing, or worse.
 
 Lectures: SEL Use case: Character-Level RNN; CS Char-level RNN, Truncated BPTT
 Paper: Karpathy et al., Visualizing and understanding recurrent networks, 2015
@@ -74,6 +76,9 @@ QUICK = Config(
 FULL = Config(units=384, dropout=0.5, epochs=15, learning_rate=4e-3)
 
 TEMPERATURES = (0.0, 0.2, 0.5, 1.0)  # 0 takes the likeliest character
+GUESSES = 5  # next characters shown under each of a text
+COLUMNS = 60  # characters of a line there
+EXCERPT = slice(400, 400 + 3 * COLUMNS)  # of the held-out text
 SAMPLES = 16
 SAMPLE_LENGTH = 400
 QUOTES_SOUGHT = 10_000  # characters on which the cell that follows quotes is chosen
@@ -333,11 +338,28 @@ def count_n_grams(config: Config, text: Text) -> dict[str, float]:
     }
 
 
-def read_without_carrying(config: Config, text: Text, reader: keras.Model) -> float:
-    """Bits per character of a model that begins each chunk in an empty state."""
+@dataclass
+class Memory:
+    """Bits per character by place in a chunk of the held-out text, (chunk,)."""
+
+    carried: np.ndarray
+    """the state goes on from chunk to chunk"""
+    emptied: np.ndarray
+    """each chunk begins in an empty state"""
+
+
+def read_with_and_without_carrying(
+    config: Config, text: Text, reader: keras.Model
+) -> Memory:
+    """reader: begins each call in an empty state."""
     inputs, targets = in_chunks(text.test_ids, config.streams, config.chunk)
-    logits = reader(inputs, training=False)
-    return float(ops.mean(bits_per_character(targets, logits)))
+    emptied = bits_per_character(targets, reader(inputs, training=False))
+
+    chunks = len(inputs) // config.streams
+    inputs, targets = in_chunks(text.test_ids, config.streams, chunks * config.chunk)
+    carried = bits_per_character(targets, reader(inputs, training=False))
+    carried = ops.reshape(carried, (-1, config.chunk))
+    return Memory(np.mean(carried, axis=0), np.mean(emptied, axis=0))
 
 
 def read_cells(model: keras.Model, ids: np.ndarray) -> np.ndarray:
@@ -362,6 +384,40 @@ def inside_quotes(text: str) -> np.ndarray:
 def has_quotes(text: str, characters: int) -> bool:
     """Whether they begin and end within the first so many characters."""
     return 0 < inside_quotes(text)[:characters].mean() < 1
+
+
+def place_in_line(text: str) -> np.ndarray:
+    """For each character, how many of its line have been read after it; 0 after the
+    line's end."""
+    places = []
+    place = 0
+    for character in text:
+        place = 0 if character == "\n" else place + 1
+        places.append(place)
+    return np.array(places)
+
+
+def correlations(cells: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """Of each cell with a signal, (cells,). cells: (characters, cells)."""
+    deviations = cells - cells.mean(axis=0)
+    of_signal = signal - signal.mean()
+    lengths = np.linalg.norm(deviations, axis=0) * np.linalg.norm(of_signal)
+    return of_signal @ deviations / np.maximum(lengths, 1e-9)
+
+
+def find_line_cell(model: keras.Model, text: Text) -> float:
+    """The correlation of the best cell with the place in the line.
+
+    The cell and its sign are chosen on the first half of the held-out text, and judged
+    on the second.
+    """
+    cells = read_cells(model, text.test_ids)
+    places = place_in_line(text.test)[: len(cells)]
+    half = len(cells) // 2
+    chosen_by = correlations(cells[:half], places[:half])
+    best = np.abs(chosen_by).argmax()
+    found = correlations(cells[half:], places[half:])[best]
+    return float(found * np.sign(chosen_by[best]))
 
 
 def find_quote_cell(model: keras.Model, text: Text) -> tuple[float, np.ndarray]:
@@ -400,6 +456,78 @@ def draw_cell(text: str, values: np.ndarray) -> plt.Figure:
     axes.set_title("A cell that follows quotes: purple up to 1, orange down to -1")
     axes.axis("off")
     return figure
+
+
+@dataclass
+class Guesses:
+    """What a model expects after each character of a text."""
+
+    read: str
+    likeliest: list[str]
+    """the most probable next characters, GUESSES for each"""
+    probabilities: np.ndarray
+    """of these, (characters, GUESSES)"""
+
+
+def guess(text: Text, reader: keras.Model) -> Guesses:
+    """In an excerpt of the held-out text, after all that stands before it."""
+    ids = text.test_ids[: EXCERPT.stop]
+    probabilities = np.asarray(ops.softmax(reader(ids[np.newaxis])))[0, EXCERPT]
+    order = np.argsort(-probabilities, axis=1)[:, :GUESSES]
+    return Guesses(
+        read=text.test[EXCERPT],
+        likeliest=[text.decode(row) for row in order],
+        probabilities=np.take_along_axis(probabilities, order, axis=1),
+    )
+
+
+def draw_guesses(guesses: Guesses) -> plt.Figure:
+    """Characters, beneath each the most probable next ones, the likeliest on top; their
+    color is their probability, and a frame is around what came."""
+    columns = min(COLUMNS, len(guesses.read))
+    bands = math.ceil(len(guesses.read) / columns)
+    height = GUESSES + 2  # the text above, a gap below
+    colors = np.full((bands * height, columns), np.nan)
+    figure, axes = plt.subplots(figsize=(12.5, 0.28 * len(colors) + 0.8))
+    write = {"size": 9, "family": "monospace", "ha": "center", "va": "center"}
+
+    for place, character in enumerate(guesses.read):
+        band, column = divmod(place, columns)
+        top = band * height
+        axes.text(column, top, visible(character), weight="bold", **write)
+        came = guesses.read[place + 1 : place + 2]
+        for rank, likely in enumerate(guesses.likeliest[place], start=1):
+            probability = guesses.probabilities[place, rank - 1]
+            colors[top + rank, column] = probability
+            ink = "white" if probability > 0.5 else "black"
+            axes.text(column, top + rank, visible(likely), color=ink, **write)
+            if likely == came:
+                corner = (column - 0.5, top + rank - 0.5)
+                axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, linewidth=1.5))
+
+    shown = axes.imshow(colors, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_title(
+        "Held-out text (bold), beneath each character the likeliest next ones; framed: "
+        "what came"
+    )
+    axes.axis("off")
+    figure.colorbar(shown, label="probability", shrink=0.6, pad=0.01)
+    return figure
+
+
+def visible(character: str) -> str:
+    return {" ": "␣", "\n": "↵"}.get(character, character)
+
+
+def draw_memory(memory: Memory) -> plt.Figure:
+    return figures.panels(
+        figures.Panel(
+            title="Held-out bits by how much was read since the state was emptied",
+            xlabel="characters read",
+            ylabel="bits per character",
+            lines={"emptied": memory.emptied, "carried from before": memory.carried},
+        )
+    )
 
 
 @dataclass
@@ -450,7 +578,8 @@ def claim_temperature(written: dict[float, Writing], run: Run) -> None:
     ]
     fewer_invented = written[0.5].known > written[1.0].known + 0.05
     run.claim(
-        "The lower the temperature, the fewer invented words, and the less variety",
+        "At a temperature of 0.5 fewer words are invented than at 1; from each "
+        "temperature to the next higher one the words are more varied",
         holds=fewer_invented and all(np.diff(different) > 0),
         measured="words at temperature " + "; ".join(measured),
     )
@@ -475,6 +604,41 @@ def follow_quotes(
         by=0.05,
     )
     run.figure("quotes", draw_cell(text.test[:1000], values[:1000]))
+
+
+def follow_lines(
+    run: Run, text: Text, reader: keras.Model, size: tuple[int, int, int, float]
+) -> None:
+    """Records how well a cell follows the place in the line, beside networks that have
+    learned nothing: nothing is claimed, as the two hardly differ."""
+    untrained = [find_line_cell(build_model(*size), text) for _ in range(3)]
+    run.metric(
+        "line_cell_correlation",
+        find_line_cell(reader, text),
+        unit="of the best cell with the place in the line",
+    )
+    run.metric(
+        "line_cell_correlation_untrained",
+        np.mean(untrained),
+        unit="of the best cells of 3 networks that have learned nothing",
+    )
+
+
+def judge_memory(config: Config, memory: Memory, run: Run) -> None:
+    """Scored where more has been read since than n-grams look back: these lose nothing
+    there, and a longer memory is what is left."""
+    half = config.chunk // 2
+    run.compare(
+        f"The LSTM remembers more than {half} characters: emptied every {config.chunk} "
+        "of them, it predicts the second half of each chunk worse, if little",
+        {
+            "carried": memory.carried[half:].mean(),
+            "emptied": memory.emptied[half:].mean(),
+        },
+        more="emptied",
+        less="carried",
+        by=0.003,
+    )
 
 
 def main(config: Config, run: Run) -> None:
@@ -503,20 +667,16 @@ def main(config: Config, run: Run) -> None:
     size = (len(text.characters), config.units, config.depth, config.dropout)
     reader = build_model(*size)
     reader.set_weights(model.get_weights())
-    emptied = read_without_carrying(config, text, reader)
-    run.compare(
-        f"The carried state counts: emptied every {config.chunk} characters, the LSTM "
-        "predicts worse",
-        {"carried": bits, "emptied": emptied},
-        more="emptied",
-        less="carried",
-        by=0.1,
-    )
+    memory = read_with_and_without_carrying(config, text, reader)
+    judge_memory(config, memory, run)
+    run.figure("memory", draw_memory(memory))
+    run.figure("guesses", draw_guesses(guess(text, reader)))
 
     if has_quotes(text.train, QUOTES_SOUGHT - 16) and has_quotes(text.test, -16):
         follow_quotes(run, text, reader, size)
     else:
         run.print("no quotes in the text: what needs them is left out")
+    follow_lines(run, text, reader, size)
 
     written = write_samples(config, text, model)
     for temperature, each in written.items():

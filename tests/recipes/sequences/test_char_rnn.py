@@ -1,6 +1,8 @@
 """Reading in steps against one long pass, the sampler against the softmax, n-grams by
 hand."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -135,6 +137,67 @@ def test_cells_of_a_single_layer_stand_in_order_too():
     cells = char_rnn.read_cells(model, np.append(ids, 0))
     lstm = keras.Model(model.input, model.layers[2].output)
     np.testing.assert_allclose(cells[:10], lstm(ids[None, :10])[0], atol=1e-6)
+
+
+def test_memory_is_measured_with_and_without_the_carried_state(models):
+    text = SimpleNamespace(test_ids=some_ids(62))
+    config = char_rnn.Config(streams=3, chunk=5)
+    memory = char_rnn.read_with_and_without_carrying(config, text, models())
+
+    inputs, targets = char_rnn.in_chunks(text.test_ids, streams=3, chunk=5)
+    stateful = models(streams=3)
+    carried = []
+    for start in range(0, len(inputs), 3):
+        logits = stateful(inputs[start : start + 3])
+        bits = char_rnn.bits_per_character(targets[start : start + 3], logits)
+        carried.append(bits)
+    emptied = char_rnn.bits_per_character(targets, models()(inputs))
+    np.testing.assert_allclose(memory.carried, np.mean(carried, axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(memory.emptied, np.mean(emptied, axis=0), rtol=1e-4)
+    assert np.abs(memory.carried - memory.emptied)[0] > 1e-3
+
+
+def test_guesses_are_the_likeliest_next_characters(models):
+    alphabet = "abcdefg"
+    ids = some_ids(char_rnn.EXCERPT.stop + 9)
+
+    def decode(numbers):
+        return "".join(alphabet[number] for number in numbers)
+
+    text = SimpleNamespace(test_ids=ids, test=decode(ids), decode=decode)
+    reader = models()
+    guesses = char_rnn.guess(text, reader)
+    assert guesses.read == text.test[char_rnn.EXCERPT]
+    place = 7
+    read = ids[: char_rnn.EXCERPT.start + place + 1]
+    expected = tf.nn.softmax(reader(read[None])[0, -1]).numpy()
+    order = np.argsort(-expected)[: char_rnn.GUESSES]
+    assert guesses.likeliest[place] == decode(order)
+    np.testing.assert_allclose(guesses.probabilities[place], expected[order], rtol=1e-3)
+
+
+def test_places_in_lines_and_correlations_with_them():
+    places = char_rnn.place_in_line("ab\n\ncde")
+    np.testing.assert_array_equal(places, [1, 2, 0, 0, 1, 2, 3])
+    cells = RANDOM.normal(size=(7, 3))
+    cells[:, 2] = 0.5  # a cell that never moves follows nothing
+    found = char_rnn.correlations(cells, places)
+    expected = [np.corrcoef(cells[:, cell], places)[0, 1] for cell in range(2)]
+    np.testing.assert_allclose(found, [*expected, 0], atol=1e-9)
+
+
+def test_the_line_cell_is_chosen_on_the_first_half_and_judged_on_the_second(
+    monkeypatch,
+):
+    line = "abcdefgh\n"
+    text = SimpleNamespace(test=line * 20, test_ids=None)
+    places = char_rnn.place_in_line(text.test).astype("float64")
+    # One cell falls as the line goes on; another follows it in the second half only.
+    late = np.where(np.arange(180) < 90, RANDOM.normal(size=180), 10 * places)
+    cells = np.stack([late, -places + RANDOM.normal(size=180)], axis=1)
+    monkeypatch.setattr(char_rnn, "read_cells", lambda model, ids: cells)
+    expected = np.corrcoef(-cells[90:, 1], places[90:])[0, 1]
+    assert char_rnn.find_line_cell(None, text) == pytest.approx(expected)
 
 
 def test_witten_bell_by_hand():
