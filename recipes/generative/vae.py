@@ -488,6 +488,13 @@ def claim_rivals(
     )
 
 
+def export_decoder(run: Run, decoder: keras.Model, size: int) -> None:
+    """A service that draws the image of a code."""
+    outputs = {"image": ops.sigmoid(decoder.output["logits"])}
+    service = keras.Model(decoder.input, outputs)
+    run.export(service, example=np.zeros((2, size), "float32"))
+
+
 def main(config: Config, run: Run) -> None:
     run.plan(4)
     random = np.random.default_rng(run.seed)
@@ -547,9 +554,7 @@ def main(config: Config, run: Run) -> None:
     title = "Digits decoded from their codes, and samples"
     run.figure("samples", figures.image_rows(rows, title=title))
 
-    outputs = {"image": ops.sigmoid(vae.model.decoder.output["logits"])}
-    decoder = keras.Model(vae.model.decoder.input, outputs)
-    run.export(decoder, example=np.zeros((2, size), "float32"))
+    export_decoder(run, vae.model.decoder, size)
 
 
 if __name__ == "__main__":
