@@ -5,8 +5,9 @@ Three looks at it: many restarts, to see whether they end in bad local optima; s
 lines, (1 − t)·w + t·w′, to a solution from its own start and from another solution;
 curvature, the largest eigenvalue of the Hessian H, by power iteration v ← Hv / |Hv|,
 where Hv is the gradient of the gradient's product with v and H itself is never written
-down. Look at how alike the restarts end, at the hills between solutions, and at the
-surfaces around two minima that are equally low.
+down. Look at how alike the restarts end, at the hills between solutions, at the
+surfaces around two minima that are equally low, and at what more images do to a
+minimum.
 
 All networks train at once, and all points of a line or a surface are networks too: a
 network is a point, the vector of its weights, and the model is mapped over points
@@ -20,7 +21,7 @@ Tags: loss surface, local minima, sharp minima, flat minima, hessian eigenvalue,
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -184,6 +185,7 @@ CALLS = 60  # that small and whole batches have to come down to the target
 TARGET = 0.05  # nats at which they stop
 POWER_STEPS = 60
 KERAS_EPOCHS = 10  # that Keras's fit is timed on
+SIZES = (75, 300, 1200)  # images to train on, where their number is looked at
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Task:
 
     def draw_batches(self, size: int) -> list[np.ndarray]:
         return [
-            self.random.choice(EXAMPLES, size, replace=False)
+            self.random.choice(len(self.x), size, replace=False)
             for _ in range(STEPS_OF_A_CALL)
         ]
 
@@ -242,6 +244,22 @@ def load_task(config: Config, run: Run) -> Task:
         build_model(config.neurons),
         random,
         run,
+    )
+
+
+def with_images(task: Task, count: int) -> Task:
+    """The same task with so many images to train on. They are repeated to the largest
+    of the sizes, so that one compiled call serves them all; all are tested on the same
+    others."""
+    more = max(SIZES) - len(task.x)
+    x = np.concatenate([task.x, task.x_test[:more]])[:count]
+    y = np.concatenate([task.y, task.y_test[:more]])[:count]
+    return replace(
+        task,
+        x=tf.constant(np.resize(x, (max(SIZES), 64))),
+        y=tf.constant(np.resize(y, max(SIZES))),
+        x_test=task.x_test[more:],
+        y_test=task.y_test[more:],
     )
 
 
@@ -285,20 +303,38 @@ class Minima:
 
 def find_minima(task: Task, starts, config: Config) -> dict[str, Minima]:
     """By small batches and by the whole one."""
-    found = {}
-    sizes = {"small batches": config.small_batch, "whole batch": EXAMPLES}
-    for name, size in sizes.items():
-        points = tf.Variable(starts)
-        losses = task.train(name, points, size, CALLS, TARGET)
-        points = tf.convert_to_tensor(points)
-        directions = tf.constant(task.random.normal(size=points.shape), tf.float32)
-        eigenvalues = sharpness(
-            task.model, points, directions, task.x, task.y, POWER_STEPS
+    return {
+        "small batches": find(task, "small batches", starts, config.small_batch),
+        "whole batch": find(task, "whole batch", starts, EXAMPLES),
+    }
+
+
+def find(
+    task: Task, name: str, starts, size: int, calls: int = CALLS, target: float = TARGET
+) -> Minima:
+    points = tf.Variable(starts)
+    losses = task.train(name, points, size, calls, target)
+    points = tf.convert_to_tensor(points)
+    directions = tf.constant(task.random.normal(size=points.shape), tf.float32)
+    eigenvalues = sharpness(task.model, points, directions, task.x, task.y, POWER_STEPS)
+    accuracies = task.test_accuracies(points)
+    return Minima(points, losses, eigenvalues.numpy(), accuracies)
+
+
+def find_by_size(task: Task, starts, config: Config) -> dict[int, Minima]:
+    """From the same starts, by as many steps, with more and more images."""
+    calls = config.steps // STEPS_OF_A_CALL
+    return {
+        count: find(
+            with_images(task, count),
+            f"{count} images",
+            starts,
+            BATCH,
+            calls,
+            target=0.0,
         )
-        found[name] = Minima(
-            points, losses, eigenvalues.numpy(), task.test_accuracies(points)
-        )
-    return found
+        for count in SIZES
+    }
 
 
 def judge_restarts(ends: dict[str, np.ndarray], run: Run) -> None:
@@ -352,6 +388,27 @@ def judge_minima(minima: dict[str, Minima], run: Run) -> None:
     )
 
 
+def judge_sizes(by_size: dict[int, Minima], run: Run) -> None:
+    curvature = {count: each.sharpness.mean() for count, each in by_size.items()}
+    accuracy = {count: each.test_accuracies.mean() for count, each in by_size.items()}
+    few, *_, many = SIZES
+    for count in SIZES:
+        run.metric(f"sharpness_of_{count}_images", curvature[count])
+        run.metric(f"test_accuracy_of_{count}_images", accuracy[count])
+    run.claim(
+        "After as many steps minima of more images are sharper and less deep, and test "
+        "better",
+        holds=curvature[many] > 2 * curvature[few]
+        and by_size[many].losses.mean() > 2 * by_size[few].losses.mean()
+        and accuracy[many] > accuracy[few] + 0.03,
+        measured="; ".join(
+            f"{count} images: largest eigenvalue {curvature[count]:.3f}, test accuracy "
+            f"{accuracy[count]:.4f}, loss {by_size[count].losses.mean():.4f}"
+            for count in SIZES
+        ),
+    )
+
+
 def judge_speed(seconds: float, alone: float, networks: int, run: Run) -> None:
     run.metric("speedup_over_keras_fits", alone / seconds, timing=True)
     run.claim(
@@ -371,6 +428,29 @@ def slice_through(minima: Minima, task: Task, span: np.ndarray) -> np.ndarray:
     directions = [draw_direction(random, weights) for _ in range(2)]
     steps = np.stack(np.meshgrid(span, span), axis=-1)
     return task.losses(np.array(minima.points[0]) + steps @ directions)
+
+
+def draw_sizes(by_size: dict[int, Minima]) -> Figure:
+    measures = {
+        "Sharpness": [each.sharpness for each in by_size.values()],
+        "Test accuracy": [each.test_accuracies for each in by_size.values()],
+        "Training loss": [each.losses for each in by_size.values()],
+    }
+    units = ("largest eigenvalue of H", "share of held-out images", "nats")
+    shown = [
+        figures.Panel(
+            title=title,
+            xlabel="images to train on",
+            ylabel=unit,
+            lines={"": (SIZES, np.array(values))},
+            xscale="log",
+            xticks=SIZES,
+            ylim=None if title == "Test accuracy" else (0, None),
+        )
+        for (title, values), unit in zip(measures.items(), units, strict=True)
+    ]
+    title = "More images, as many steps (mean and range of the starts)"
+    return figures.panels(*shown, title=title)
 
 
 def draw_surfaces(span: np.ndarray, surfaces: dict[str, np.ndarray]) -> Figure:
@@ -436,7 +516,7 @@ def draw_valleys(t, lines: dict, ends: dict, minima: dict[str, Minima]) -> Figur
 
 
 def main(config: Config, run: Run) -> None:
-    run.plan(3)
+    run.plan(3 + len(SIZES))
     task = load_task(config, run)
     ends, seconds = restart(task, config)
     alone = seconds_of_keras(task, config)
@@ -451,12 +531,15 @@ def main(config: Config, run: Run) -> None:
             line(tf.roll(solutions, 1, axis=0), solutions, t)
         ),
     }
+    by_size = find_by_size(task, starts, config)
     judge_restarts(ends, run)
     judge_lines(lines, run)
     judge_minima(minima, run)
+    judge_sizes(by_size, run)
     judge_speed(seconds, alone, 2 * config.restarts, run)
 
     run.figure("valleys", draw_valleys(t, lines, ends, minima))
+    run.figure("sizes", draw_sizes(by_size))
     span = np.linspace(-1, 1, config.resolution)
     surfaces = {
         f"Found by {name}, sharpness {each.sharpness[0]:.1f}": slice_through(

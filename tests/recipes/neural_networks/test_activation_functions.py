@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from recipes import activation_functions as recipe
 from recipes import gradient_checking
@@ -30,6 +30,18 @@ def test_sigmoid_and_its_slope_by_scipy():
     value, slope = recipe.FORMULAS["sigmoid"]
     np.testing.assert_allclose(value(X), expit(X))
     np.testing.assert_allclose(slope(X), expit(X) * expit(-X))
+
+
+def test_softmax_and_its_jacobian():
+    z = np.random.default_rng(0).normal(0, 3, size=(4, 5))
+    p = recipe.softmax(z)
+    np.testing.assert_allclose(p, softmax(z, axis=-1))
+    np.testing.assert_allclose(recipe.softmax(z + 1000), p)
+    with tf.GradientTape() as tape:
+        logits = tf.Variable(z)
+        expected = tf.nn.softmax(logits)
+    jacobians = tape.batch_jacobian(expected, logits)
+    np.testing.assert_allclose(recipe.softmax_jacobian(p), jacobians, atol=1e-12)
 
 
 def test_maxout_by_hand():
@@ -75,6 +87,24 @@ def test_dead_units_are_counted():
     model.set_weights([kernel, bias, *rest])
     x = np.array([[1.0, 1.0], [2.0, 0.0]])  # the second and the third are never above 0
     assert recipe.dead_share(model, x) == 0.5
+
+
+def test_saturated_elus_are_counted():
+    model = recipe.build_network("ELU", 1, depth=1, units=3, classes=2)
+    _, _, *rest = model.get_weights()
+    # −10 for both examples, −10 for one of them, never below 0: 3 of 6.
+    kernel = np.array([[0.0, -10.0, 1.0]])
+    bias = np.array([-10.0, 0.0, 0.0])
+    model.set_weights([kernel, bias, *rest])
+    x = np.array([[1.0], [0.0]])
+    assert recipe.saturated_share(model, x, 0.01) == pytest.approx(1 / 2)
+
+
+def test_a_network_starts_with_the_bias_it_is_given():
+    model = recipe.build_network("ReLU", 3, depth=2, units=4, classes=2, bias=0.1)
+    for number in (1, 2):
+        bias = model.get_layer(f"dense_{number}").get_weights()[1]
+        np.testing.assert_allclose(bias, 0.1)
 
 
 def test_signs_are_one_where_no_input_is_negative():

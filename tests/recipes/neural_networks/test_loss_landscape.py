@@ -135,3 +135,20 @@ def test_a_directions_columns_are_as_long_as_the_neurons(model, points):
                 expected = np.linalg.norm(weight, axis=0)
                 np.testing.assert_allclose(np.linalg.norm(part[0], axis=0), expected)
     assert abs(np.corrcoef(*directions)[0, 1]) < 0.4
+
+
+def test_more_images_are_taken_from_the_others_and_never_tested_on():
+    x = np.arange(1797.0)[:, np.newaxis] * np.ones(64)
+    y = np.arange(1797)
+    few = recipe.EXAMPLES
+    task = recipe.Task(
+        tf.constant(x[:few]), tf.constant(y[:few]), x[few:], y[few:], None, None, None
+    )
+    for count in recipe.SIZES:
+        larger = recipe.with_images(task, count)
+        rows, repeats = np.unique(larger.y, return_counts=True)
+        np.testing.assert_array_equal(rows, np.arange(count))
+        assert np.all(repeats == max(recipe.SIZES) // count)
+        np.testing.assert_array_equal(larger.x[:, 0], larger.y)
+        np.testing.assert_array_equal(larger.y_test, np.arange(max(recipe.SIZES), 1797))
+        np.testing.assert_array_equal(larger.x_test[:, 0], larger.y_test)
