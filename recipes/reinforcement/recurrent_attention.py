@@ -89,17 +89,19 @@ FULL = Config(
 POLICIES = ("learned", "random", "round")
 
 # Where `round` looks, the same in every picture: the center, corners, edges, and anew.
-ROUND = np.array(
+# Of rounds as wide as this, 0.35 and 0.5 this one reads most.
+FAR = 0.25
+ROUND = FAR * np.array(
     [
         (0, 0),
-        (-0.5, -0.5),
-        (0.5, 0.5),
-        (-0.5, 0.5),
-        (0.5, -0.5),
-        (-0.5, 0),
-        (0.5, 0),
-        (0, -0.5),
-        (0, 0.5),
+        (-1, -1),
+        (1, 1),
+        (-1, 1),
+        (1, -1),
+        (-1, 0),
+        (1, 0),
+        (0, -1),
+        (0, 1),
     ],
     "float32",
 )
@@ -333,6 +335,8 @@ def clutter(digits, labels, count: int, side: int, random, pieces: int = 4):
 # --------------------------------------------------------------------------------------
 
 HELD_OUT = 4000  # pictures
+# Of the dense network, which reads far less with as few units as the others have.
+DENSE_UNITS = 512
 
 
 @dataclass
@@ -386,10 +390,9 @@ def accuracy_by_glimpse(agent: Attention, task: Task) -> np.ndarray:
 def build_dense_network(task: Task) -> keras.Model:
     """Sees a whole picture at once. Output: (batch, classes) logits."""
     side = task.config.side
-    units = task.config.units
     picture = keras.Input((side, side), name="picture")
-    hidden = layers.Dense(units, "relu")(layers.Flatten()(picture))
-    hidden = layers.Dense(units, "relu")(hidden)
+    hidden = layers.Dense(DENSE_UNITS, "relu")(layers.Flatten()(picture))
+    hidden = layers.Dense(DENSE_UNITS, "relu")(hidden)
     logits = layers.Dense(task.classes, dtype="float32")(hidden)
     return keras.Model(picture, logits, name="sees-all")
 
@@ -430,8 +433,8 @@ def judge(accuracies: dict[str, np.ndarray], whole: float, task: Task) -> None:
     numbers = config.glimpses * config.scales * config.patch**2
     pixels = config.side**2
     run.claim(
-        "It reads more than a dense network that sees the whole picture, from fewer "
-        "numbers",
+        f"It reads more than a dense network of {DENSE_UNITS} units that sees the whole "
+        "picture, from fewer numbers",
         holds=learned[-1] > whole + 0.03 and numbers < 0.5 * pixels,
         measured=f"accuracy {learned[-1]:.1%} from {numbers} numbers a picture, "
         f"{whole:.1%} from {pixels}, after as many epochs",
