@@ -182,6 +182,15 @@ def coherence(changes: np.ndarray) -> np.ndarray:
     return unlike.sum(axis=(1, 2)) / trace.sum(axis=(1, 2))
 
 
+def same_spectrum(changes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Noise with the power spectrum of each of (n, height, width, channels): its
+    patterns have the same sizes and directions, but what made lines of them is lost."""
+    noise = random.normal(size=changes.shape[:3])
+    turned = np.angle(np.fft.fft2(noise))[..., np.newaxis]
+    spectra = np.fft.fft2(changes, axes=(1, 2)) * np.exp(1j * turned)
+    return np.fft.ifft2(spectra, axes=(1, 2)).real
+
+
 def choose_from_middle(names: list[str], count: int = 3) -> list[str]:
     """At most `count` of the names, from the middle of them."""
     places = np.linspace(len(names) // 4, 2 * len(names) // 3, min(count, len(names)))
@@ -296,20 +305,57 @@ def build_meter(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, outputs, name="activity_meter")
 
 
-def draw_own(run: Run, climbs: dict, picture: np.ndarray, config: Config) -> None:
-    """What three layers see in a picture (height, width, 3) of the user's."""
-    ways = {name: WAYS[name] for name in LAYERS}
-    dreams = dream_all(run, ways, climbs, picture[None], config)
-    draw(run, "own", config.image, ["picture"], {"as it is": picture[None], **dreams})
+@dataclass
+class Findings:
+    """What the dreams add to the photographs, by way."""
+
+    coherence: dict[str, float]
+    coherence_of_noise: dict[str, float]
+    """with the same power spectrum"""
+    wavelength: dict[str, float]
+    gains: np.ndarray
+    """of each of LAYERS (rows) in the dream of each (columns)"""
+    random_gain: float
+    """of the late layer with random weights in its own dream"""
+
+    def lines(self, name: str) -> float:
+        """How much more coherent than noise."""
+        return self.coherence[name] - self.coherence_of_noise[name]
 
 
-def draw_dreams(
-    run: Run, dreams: dict[str, np.ndarray], photos, config: Config
-) -> None:
+def measure(model, random, dreams: dict[str, np.ndarray], photos, seed: int):
+    coherences = {}
+    of_noise = {}
+    waves = {}
+    for name, images in dreams.items():
+        added = images - photos
+        noise = same_spectrum(added, np.random.default_rng(seed))
+        coherences[name] = coherence(added).mean()
+        of_noise[name] = coherence(noise).mean()
+        waves[name] = np.exp(np.log(wavelength(added)).mean())
+
+    features = features_of(random, LAYERS["late"])
+    before = np.mean(activity(features, photos))
+    random_gain = np.mean(activity(features, dreams["late_random"])) / before
+    gains = measure_gains(model, dreams, photos)
+    return Findings(coherences, of_noise, waves, gains, random_gain)
+
+
+def record(run: Run, found: Findings) -> None:
+    run.metrics("coherence", found.coherence)
+    run.metrics("wavelength", found.wavelength, unit="pixels")
+    own_gains = np.diag(found.gains)
+    run.metrics("activity_gain", dict(zip(LAYERS, own_gains, strict=True)))
+    run.metrics("coherence_of_noise", found.coherence_of_noise)
+
+
+def draw_dreams(run: Run, dreams, photos, config: Config) -> None:
     names = photo_names(config)
-    by_layer = {name: dreams[name] for name in LAYERS}
+    columns = {"photograph": photos}
+    for layer in LAYERS:
+        columns[layer] = dreams[layer]
     title = "What early, middle, and late layers see in photographs"
-    draw(run, "dreams", title, names, {"photograph": photos, **by_layer})
+    draw(run, "dreams", title, names, columns)
 
     parts = {
         "octaves and jitter": dreams["early"][:2],
@@ -321,46 +367,41 @@ def draw_dreams(
     draw(run, "parts", title, names[:2], parts)
 
 
-def judge_gains(run: Run, gains: np.ndarray) -> None:
-    """gains: of `measure_gains`."""
-    own = np.diag(gains)
-    others = np.max(gains - np.diag(own), axis=1)
-    run.metrics("activity_gain", dict(zip(LAYERS, own, strict=True)))
+def judge_layers(run: Run, found: Findings) -> None:
+    own = np.diag(found.gains)
+    others = np.max(found.gains - np.diag(own), axis=1)
+    evidence = []
+    for name, gain, other in zip(LAYERS, own, others, strict=True):
+        evidence.append(f"{name} {gain:.1f} ({other:.1f})")
     run.claim(
         "Each layer finds most in its own dream: more than in the photographs, and more "
         "than in what another layer dreams",
         holds=np.all(own > 1.4) and np.all(own > 1.05 * others),
         measured="mean squared activity in its own dream over that in the photographs "
-        "(in the best of the other two dreams): "
-        + ", ".join(
-            f"{name} {gain:.1f} ({other:.1f})"
-            for name, gain, other in zip(LAYERS, own, others, strict=True)
-        ),
+        f"(in the best of the other two dreams): {', '.join(evidence)}",
     )
 
 
-def judge_dreams(
-    run: Run, dreams: dict[str, np.ndarray], photos: np.ndarray, random_gain: float
-) -> None:
-    """random_gain: how many times as active the late layer is in its dream with random
-    weights."""
-    lines = {}
-    waves = {}
-    for name, images in dreams.items():
-        lines[name] = coherence(images - photos).mean()
-        waves[name] = np.exp(np.log(wavelength(images - photos)).mean())
-    run.metrics("coherence", lines)
-    run.metrics("wavelength", waves, unit="pixels")
+def judge_weights(run: Run, found: Findings) -> None:
+    evidence = []
+    for name in ("early", "early_random", "late", "late_random"):
+        evidence.append(
+            f"{name.replace('_', ' ')} {found.coherence[name]:.2f} "
+            f"({found.coherence_of_noise[name]:.2f})"
+        )
     run.claim(
         "What a network dreams of it has learned: with random weights the activity "
         "rises too, but no lines appear, only grain",
-        holds=random_gain > 1.4
-        and lines["early"] > 1.5 * lines["early_random"]
-        and lines["late"] > 1.2 * lines["late_random"],
-        measured=f"coherence of what the early layer adds {lines['early']:.2f}, with "
-        f"random weights {lines['early_random']:.2f}; the late one {lines['late']:.2f} "
-        f"and {lines['late_random']:.2f}, whose activity rises {random_gain:.1f} times",
+        holds=found.random_gain > 1.4
+        and found.lines("early") > found.lines("early_random") + 0.05
+        and found.lines("late") > found.lines("late_random") + 0.02,
+        measured="coherence of what is added (of noise with its power spectrum): "
+        f"{', '.join(evidence)}, whose activity rises {found.random_gain:.1f} times",
     )
+
+
+def judge_habits(run: Run, found: Findings) -> None:
+    waves = found.wavelength
     run.compare(
         "Octaves add larger patterns than as many steps on the whole picture",
         {"with": waves["early"], "without": waves["early_without_octaves"]},
@@ -368,43 +409,46 @@ def judge_dreams(
         less="without",
         times=1.3,
     )
-    run.compare(
-        "Moving the picture before each step draws finer grain out into lines",
-        {
-            "with jitter": lines["early_without_octaves"],
-            "without": lines["early_without_either"],
-        },
-        more="with jitter",
-        less="without",
-        by=0.02,
+    moved = "early_without_octaves"
+    still = "early_without_either"
+    run.claim(
+        "Moving the picture before each step makes the finest patterns coarser and more "
+        "like lines: no pixel counts by itself",
+        holds=waves[moved] > 1.04 * waves[still]
+        and found.coherence[moved] > found.coherence[still],
+        measured=f"without octaves {waves[moved]:.2f} pixels, coherence "
+        f"{found.coherence[moved]:.2f}; without jitter either {waves[still]:.2f}, "
+        f"{found.coherence[still]:.2f}",
     )
 
 
 def main(config: Config, run: Run) -> None:
     is_usual = config.model == IMAGENET
     run.plan(2 if is_usual and config.image else 1)
-    # A bad picture is said before the dreams, not after them.
-    size = (config.size, config.size)
+    size = config.size, config.size
     picture = classifiers.read_image(config.image, size) if config.image else None
     own = classifiers.from_flags(config, run)
     if not is_usual:
         dream_with(run, own, config)
         return
-    photos = data.load_photos(config.size)[list(config.photos)]
 
+    photos = data.load_photos(config.size)[list(config.photos)]
     model = own.model
-    random = forget(model, data.load_photos(model.inputs[0].shape[1]))
+    random = forget(model, data.load_photos(own.model.inputs[0].shape[1]))
     climbs = build_climbs(WAYS, model, random, config)
     dreams = dream_all(run, WAYS, climbs, photos, config)
+    found = measure(model, random, dreams, photos, run.seed)
+    record(run, found)
     draw_dreams(run, dreams, photos, config)
-    if picture is not None:
-        draw_own(run, climbs, picture, config)
+    if config.image:
+        ways = {name: WAYS[name] for name in LAYERS}
+        shown = dream_all(run, ways, climbs, picture[np.newaxis], config)
+        columns = {"as it is": picture[np.newaxis], **shown}
+        draw(run, "own", config.image, ["picture"], columns)
 
-    judge_gains(run, measure_gains(model, dreams, photos))
-    late = features_of(random, LAYERS["late"])
-    before = np.mean(activity(late, photos))
-    random_gain = np.mean(activity(late, dreams["late_random"])) / before
-    judge_dreams(run, dreams, photos, random_gain)
+    judge_layers(run, found)
+    judge_weights(run, found)
+    judge_habits(run, found)
     run.export(build_meter(model), example=data.load_photos(224)[:3])
 
 

@@ -43,12 +43,6 @@ from deep_learning_recipes import (
 )
 from deep_learning_recipes.run import Run, cli
 
-# Of a neuron of the last convolution, in pixels: what it sees, and how far its neighbor
-# is.
-REACH = 28
-STRIDE = 4
-BEST = 9  # scenes that excite a neuron most
-
 
 @dataclass
 class Config:
@@ -81,39 +75,29 @@ FULL = Config(size=64, scenes=20_000, epochs=20, explained=500)
 # The idea: three rules for the way back through a ReLU
 # --------------------------------------------------------------------------------------
 
-
-def guided_rule(x, above):
-    """What a ReLU hands down, given its input and the gradient from above."""
-    return tf.where((x > 0) & (above > 0), above, 0)
-
-
-def deconvnet_rule(x, above):
-    return tf.where(above > 0, above, 0)
-
-
-def gradient_rule(x, above):
-    return tf.where(x > 0, above, 0)
-
-
+# What a ReLU hands down, given its input x and the gradient that comes from above.
 RULES = {
-    "guided": guided_rule,
-    "deconvnet": deconvnet_rule,
-    "gradient": gradient_rule,
+    "guided": lambda x, above: tf.where((x > 0) & (above > 0), above, 0),
+    "deconvnet": lambda x, above: tf.where(above > 0, above, 0),
+    "gradient": lambda x, above: tf.where(x > 0, above, 0),
 }
+REACH = 28  # pixels that a neuron of the last convolution sees in a row
+STRIDE = 4  # pixels from one neuron to the next
 
 
 def build_model(size=48, classes=10) -> keras.Model:
     """Four convolutions. Input: (batch, size, size, 3) in [0, 1]. Output: (batch,
     classes)."""
-    x = images = keras.Input((size, size, 3), name="images")
-    for i, filters in enumerate((16, 32, 64, 64), start=1):
-        width = 5 if i == 1 else 3
+    images = keras.Input((size, size, 3), name="images")
+    x = images
+    sizes = ((16, 5), (32, 3), (64, 3), (64, 3))
+    for number, (filters, width) in enumerate(sizes, start=1):
         x = layers.Conv2D(
-            filters, width, padding="same", use_bias=False, name=f"conv{i}"
+            filters, width, padding="same", use_bias=False, name=f"conv{number}"
         )(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
-        x = layers.Activation("relu", name=f"relu{i}")(x)
-        if i <= 2:
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(x)
+        x = layers.Activation("relu", name=f"relu{number}")(x)
+        if number <= 2:
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalMaxPooling2D(name="neurons")(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(x), name="scenes")
@@ -154,11 +138,11 @@ def with_rule(model: keras.Model, rule) -> keras.Model:
     return twin
 
 
-@tf.function
 def explain(model: keras.Model, images, indices):
     """max over the channels of |∂S/∂x|, (batch, height, width), of one output S of each
     image: a class's logit, a neuron's activation. The rule is that of the model's
     ReLUs."""
+    images = tf.convert_to_tensor(images)
     with tf.GradientTape() as tape:
         tape.watch(images)
         scores = tf.gather(model(images, training=False), indices, batch_dims=1)
@@ -174,11 +158,12 @@ def tf_keras_vis_guided(model: keras.Model, images, classes) -> np.ndarray:
         return method(CategoricalScore(list(classes)), images, normalize_map=False)
 
 
-def randomise_from_top(model: keras.Model, fresh: keras.Model, images, indices):
+def randomize_from_top(model: keras.Model, fresh: keras.Model, images, indices):
     """Yields the maps after one layer more, from the logits down, has got the weights
     of `fresh` (the cascading randomization of Adebayo et al.). Leaves the model without
     what it had learned."""
-    for names in [("logits",)] + [(f"conv{i}", f"norm{i}") for i in (4, 3, 2, 1)]:
+    pairs = [(f"conv{number}", f"norm{number}") for number in (4, 3, 2, 1)]
+    for names in [("logits",), *pairs]:
         for name in names:
             model.get_layer(name).set_weights(fresh.get_layer(name).get_weights())
         yield explain(model, images, indices).numpy()
@@ -188,27 +173,23 @@ def kept_without(model: keras.Model, images, indices, maps, part=0.02) -> float:
     """The share of the outputs' sum that is left when the highest `part` of each map's
     pixels is painted over with the picture's mean color."""
     limits = np.quantile(maps, 1 - part, axis=(1, 2), keepdims=True)
-    is_painted = (maps >= limits)[..., None]
-    painted = np.where(is_painted, images.mean((1, 2), keepdims=True), images)
-
-    rows = np.arange(len(images))
-    before = model.predict(images, verbose=0)[rows, indices].sum()
-    after = model.predict(painted, verbose=0)[rows, indices].sum()
+    is_highest = (maps >= limits)[..., np.newaxis]
+    painted = np.where(is_highest, images.mean((1, 2), keepdims=True), images)
+    each = np.arange(len(images))
+    before = model.predict(images, verbose=0)[each, indices].sum()
+    after = model.predict(painted, verbose=0)[each, indices].sum()
     return after / before
 
 
 def crop(pictures: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """What neurons at these places of the last map see, (n, REACH, REACH, channels); 0
     outside."""
-    margin = (REACH // 2, REACH // 2)
-    padded = np.pad(pictures, ((0, 0), margin, margin, (0, 0)))
-    # Where the middle of what a neuron sees begins.
-    tops = STRIDE * rows + STRIDE // 2
-    lefts = STRIDE * columns + STRIDE // 2
-    patches = [
-        picture[top : top + REACH, left : left + REACH]
-        for picture, top, left in zip(padded, tops, lefts, strict=True)
-    ]
+    edge = (REACH // 2, REACH // 2)
+    padded = np.pad(pictures, ((0, 0), edge, edge, (0, 0)))
+    corners = STRIDE * np.stack([rows, columns], axis=1) + STRIDE // 2
+    patches = []
+    for picture, (top, left) in zip(padded, corners, strict=True):
+        patches.append(picture[top : top + REACH, left : left + REACH])
     return np.stack(patches)
 
 
@@ -231,8 +212,8 @@ def explain_objects(run: Run) -> None:
         correlations = np.corrcoef(maps[name].reshape(len(objects.names), -1))
         alike[name] = correlations[np.triu_indices(len(objects.names), 1)]
     run.compare(
-        "Guided maps of photographs are sharp and say little of the class: asked for a "
-        "cat, a cup or a rocket, they are much alike; gradients are not",
+        "Guided maps of photographs say little of the class: asked for a cat, a cup or a "
+        "rocket, they are much alike; gradients are not",
         {
             "guided, lowest correlation": alike["guided"].min(),
             "gradient, highest": alike["gradient"].max(),
@@ -257,11 +238,27 @@ def explain_objects(run: Run) -> None:
     )
 
 
-def train(config: Config, run: Run, model: keras.Model, scenes: data.Scenes) -> None:
-    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
+def explain_own(
+    own: classifiers.Classifier, images: np.ndarray, config: Config, run: Run
+) -> None:
+    if not any(map(is_relu, own.model.layers)):
+        raise UsageError(
+            f"--model {config.model}: there is no ReLU in it that could be guided"
+        )
+    methods = {}
+    for name, rule in RULES.items():
+        methods[name] = functools.partial(explain, with_rule(own.model, rule))
+    classifiers.explain_own(run, own, images, methods, overlay=False)
+
+
+def train(model: keras.Model, scenes: data.Scenes, config: Config, run: Run) -> None:
+    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
     training.fit(
         model,
         scenes.images,
@@ -272,175 +269,213 @@ def train(config: Config, run: Run, model: keras.Model, scenes: data.Scenes) -> 
     )
 
 
-def explain_own(
-    config: Config, run: Run, own: classifiers.Classifier, images: np.ndarray
-) -> None:
-    if not any(map(is_relu, own.model.layers)):
-        raise UsageError(
-            f"--model {config.model}: there is no ReLU in it that could be guided"
-        )
-    methods = {
-        name: functools.partial(explain, with_rule(own.model, rule))
-        for name, rule in RULES.items()
+@dataclass
+class Neurons:
+    """Those of the last convolution, and the nine scenes that excite each most."""
+
+    model: keras.Model
+    """its outputs are their highest activations in a scene"""
+    activations: np.ndarray
+    """(scenes, rows, columns, neurons)"""
+    best: np.ndarray
+    """numbers of scenes, (neurons, 9)"""
+
+    @property
+    def asked(self) -> np.ndarray:
+        """The neuron of each of the scenes best.ravel()."""
+        return np.repeat(np.arange(len(self.best)), self.best.shape[1])
+
+
+def find_neurons(model: keras.Model, images: np.ndarray) -> Neurons:
+    last = keras.Model(model.input, model.get_layer("relu4").output)
+    activations = last.predict(images, verbose=0)
+    best = np.argsort(-activations.max((1, 2)), axis=0)[:9].T
+    strongest = keras.Model(model.input, model.get_layer("neurons").output)
+    return Neurons(strongest, activations, best)
+
+
+@dataclass
+class Maps:
+    """What one rule draws."""
+
+    of_classes: np.ndarray
+    """of the explained scenes, (n, height, width)"""
+    of_neurons: np.ndarray
+    """of the scenes that excite each neuron, (9 * neurons, height, width)"""
+    anew: list[float]
+    """rank correlation with of_classes when the upper layers are drawn anew, by the
+    number of layers"""
+
+
+def draw_by_rule(
+    rule, model, fresh: keras.Model, images, seen, neurons: Neurons, scenes
+) -> Maps:
+    ruled = with_rule(model, rule)
+    of_classes = explain(ruled, images, seen).numpy()
+    asked = with_rule(neurons.model, rule)
+    of_neurons = explain(asked, scenes[neurons.best.ravel()], neurons.asked).numpy()
+    anew = []
+    for changed in randomize_from_top(ruled, fresh, images, seen):
+        anew.append(classifiers.rank_correlation(of_classes, changed).mean())
+    return Maps(of_classes, of_neurons, anew)
+
+
+def measure(
+    maps: Maps, masks: np.ndarray, neurons: Neurons, scenes
+) -> dict[str, float]:
+    heat = maps.of_classes
+    on_digit = (heat * masks).sum((1, 2)) / heat.sum((1, 2))
+    # As many pixels as an even map would need for this entropy.
+    pixels = np.exp(entropy(heat.reshape(len(heat), -1), axis=1))
+    excited = scenes[neurons.best.ravel()]
+    kept = kept_without(neurons.model, excited, neurons.asked, maps.of_neurons)
+    return {
+        "share_on_digit": np.mean(on_digit),
+        "spread": pixels.mean() / heat[0].size,
+        "correlation_upper_layers_anew": maps.anew[1],
+        "neurons_keep_when_erased": kept,
     }
-    classifiers.explain_own(run, own, images, methods, overlay=False)
 
 
-def judge_maps(
-    run: Run, maps: dict[str, np.ndarray], masks: np.ndarray, library: np.ndarray
+def keep_at_random(neurons: Neurons, gradient: Maps, scenes, seed: int) -> float:
+    """What neurons keep if as many pixels are erased anywhere in what they look at.
+    gradient: 0 where a pixel does not count at all."""
+    noise = np.random.default_rng(seed).random(gradient.of_neurons.shape)
+    maps = np.where(gradient.of_neurons > 0, 1 + noise, noise)
+    return kept_without(
+        neurons.model, scenes[neurons.best.ravel()], neurons.asked, maps
+    )
+
+
+def list_by_rule(found: dict[str, dict[str, float]], measured: str) -> str:
+    return ", ".join(f"{name} {each[measured]:.3f}" for name, each in found.items())
+
+
+def judge(
+    found: dict[str, dict[str, float]],
+    maps: dict[str, Maps],
+    at_random: float,
+    run: Run,
 ) -> None:
-    """maps: by rule. library: tf-keras-vis's guided maps of the first scenes."""
-    shares = {}
-    spreads = {}
-    for name, heat in maps.items():
-        pixels = heat.reshape(len(heat), -1)
-        on_digit = (heat * masks).sum((1, 2)) / heat.sum((1, 2))
-        shares[name] = on_digit.mean()
-        spreads[name] = np.exp(entropy(pixels, axis=1)).mean() / pixels.shape[1]
-        run.metric(f"{name}_share_on_digit", shares[name])
-        run.metric(f"{name}_spread", spreads[name])
+    guided = found["guided"]
+    deconvnet = found["deconvnet"]
+    plain = found["gradient"]
+    shares = list_by_rule(found, "share_on_digit")
     run.claim(
         "Guided maps are cleaner: more of them lies on the digit than of the deconvnet's, "
         "and more of the deconvnet's than of the plain gradient's",
-        holds=shares["guided"] - 0.03 > shares["deconvnet"] > shares["gradient"] + 0.03,
-        measured=f"{in_words(shares)}; spread over {in_words(spreads)} of the picture",
+        holds=guided["share_on_digit"] - 0.03
+        > deconvnet["share_on_digit"]
+        > plain["share_on_digit"] + 0.03,
+        measured=f"{shares}; spread over {list_by_rule(found, 'spread')} of the picture",
     )
-    difference = np.abs(maps["guided"][: len(library)] - library).max() / library.max()
+    upper = "correlation_upper_layers_anew"
+    run.claim(
+        "Clean is not faithful: with the logits and the last convolution drawn anew the "
+        "guided map stays much as it was, and more so than the gradient",
+        holds=guided[upper] > max(0.6, plain[upper] + 0.02),
+        measured=f"rank correlation with the map before: {list_by_rule(found, upper)}; "
+        f"with all layers drawn anew guided {maps['guided'].anew[-1]:.3f}",
+    )
+    run.claim(
+        "Run back from one neuron, it finds the pixels that excite it: the neuron loses "
+        "far more without the highest 2 % than without as many others that it sees",
+        holds=guided["neurons_keep_when_erased"] < at_random - 0.2,
+        measured=f"activation kept: {list_by_rule(found, 'neurons_keep_when_erased')}, "
+        f"random {at_random:.3f}",
+    )
+
+
+def compare_with_library(
+    model: keras.Model, maps: Maps, images, seen, run: Run
+) -> None:
+    library = tf_keras_vis_guided(model, images[:32], seen[:32])
+    difference = np.abs(maps.of_classes[:32] - library).max() / library.max()
     run.claim(
         "One more condition in the ReLU is all: tf-keras-vis's modifier gives the same "
         "maps",
         holds=difference < 1e-4,
-        measured=f"largest difference {difference:.1e} of the highest value over "
-        f"{len(library)} scenes",
+        measured=f"largest difference {difference:.1e} of the highest value over 32 "
+        "scenes",
     )
 
 
-def in_words(by_rule: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in by_rule.items())
-
-
-def judge_faithfulness(
-    run: Run,
-    nets: dict[str, keras.Model],
-    fresh: keras.Model,
-    images: np.ndarray,
-    classes: np.ndarray,
-    maps: dict[str, np.ndarray],
-) -> None:
-    """How much of each rule's maps outlives what the network has learned. The networks
-    are without it afterwards. fresh: a network that has not learned."""
-    kept = {}
-    for name, net in nets.items():
-        drawn_anew = randomise_from_top(net, fresh, images, classes)
-        kept[name] = [
-            classifiers.rank_correlation(maps[name], each).mean() for each in drawn_anew
-        ]
-    # The logits and the last convolution are drawn anew.
-    upper = {name: each[1] for name, each in kept.items()}
-    for name, value in upper.items():
-        run.metric(f"{name}_correlation_upper_layers_anew", value)
-    run.claim(
-        "Clean is not faithful: with the logits and the last convolution drawn anew the "
-        "network reads nothing, yet the guided map stays much as it was, and more so than "
-        "the gradient",
-        holds=upper["guided"] > max(0.6, upper["gradient"] + 0.02),
-        measured=f"rank correlation with the map before: {in_words(upper)}",
-    )
-    run.figure(
-        "randomized",
-        figures.curves(
-            kept,
-            title="Correlation with the original map",
-            xlabel="layers drawn anew, from the logits down",
-            ylabel="rank correlation",
-        ),
-    )
-
-
-def ask_neurons(run: Run, model: keras.Model, images: np.ndarray) -> None:
-    """Each neuron of the last convolution, about the nine scenes that excite it most."""
-    last = keras.Model(model.input, model.get_layer("relu4").output)
-    neurons = keras.Model(model.input, model.get_layer("neurons").output)
-    activations = last.predict(images, verbose=0)
-    best = np.argsort(-activations.max((1, 2)), axis=0)[:BEST].T  # (neurons, BEST)
-    scenes = images[best.ravel()]
-    asked = np.repeat(np.arange(len(best)), BEST)
-
-    maps = {}
-    kept = {}
-    for name, rule in RULES.items():
-        maps[name] = explain(with_rule(neurons, rule), scenes, asked).numpy()
-        kept[name] = kept_without(neurons, scenes, asked, maps[name])
-        run.metric(f"{name}_neurons_keep_when_erased", kept[name])
-    noise = np.random.default_rng(run.seed).random(maps["guided"].shape)
-    of_noise = kept_without(neurons, scenes, asked, noise)
-    run.metric("neurons_keep_when_erased_at_random", of_noise)
-    run.claim(
-        "Run back from one neuron, it finds the pixels that excite it: the neuron loses "
-        "far more without the highest 2 % than without as many others",
-        holds=kept["guided"] < of_noise - 0.2,
-        measured=f"activation kept: {in_words(kept)}, random {of_noise:.3f}",
-    )
-    guided = maps["guided"].reshape(*best.shape, *images.shape[1:3], 1)
-    draw_patches(run, images, activations, best, guided)
-
-
-def draw_patches(run: Run, images, activations, best, guided) -> None:
-    """What the four most excited neurons see. best: (neurons, BEST) scenes; guided:
-    their maps, (neurons, BEST, height, width, 1)."""
-    count, _, width, neurons = activations.shape
-    places = activations.reshape(count, -1, neurons).argmax(axis=1)
+def draw_patches(neurons: Neurons, guided: Maps, scenes: np.ndarray, size: int):
+    """What excites the four strongest neurons, and the pixels that did it."""
+    count = len(neurons.best)
+    flat = neurons.activations.reshape(len(scenes), -1, count)
+    rows, columns = np.divmod(flat.argmax(axis=1), size // STRIDE)
+    by_neuron = guided.of_neurons.reshape(count, -1, size, size, 1)
     patches = {}
-    for neuron in np.argsort(-activations.max((0, 1, 2)))[:4]:
-        scenes = best[neuron]
-        rows, columns = np.divmod(places[scenes, neuron], width)
-        heat = guided[neuron]
+    for neuron in np.argsort(-neurons.activations.max((0, 1, 2)))[:4]:
+        best = neurons.best[neuron]
+        places = (rows[best, neuron], columns[best, neuron])
+        heat = by_neuron[neuron]
         heat = heat / heat.max((1, 2), keepdims=True)
-        patches[f"excite neuron {neuron}"] = crop(images[scenes], rows, columns)
-        patches[f"guided {neuron}"] = crop(heat, rows, columns)
-    drawn = figures.image_rows(patches, title="What excites a neuron", columns=BEST)
-    run.figure("patches", drawn)
+        patches[f"excite neuron {neuron}"] = crop(scenes[best], *places)
+        patches[f"guided {neuron}"] = crop(heat, *places)
+    return figures.image_rows(patches, title="What excites a neuron", columns=9)
+
+
+def draw_figures(
+    maps: dict[str, Maps], neurons: Neurons, test, seen, config: Config, run: Run
+) -> None:
+    rules = figures.heat_maps(
+        test.images[:5],
+        {name: each.of_classes for name, each in maps.items()},
+        title="One gradient, three rules",
+        captions=[f"read as {digit}" for digit in seen[:5]],
+        overlay=False,
+    )
+    run.figure("rules", rules)
+    patches = draw_patches(neurons, maps["guided"], test.images, config.size)
+    run.figure("patches", patches)
+    randomized = figures.curves(
+        {name: each.anew for name, each in maps.items()},
+        title="Correlation with the original map",
+        xlabel="layers drawn anew, from the logits down",
+        ylabel="rank correlation",
+    )
+    run.figure("randomized", randomized)
 
 
 def main(config: Config, run: Run) -> None:
     if config.model:
         own = classifiers.from_flags(config, run)
-        explain_own(config, run, own, own.pictures(config.image))
+        explain_own(own, own.pictures(config.image), config, run)
         return
-    # A bad picture is said before the training, not after it.
-    shape = (config.size, config.size)
-    picture = classifiers.read_image(config.image, shape) if config.image else None
+    size = config.size
+    if config.image:  # a bad one is said before anything is trained
+        picture = classifiers.read_image(config.image, (size, size))
 
     explain_objects(run)
-    scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
-    model = build_model(config.size)
-    fresh = build_model(config.size)
-    train(config, run, model, scenes)
-    if picture is not None:
+    train_set, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
+    model = build_model(size)
+    fresh = build_model(size)
+    train(model, train_set, config, run)
+    if config.image:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
-        explain_own(config, run, own, picture[None])
-    accuracy = model.evaluate(test.images, test.labels, verbose=0)[1]
+        explain_own(own, picture[np.newaxis], config, run)
 
     images = test.images[: config.explained]
     masks = test.masks[: config.explained]
     seen = np.asarray(model(images, training=False)).argmax(axis=1)
-    nets = {name: with_rule(model, rule) for name, rule in RULES.items()}
-    maps = {name: explain(net, images, seen).numpy() for name, net in nets.items()}
-    judge_maps(run, maps, masks, tf_keras_vis_guided(model, images[:32], seen[:32]))
-    run.metric("test_accuracy", accuracy)
-    judge_faithfulness(run, nets, fresh, images, seen, maps)
-    ask_neurons(run, model, test.images)
+    neurons = find_neurons(model, test.images)
+    maps = {}
+    found = {}
+    for name, rule in RULES.items():
+        maps[name] = draw_by_rule(
+            rule, model, fresh, images, seen, neurons, test.images
+        )
+        found[name] = measure(maps[name], masks, neurons, test.images)
+        run.metrics(name, found[name])
+    at_random = keep_at_random(neurons, maps["gradient"], test.images, run.seed)
+    run.metric("neurons_keep_when_erased_at_random", at_random)
+    run.metric("test_accuracy", model.evaluate(test.images, test.labels, verbose=0)[1])
 
-    run.figure(
-        "rules",
-        figures.heat_maps(
-            images[:5],
-            maps,
-            title="One gradient, three rules",
-            captions=[f"read as {digit}" for digit in seen[:5]],
-            overlay=False,
-        ),
-    )
+    judge(found, maps, at_random, run)
+    compare_with_library(model, maps["guided"], images, seen, run)
+    draw_figures(maps, neurons, test, seen, config, run)
     run.export(serving.classifier(model), example=images[:3])
 
 

@@ -166,3 +166,13 @@ def test_a_network_and_a_picture_of_ones_own(channels, tmp_path):
 
 def test_a_missing_picture_ends_the_run_at_once(tmp_path):
     assert run_in_process("deep_dream", tmp_path / "no", "--image", "no.png").code == 2
+
+
+def test_noise_of_the_same_spectrum_has_it_and_no_lines():
+    changes = np.zeros((2, 32, 32, 3))
+    changes[:, 8] = changes[:, :, 20] = 1
+    noise = dd.same_spectrum(changes, np.random.default_rng(0))
+    expected = np.abs(np.fft.fft2(changes, axes=(1, 2)))
+    found = np.abs(np.fft.fft2(noise, axes=(1, 2)))
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    assert np.abs(np.corrcoef(noise.ravel(), changes.ravel())[0, 1]) < 0.5

@@ -131,7 +131,7 @@ def test_layers_are_drawn_anew_from_the_logits_down(scene):
     fresh = gb.build_model(16)
     twin = gb.with_rule(model, gb.RULES["gradient"])
     changed = []
-    for _ in gb.randomise_from_top(twin, fresh, pictures, classes):
+    for _ in gb.randomize_from_top(twin, fresh, pictures, classes):
         same = {
             name: all(
                 np.array_equal(a, b)
