@@ -160,3 +160,14 @@ def test_a_saved_model_loads_and_computes_the_same(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(X), model(X))
+
+
+def test_the_rate_falls_along_a_cosine_from_a_peak_that_may_be_set():
+    schedule = binary_networks.DecayFromPeak(40)
+    for peak in (3e-3, 1e-2):
+        schedule.peak.assign(peak)
+        expected = keras.optimizers.schedules.CosineDecay(peak, 40)
+        for step in (0, 13, 40):
+            assert float(schedule(step)) == pytest.approx(
+                float(expected(step)), abs=1e-9
+            )
