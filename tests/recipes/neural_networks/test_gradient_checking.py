@@ -138,6 +138,10 @@ def test_as_many_entries_as_asked_for_and_the_model_stays_as_it_was(capsys):
         np.testing.assert_array_equal(old, new)
 
 
+def test_an_error_that_shrinks_as_a_power():
+    assert gc.power_of(3 * gc.EPSILONS**1.5) == pytest.approx(1.5)
+
+
 def test_quotients_are_exact_where_they_can_be():
     """Of w²: from the left 2w − ε, from the right 2w + ε, central exactly 2w."""
     left, right = gc.difference_quotients(
