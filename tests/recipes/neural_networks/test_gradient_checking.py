@@ -47,7 +47,7 @@ MORE_LAYERS = {
 }
 # Of several inputs or of whole numbers: each has a test of its own below.
 MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}
-OTHERS = {"Embedding", "Layer", "Wrapper", "Input", "InputLayer", *MERGING}
+OTHERS = {"Dot", "Embedding", "Layer", "Wrapper", "Input", "InputLayer", *MERGING}
 
 
 @pytest.mark.parametrize("name", [*gc.LAYERS, *MORE_LAYERS])
@@ -69,16 +69,24 @@ def test_no_layer_of_the_catalogue_is_forgotten():
     assert used - {*gc.LAYERS, *MORE_LAYERS, *OTHERS} - drawing == set()
 
 
-@pytest.mark.parametrize("name", sorted(MERGING))
-def test_merging_layers_pass(name):
+def error_of_merging(layer):
     x = keras.Input((5,))
-    out = getattr(layers, name)()([layers.Dense(3)(x), layers.Dense(3)(x)])
+    out = layer([layers.Dense(3)(x), layers.Dense(3)(x)])
     random = np.random.default_rng(0)
     x_4, y = random.normal(size=(4, 5)), random.normal(size=(4, *out.shape[1:]))
     rows = gc.check_gradients(
         keras.Model(x, out), x_4, y, keras.losses.MeanSquaredError()
     )
-    assert max(row.error for row in rows.values()) < 1e-6
+    return max(row.error for row in rows.values())
+
+
+@pytest.mark.parametrize("name", sorted(MERGING))
+def test_merging_layers_pass(name):
+    assert error_of_merging(getattr(layers, name)()) < 1e-6
+
+
+def test_dot_products_pass():
+    assert error_of_merging(layers.Dot(axes=-1)) < 1e-6
 
 
 def test_embedding_passes_within_a_sequential_model():
