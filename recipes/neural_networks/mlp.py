@@ -26,6 +26,7 @@ import numpy as np
 from annotated_types import Interval
 from keras import layers
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
 from sklearn.datasets import load_digits, make_moons
 from sklearn.ensemble import RandomForestClassifier
@@ -150,145 +151,140 @@ def simpler_methods() -> dict[str, ClassifierMixin]:
 
 def widths_of(shape: str) -> tuple[int, ...]:
     """'128-64' is (128, 64), 'linear' is no hidden layer."""
+    if not re.fullmatch(r"linear|[1-9]\d{0,3}(-[1-9]\d{0,3})*", shape):
+        raise UsageError(
+            f"--shapes {shape}: widths of hidden layers are such as 128-64, or linear"
+        )
     if shape == "linear":
         return ()
     return tuple(map(int, shape.split("-")))
 
 
-def plot_regions(
-    models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray
-) -> plt.Figure:
-    """Where each two-class network says which class, under the points it is asked
-    about."""
-    horizontal, vertical = np.meshgrid(
-        np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200)
+@dataclass
+class Task:
+    """A fifth of what there is to train on chooses among networks and among methods;
+    the test part is only reported."""
+
+    x: np.ndarray
+    """(images, pixels)"""
+    y: np.ndarray
+    x_valid: np.ndarray
+    y_valid: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    classes: int
+    config: Config
+    run: Run
+
+
+def load_task(config: Config, run: Run) -> Task:
+    (x, y), (x_test, y_test) = data.load_vectors(config.data)
+    classes = len(data.class_names(config.data))
+    rows = np.random.default_rng(run.seed).permutation(len(x))
+    valid, rest = np.split(rows, [max(1, len(x) // 5)])
+    return Task(
+        x[rest], y[rest], x[valid], y[valid], x_test, y_test, classes, config, run
     )
-    grid = np.stack([horizontal.ravel(), vertical.ravel()], axis=1).astype("float32")
-    figure, panels = plt.subplots(1, len(models), figsize=(9, 3.6), sharey=True)
-    for axes, (title, model) in zip(panels, models.items(), strict=True):
-        share = forward(model.get_weights(), grid)[:, 1].reshape(horizontal.shape)
-        filled = axes.contourf(
-            horizontal, vertical, share, 20, cmap="PuOr", vmin=0, vmax=1, alpha=0.7
-        )
-        axes.contour(horizontal, vertical, share, [0.5], colors="black")
-        axes.scatter(
-            *x[y == 0].T, s=12, c="#E69F00", edgecolors="black", linewidths=0.4
-        )
-        axes.scatter(
-            *x[y == 1].T, s=12, c="#0072B2", edgecolors="black", linewidths=0.4
-        )
-        axes.set(title=title, xlabel="first input")
-    panels[0].set_ylabel("second input")
-    figure.colorbar(filled, ax=panels, label="probability of the blue class")
-    return figure
 
 
-def plot_accuracies(
-    networks: dict[str, list[float]], others: dict[str, float]
-) -> plt.Figure:
-    """Networks' accuracies (each start a point, the mean a bar) beside the other
-    methods'."""
-    names = [*others, *networks]
-    values = [*others.values(), *(np.mean(starts) for starts in networks.values())]
-    colors = ["#999999"] * len(others) + ["#0072B2"] * len(networks)
-    figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    axes.barh(names, values, color=colors)
-    for name, starts in networks.items():
-        axes.plot(starts, [name] * len(starts), "k.", markersize=4)
-    for row, value in enumerate(values):
-        axes.text(1.003, row, f"{100 * value:.1f} %", va="center", fontsize=9)
-    lowest = min(min(starts) for starts in networks.values())
-    start = math.floor(10 * min(0.7, lowest, *values)) / 10
-    axes.set(xlim=(start, 1), xlabel=f"held-out accuracy (bars start at {start:g})")
-    figure.suptitle(
-        "Networks by hidden widths (blue; dots: starts), simpler methods (gray)"
-    )
-    axes.grid(axis="y", visible=False)
-    return figure
+def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+    answers = forward(model.get_weights(), x).argmax(axis=1)
+    return float(np.mean(answers == y))
 
 
-def main(config: Config, run: Run) -> None:
-    run.plan(2 + len(config.shapes) * config.restarts)
-    for shape in config.shapes:
-        if not re.fullmatch(r"linear|[1-9]\d{0,3}(-[1-9]\d{0,3})*", shape):
-            raise UsageError(
-                f"--shapes {shape}: widths of hidden layers are such as 128-64, or linear"
-            )
-    # One neuron a class against a hidden layer, where a straight line cannot be right.
+@dataclass
+class Results:
+    """Of one network from several starts."""
+
+    accuracies: list[float]
+    """on test images, (starts,)"""
+    test_losses: list[float]
+    """cross-entropy on test images in nats, (starts,)"""
+    validation: list[float]
+    """accuracies on validation images, (starts,)"""
+    losses: np.ndarray
+    """on validation images, (epochs, starts)"""
+    model: keras.Model
+    """the last one"""
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.accuracies))
+
+
+def train(shape: str, task: Task) -> Results:
+    config = task.config
+    accuracies = []
+    test_losses = []
+    validation = []
+    losses = []
+    for _ in range(config.restarts):
+        model = build_mlp(task.x.shape[1], widths_of(shape), task.classes)
+        compile_for_sgd(model, config.learning_rate, config.momentum)
+        history = training.fit(
+            model,
+            task.x,
+            task.y,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            validation_data=(task.x_valid, task.y_valid),
+            callbacks=task.run.callbacks,
+        ).history
+        probabilities = forward(model.get_weights(), task.x_test)
+        accuracies.append(accuracy(model, task.x_test, task.y_test))
+        test_losses.append(cross_entropy(probabilities, task.y_test))
+        validation.append(history["val_accuracy"][-1])
+        losses.append(history["val_loss"])
+    return Results(accuracies, test_losses, validation, np.transpose(losses), model)
+
+
+@dataclass
+class Moons:
+    """Two interleaved classes in the plane, where a straight line cannot be right."""
+
+    x: np.ndarray
+    """(points, 2), held out"""
+    y: np.ndarray
+    networks: dict[str, keras.Model]
+
+
+def learn_moons(config: Config, run: Run) -> Moons:
+    """By one neuron a class, and with a hidden layer."""
     x, y = make_moons(1000, noise=0.15, random_state=0)
     x = x.astype("float32")
-    moons = {}
+    networks = {}
     for title, widths in {"no hidden layer": (), "16 hidden neurons": (16,)}.items():
         model = compile_for_sgd(build_mlp(2, widths, classes=2), 0.1, config.momentum)
         training.fit(model, x[:500], y[:500], epochs=60, callbacks=run.callbacks)
-        moons[title] = model
-    straight, bent = (
-        float(np.mean(forward(model.get_weights(), x[500:]).argmax(axis=1) == y[500:]))
-        for model in moons.values()
-    )
-    run.figure("regions", plot_regions(moons, x[500:], y[500:]))
+        networks[title] = model
+    return Moons(x[500:], y[500:], networks)
+
+
+def judge_moons(moons: Moons, run: Run) -> None:
+    straight, bent = [
+        accuracy(model, moons.x, moons.y) for model in moons.networks.values()
+    ]
     run.claim(
         "A neuron alone splits the plane by a straight line; a hidden layer bends it",
         any_data=True,
         holds=bent > straight + 0.05,
-        measured=f"interleaved moons: accuracy {straight:.3f} without, {bent:.3f} with 16 neurons",
+        measured=f"interleaved moons: accuracy {straight:.3f} without, {bent:.3f} with "
+        "16 neurons",
     )
 
-    # The same on the data set, by width and depth. A fifth of what there is to train on
-    # chooses among networks and among methods; the test part is only reported.
-    (x, y), (x_test, y_test) = data.load_vectors(config.data)
-    classes = len(data.class_names(config.data))
-    rows = np.random.default_rng(run.seed).permutation(len(x))
-    held_out, rest = np.split(rows, [max(1, len(x) // 5)])
-    x_train, y_train = x[rest], y[rest]
-    x_valid, y_valid = x[held_out], y[held_out]
-    accuracies: dict[str, list[float]] = {}
-    validation = {}
-    losses = {}
-    for shape in config.shapes:
-        widths = widths_of(shape)
-        accuracies[shape] = []
-        validation[shape] = 0.0
-        for _ in range(config.restarts):
-            model = build_mlp(x.shape[1], widths, classes)
-            compile_for_sgd(model, config.learning_rate, config.momentum)
-            history = training.fit(
-                model,
-                x_train,
-                y_train,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                validation_data=(x_valid, y_valid),
-                callbacks=run.callbacks,
-            ).history
-            answers = forward(model.get_weights(), x_test).argmax(axis=1)
-            accuracies[shape].append(float(np.mean(answers == y_test)))
-            validation[shape] += history["val_accuracy"][-1] / config.restarts
-        losses[shape] = history["val_loss"]
-    mean = {shape: float(np.mean(starts)) for shape, starts in accuracies.items()}
-    best = max(validation, key=validation.__getitem__)
-    methods = {
-        name: method.fit(x_train, y_train) for name, method in simpler_methods().items()
-    }
-    others = {name: method.score(x_test, y_test) for name, method in methods.items()}
-    strongest = max(methods, key=lambda name: methods[name].score(x_valid, y_valid))
-    run.metric("test_accuracy", mean[best])
-    if "linear" in mean:
-        run.metric("linear_test_accuracy", mean["linear"])
-    run.metric("simpler_method_test_accuracy", others[strongest])
-    run.figure("accuracies", plot_accuracies(accuracies, others))
-    run.figure(
-        "losses",
-        figures.curves(
-            losses, title="Validation loss of the last start", ylabel="cross-entropy"
-        ),
-    )
+
+def judge_shapes(results: dict[str, Results], task: Task) -> None:
+    run = task.run
+    mean = {shape: each.accuracy for shape, each in results.items()}
+    loss = {shape: np.mean(each.test_losses) for shape, each in results.items()}
     if run.has("--shapes", mean, "linear", "128"):
+        # A few images more or less are chance; the loss tells the two apart.
         run.claim(
             "One hidden layer beats the linear classifier",
-            holds=mean["128"] > mean["linear"] + 0.003,
-            measured=f"test accuracy {mean['128']:.4f} with 128 neurons, "
-            f"{mean['linear']:.4f} linear",
+            holds=loss["128"] < 0.9 * loss["linear"] and mean["128"] > mean["linear"],
+            measured=f"test cross-entropy {loss['128']:.3f} nats with 128 neurons, "
+            f"{loss['linear']:.3f} linear; accuracy {mean['128']:.4f}, "
+            f"{mean['linear']:.4f}",
         )
     if run.has("--shapes", mean, "4", "128"):
         run.claim(
@@ -299,29 +295,148 @@ def main(config: Config, run: Run) -> None:
         )
     if run.has("--shapes", mean, "128", "128-128"):
         run.claim(
-            f"A second hidden layer hardly matters with {len(x_train):,} images",
+            f"A second hidden layer hardly matters with {len(task.x):,} images",
             holds=abs(mean["128-128"] - mean["128"]) < 0.015,
             measured=f"test accuracy {mean['128-128']:.4f} with two, {mean['128']:.4f} "
             "with one",
         )
+
+
+@dataclass
+class Chosen:
+    """What is best on validation images, and its accuracy on test images."""
+
+    name: str
+    accuracy: float
+
+
+def choose_network(results: dict[str, Results]) -> Chosen:
+    validation = {shape: np.mean(each.validation) for shape, each in results.items()}
+    best = max(validation, key=validation.__getitem__)
+    return Chosen(best, results[best].accuracy)
+
+
+def choose_method(methods: dict[str, ClassifierMixin], task: Task) -> Chosen:
+    validation = {
+        name: method.score(task.x_valid, task.y_valid)
+        for name, method in methods.items()
+    }
+    best = max(validation, key=validation.__getitem__)
+    return Chosen(best, methods[best].score(task.x_test, task.y_test))
+
+
+def judge_methods(network: Chosen, method: Chosen, run: Run) -> None:
     run.claim(
         "Try other methods first: a simpler one comes within half a point or wins",
-        holds=others[strongest] > mean[best] - 0.005,
-        measured=f"chosen by validation: {strongest} {others[strongest]:.4f}, network "
-        f"{best} {mean[best]:.4f} of test",
+        holds=method.accuracy > network.accuracy - 0.005,
+        measured=f"chosen by validation: {method.name} {method.accuracy:.4f}, network "
+        f"{network.name} {network.accuracy:.4f} of test",
     )
 
-    # All that the last network does fits in four lines of NumPy.
-    probabilities = forward(model.get_weights(), x_valid)
-    ours = cross_entropy(probabilities, y_valid)
-    keras_loss = losses[shape][-1]
-    run.claim(
-        "Matrix products, max(0, ·) and −log p are all there is: NumPy finds Keras's loss",
+
+def judge_numpy(results: Results, task: Task) -> None:
+    """All that the last network does fits in four lines of NumPy."""
+    probabilities = forward(results.model.get_weights(), task.x_valid)
+    ours = cross_entropy(probabilities, task.y_valid)
+    keras_loss = results.losses[-1, -1]
+    task.run.claim(
+        "Matrix products, max(0, ·) and −log p are all there is: NumPy finds Keras's "
+        "loss",
         any_data=True,
         holds=abs(ours - keras_loss) < 1e-4,
         measured=f"cross-entropy {ours:.6f} in NumPy, {keras_loss:.6f} in Keras",
     )
-    run.export(serving.classifier(model), example=x_test[:3])
+
+
+def draw_regions(moons: Moons) -> Figure:
+    """Where each two-class network says which class, under the points it is asked
+    about."""
+    horizontal, vertical = np.meshgrid(
+        np.linspace(-2, 3, 200), np.linspace(-1.5, 2, 200)
+    )
+    grid = np.stack([horizontal.ravel(), vertical.ravel()], axis=1).astype("float32")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for axes, (title, model) in zip(panels, moons.networks.items(), strict=True):
+        share = forward(model.get_weights(), grid)[:, 1].reshape(horizontal.shape)
+        filled = axes.contourf(
+            horizontal, vertical, share, 20, cmap="PuOr", vmin=0, vmax=1, alpha=0.7
+        )
+        axes.contour(horizontal, vertical, share, [0.5], colors="black")
+        for label, (marker, color) in enumerate((("o", "#E69F00"), ("^", "#0072B2"))):
+            points = moons.x[moons.y == label]
+            axes.scatter(
+                *points.T, s=14, marker=marker, c=color, edgecolors="k", linewidths=0.4
+            )
+        axes.set(title=title, xlabel="first input")
+    panels[0].set_ylabel("second input")
+    figure.colorbar(filled, ax=panels, label="probability of the blue class")
+    return figure
+
+
+def draw_accuracies(
+    results: dict[str, Results], methods: dict[str, ClassifierMixin], task: Task
+) -> Figure:
+    """A point for each method, and for each network its starts and their mean."""
+    names = [*methods, *results]
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    means = []
+    for method in methods.values():
+        means.append(method.score(task.x_test, task.y_test))
+    axes.plot(means, list(methods), "s", color="#666666", label="simpler methods")
+    for name, each in results.items():
+        axes.plot(each.accuracies, [name] * len(each.accuracies), "k.", markersize=5)
+        means.append(each.accuracy)
+    axes.plot(
+        means[len(methods) :],
+        list(results),
+        "o",
+        color="#0072B2",
+        label="networks by hidden widths (dots: starts)",
+    )
+    for row, value in enumerate(means):
+        axes.text(1.01, row, f"{100 * value:.1f} %", va="center", fontsize=9)
+
+    lowest = min(*means, *[min(each.accuracies) for each in results.values()])
+    start = math.floor(10 * min(0.5, lowest)) / 10
+    axes.set(xlim=(start, 1.005), xlabel="held-out accuracy")
+    axes.set_yticks(range(len(names)), names)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def main(config: Config, run: Run) -> None:
+    run.plan(2 + len(config.shapes) * config.restarts)
+    for shape in config.shapes:
+        widths_of(shape)  # refuses what is none before anything is trained
+    moons = learn_moons(config, run)
+    judge_moons(moons, run)
+
+    task = load_task(config, run)
+    results = {shape: train(shape, task) for shape in config.shapes}
+    methods = {
+        name: method.fit(task.x, task.y) for name, method in simpler_methods().items()
+    }
+    network = choose_network(results)
+    method = choose_method(methods, task)
+    run.metric("test_accuracy", network.accuracy)
+    if "linear" in results:
+        run.metric("linear_test_accuracy", results["linear"].accuracy)
+    run.metric("simpler_method_test_accuracy", method.accuracy)
+    judge_shapes(results, task)
+    judge_methods(network, method, run)
+    last = results[config.shapes[-1]]
+    judge_numpy(last, task)
+
+    run.figure("regions", draw_regions(moons))
+    run.figure("accuracies", draw_accuracies(results, methods, task))
+    losses = figures.curves(
+        {shape: each.losses for shape, each in results.items()},
+        title=f"Validation loss (mean and range of {config.restarts} starts)",
+        ylabel="cross-entropy (nats)",
+        yscale="log",
+    )
+    run.figure("losses", losses)
+    run.export(serving.classifier(last.model), example=task.x_test[:3])
 
 
 if __name__ == "__main__":
