@@ -435,7 +435,7 @@ def draw_errors(solved: dict[str, Solved], discount: float) -> Figure:
     lines[f"bound γᵏ, γ = {discount:g}"] = (sweeps, discount**sweeps)
     return figures.curves(
         lines,
-        title="Value iteration: each sweep brings the worst error down by γ or more",
+        title="Each sweep brings the worst error down by γ or more",
         xlabel="sweep k",
         ylabel="largest error / first error",
         yscale="log",
