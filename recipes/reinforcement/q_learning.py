@@ -349,9 +349,9 @@ def judge_optimum(name: str, found: Found, config: Config, run: Run) -> None:
     of_constant = np.abs(of_entries - np.median(of_entries)).mean()
     run.metric(f"return_{name}", np.mean(earned))
     run.claim(
-        f"On {name} Q-learning comes within a tenth of the optimal return, and far "
-        "nearer to Q* than one number for all where it has been often",
-        holds=np.mean(earned) > best - 0.1 * abs(best) and error < 0.5 * of_constant,
+        f"On {name} Q-learning comes within a tenth of the optimal return, and where it "
+        "has been often nearer to Q* than one number for all entries",
+        holds=np.mean(earned) > best - 0.1 * abs(best) and error < 0.75 * of_constant,
         measured=f"return {np.mean(earned):.3f} (worst of {len(earned)} agents "
         f"{min(earned):.3f}), {best:.3f} by the optimal policy on the same seeds; mean "
         f"error of entries tried {TRIED_OFTEN} times {error:.3f}, of their median "
