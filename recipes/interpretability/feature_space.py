@@ -130,8 +130,14 @@ def plot_planes(planes: dict[str, np.ndarray], labels: np.ndarray) -> plt.Figure
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         for label in np.unique(labels):
             of_label = points[labels == label]
-            digit = f"${label}$"
-            axes.plot(*of_label.T, digit, color=colors(label), alpha=0.6, markersize=5)
+            axes.plot(
+                *of_label.T,
+                linestyle="",
+                marker=f"${label}$",
+                color=colors(label),
+                alpha=0.6,
+                markersize=5,
+            )
             axes.annotate(
                 str(label),
                 np.median(of_label, axis=0),
