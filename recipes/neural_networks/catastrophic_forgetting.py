@@ -485,7 +485,11 @@ def name_stiffness(axes: plt.Axes, panel: figures.Panel, methods: Methods) -> No
     strengths = [method.strength for method in methods.ewc]
     for name, (new, old) in panel.lines.items():
         if name.endswith("by λ"):
+            before = (new[0], old[0])
             for strength, x, y in zip(strengths, new[1:], old[1:], strict=True):
+                if np.hypot(x - before[0], y - before[1]) < 0.05:
+                    continue  # the names would lie over each other
+                before = (x, y)
                 place = {"xytext": (-8, 5), "textcoords": "offset points"}
                 axes.annotate(f"{strength:g}", (x, y), ha="right", **place)
     new, old = panel.lines["EWC, by λ"]
