@@ -45,18 +45,18 @@ class Config:
         tuple[Annotated[float, Interval(gt=0, lt=1)], ...], MinLen(1)
     ] = (0.8, 0.925, 0.98)
     """shares of weights to remove"""
-    restarts: int = 2
+    restarts: int = 1
     """trained networks to prune; accuracies are their means"""
     epochs: int = 12
     """passes over the training images before pruning"""
-    removals: int = 4
+    removals: int = 3
     """parts in which weights are removed step by step"""
     retraining_epochs: int = 3
     """passes after each removal; networks that are pruned at once, or not at all, go on
     for as many passes as all removals together"""
     batch_size: int = 64
     """examples a gradient is averaged over"""
-    learning_rates: Annotated[tuple[float, ...], MinLen(1)] = (3e-4, 1e-3, 3e-3)
+    learning_rates: Annotated[tuple[float, ...], MinLen(1)] = (1e-3, 3e-3)
     """of Adam after pruning, to choose from on validation images"""
 
 
