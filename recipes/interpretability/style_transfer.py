@@ -23,7 +23,7 @@ Tags: neural style, imagenet, image stylization, gram matrix, artistic, perceptu
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -212,17 +212,29 @@ class Order:
     smoothness: float
 
 
-def take_orders(config: Config) -> dict[str, Order]:
-    """One for each style, by its name; then the first style with a tenth of its weight,
-    with ten times as much, and without total variation."""
-    weight = config.style_weight
-    smoothness = config.smoothness
+def order_styles(config: Config) -> dict[str, Order]:
+    """A picture for each style, by its name."""
     names = [name.strip() for name in config.styles.split(",")]
-    orders = {name: Order(name, weight, smoothness) for name in names}
-    orders[LIGHT] = Order(names[0], weight / 10, smoothness)
-    orders[HEAVY] = Order(names[0], weight * 10, smoothness)
-    orders[ROUGH] = Order(names[0], weight, 0.0)
-    return orders
+    return {name: Order(name, config.style_weight, config.smoothness) for name in names}
+
+
+def vary(order: Order) -> dict[str, Order]:
+    """The same with a tenth of the style's weight, with ten times as much, and without
+    total variation."""
+    return {
+        LIGHT: replace(order, style_weight=order.style_weight / 10),
+        HEAVY: replace(order, style_weight=order.style_weight * 10),
+        ROUGH: replace(order, smoothness=0.0),
+    }
+
+
+def energy_of_orders(energies: Callable, orders: dict[str, Order]) -> Callable:
+    """What is to be small, for all of them at once. energies: of `energies_by`."""
+    weights = [order.style_weight for order in orders.values()]
+    smoothness = [order.smoothness for order in orders.values()]
+    return build_energy(
+        energies, np.array(weights, "float32"), np.array(smoothness, "float32")
+    )
 
 
 @dataclass
@@ -309,11 +321,7 @@ def paint(
     margins = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
     padded = np.pad(contents, margins, "reflect")
     energies = energies_by(network, padded, styles)
-    weights = [order.style_weight for order in orders.values()]
-    smoothness = [order.smoothness for order in orders.values()]
-    energy = build_energy(
-        energies, np.array(weights, "float32"), np.array(smoothness, "float32")
-    )
+    energy = energy_of_orders(energies, orders)
     start = padded if start is None else start
     start = tf.image.resize(start, padded.shape[1:3], "bicubic")
     painted = transfer(run, title, energy, start, steps)
@@ -355,17 +363,11 @@ def paint_coarse_to_fine(
 def paint_by_own(config: Config, run: Run) -> None:
     """By a network of the user's, whose claims are not ours."""
     network = classifiers.from_flags(config, run).convolutions
-    orders = {
-        name: order
-        for name, order in take_orders(config).items()
-        if name not in (LIGHT, HEAVY, ROUGH)
-    }
+    orders = order_styles(config)
     size = network.input.shape[1]
     contents, styles = load_pictures(config, size, orders)
-    weights = np.full(len(orders), config.style_weight, "float32")
-    smoothness = np.full(len(orders), config.smoothness, "float32")
     energies = energies_by(network, contents, styles)
-    energy = build_energy(energies, weights, smoothness)
+    energy = energy_of_orders(energies, orders)
     painted = transfer(run, config.model, energy, contents, 2 * config.steps)
 
     content, style = energies(painted)
@@ -572,8 +574,8 @@ def main(config: Config, run: Run) -> None:
         raise UsageError(
             f"--size {config.size}: at least 160, as the last layer sees a quarter"
         )
-    orders = take_orders(config)
-    styles = {name: order for name, order in orders.items() if name == order.style}
+    styles = order_styles(config)
+    orders = {**styles, **vary(next(iter(styles.values())))}
 
     network = build_network(config.filters)
     half = paint_coarse_to_fine(config, run, network, orders, "random filters")
