@@ -306,15 +306,14 @@ def heat_maps(
     *,
     title: str,
     captions: Sequence[str] = (),
-    overlay: bool = True,
+    overlay: bool = False,
 ) -> Figure:
     """One row for each image (n, height, width, 1 or 3) in [0, 1]: the image with its
-    caption, then for each named method its map (n, height, width) and, headed "over the
-    picture", the map laid over the image.
+    caption, then for each named method its map (n, height, width). overlay: beside each
+    map, headed "over the picture", the map laid over the image.
 
     Maps are non-negative or clipped to that; each is divided by its highest value, so
-    that the color bar on the right reads "of the map's highest". overlay: leave the
-    overlays out if False.
+    that the color bar on the right reads "of the map's highest".
     """
     columns = 1 + len(maps) * (2 if overlay else 1)
     width = images.shape[2] / images.shape[1]

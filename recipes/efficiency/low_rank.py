@@ -235,17 +235,13 @@ class Task:
 
     def train(self, model: keras.Model, epochs: int) -> float:
         """Returns the test accuracy."""
-        steps = epochs * math.ceil(len(self.x) / BATCH_SIZE)
-        rate = self.config.learning_rate
-        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-        training.fit(
+        training.fit_classifier(
             model,
             self.x,
             self.y,
             epochs=epochs,
             batch_size=BATCH_SIZE,
+            learning_rate=self.config.learning_rate,
             callbacks=self.run.callbacks,
         )
         return self.accuracy(model)

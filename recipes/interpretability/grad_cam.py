@@ -524,7 +524,7 @@ def draw_pairs(model: keras.Model, pairs: Pairs, channels: int) -> plt.Figure:
         methods["Grad-CAM"](images, pairs.right[:5])
     )
     title = "Two digits in one picture, each explained by its own class"
-    return figures.heat_maps(images, columns, title=title, overlay=False)
+    return figures.heat_maps(images, columns, title=title)
 
 
 def record(

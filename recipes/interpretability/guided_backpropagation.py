@@ -20,7 +20,6 @@ Tags: guided backprop, deconvnet, deconvolution, saliency map, heatmap, xai,
 """
 
 import functools
-import math
 import warnings
 from dataclasses import dataclass
 
@@ -233,7 +232,6 @@ def explain_objects(run: Run) -> None:
             shown,
             title="One picture, asked for three classes (1 % of the pixels cut off)",
             captions=objects.names,
-            overlay=False,
         ),
     )
 
@@ -249,24 +247,6 @@ def explain_own(
     for name, rule in RULES.items():
         methods[name] = functools.partial(explain, with_rule(own.model, rule))
     classifiers.explain_own(run, own, images, methods, overlay=False)
-
-
-def train(model: keras.Model, scenes: data.Scenes, config: Config, run: Run) -> None:
-    steps = config.epochs * math.ceil(config.scenes / config.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-    model.compile(
-        keras.optimizers.Adam(rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    training.fit(
-        model,
-        scenes.images,
-        scenes.labels,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        callbacks=run.callbacks,
-    )
 
 
 @dataclass
@@ -425,7 +405,6 @@ def draw_figures(
         {name: each.of_classes for name, each in maps.items()},
         title="One gradient, three rules",
         captions=[f"read as {digit}" for digit in seen[:5]],
-        overlay=False,
     )
     run.figure("rules", rules)
     patches = draw_patches(neurons, maps["guided"], test.images, config.size)
@@ -452,7 +431,15 @@ def main(config: Config, run: Run) -> None:
     train_set, test = data.load_scenes(config.scenes, 500, size=size, seed=run.seed)
     model = build_model(size)
     fresh = build_model(size)
-    train(model, train_set, config, run)
+    training.fit_classifier(
+        model,
+        train_set.images,
+        train_set.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        callbacks=run.callbacks,
+    )
     if config.image:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
         explain_own(own, picture[np.newaxis], config, run)

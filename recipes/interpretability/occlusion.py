@@ -230,23 +230,6 @@ def explain_objects(run: Run) -> None:
     )
 
 
-def train(config: Config, run: Run, scenes: data.Scenes) -> keras.Model:
-    model = build_model(config.size)
-    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(5e-3, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    training.fit(
-        model,
-        scenes.images,
-        scenes.labels,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        callbacks=run.callbacks,
-    )
-    return model
-
-
 def explain_own(run: Run, own: classifiers.Classifier, images: np.ndarray) -> None:
     """Squares of a sixth and of a third of the pictures' shorter side."""
     shorter = min(images.shape[1:3])
@@ -417,7 +400,16 @@ def main(config: Config, run: Run) -> None:
 
     explain_objects(run)
     scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
-    model = train(config, run, scenes)
+    model = build_model(config.size)
+    training.fit_classifier(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=5e-3,
+        callbacks=run.callbacks,
+    )
     if picture is not None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
         explain_own(run, own, picture[None])
@@ -442,7 +434,6 @@ def main(config: Config, run: Run) -> None:
             {**shown, "gradient": maps["gradient"], "untrained": maps["untrained"]},
             title="Where the digit's logit falls under a square of the mean color",
             captions=[f"read as {digit}" for digit in seen[:5]],
-            overlay=False,
         ),
     )
     run.figure("measures", plot_measures(found, config.sides))

@@ -19,7 +19,6 @@ Tags: saliency map, smoothgrad, vanilla gradient, attribution, sensitivity map, 
 """
 
 import functools
-import math
 import timeit
 import warnings
 from dataclasses import dataclass
@@ -225,23 +224,6 @@ def blurred(maps: np.ndarray) -> np.ndarray:
     return gaussian_filter(maps, (0, 6, 6))
 
 
-def train(config: Config, run: Run, scenes: data.Scenes) -> keras.Model:
-    model = build_model(config.size)
-    steps = config.epochs * math.ceil(len(scenes.images) / config.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    training.fit(
-        model,
-        scenes.images,
-        scenes.labels,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        callbacks=run.callbacks,
-    )
-    return model
-
-
 def smoothed(model: keras.Model, images, classes, config: Config) -> np.ndarray:
     maps = smooth_gradient(model, images, classes, config.samples, config.noise)
     return maps.numpy()
@@ -326,17 +308,20 @@ def judge_library(
     )
 
 
-def record(run: Run, maps: dict[str, np.ndarray], masks: np.ndarray, cut) -> None:
-    run.metric(
-        "share_on_digit", classifiers.share_on_object(maps["gradient"], masks).mean()
-    )
-    run.metric("digit_share_of_picture", masks.mean())
-    for name, each in maps.items():
+def record(
+    run: Run,
+    shares: dict[str, float],
+    overlaps: dict[str, float],
+    cuts: dict[str, float],
+    size_of_digit: float,
+) -> None:
+    run.metric("share_on_digit", shares["gradient"])
+    run.metric("digit_share_of_picture", size_of_digit)
+    for name, share in shares.items():
         prefix = name.lower().replace(" ", "_")
-        on_digit = classifiers.share_on_object(each, masks).mean()
-        run.metric(f"{prefix}_share_on_digit", on_digit)
-        run.metric(f"{prefix}_overlap", classifiers.overlap(each, masks).mean())
-        run.metric(f"{prefix}_segmentation_iou", cut[name])
+        run.metric(f"{prefix}_share_on_digit", share)
+        run.metric(f"{prefix}_overlap", overlaps[name])
+        run.metric(f"{prefix}_segmentation_iou", cuts[name])
 
 
 def measure(
@@ -347,39 +332,33 @@ def measure(
     other = (seen + np.random.default_rng(run.seed).integers(1, 10, len(seen))) % 10
     # What a network finds before it has learned differs from start to start.
     untrained = [build_model(config.size) for _ in range(3)]
+    by_untrained = [smoothed(each, images, seen, config) for each in untrained]
     maps = {
         "gradient": saliency(model, images, seen).numpy(),
         "SmoothGrad": smoothed(model, images, seen, config),
         "other class": saliency(model, images, other).numpy(),
         "untrained gradient": saliency(untrained[0], images, seen).numpy(),
+        "untrained SmoothGrad": by_untrained[0],
     }
-    by_untrained = [smoothed(each, images, seen, config) for each in untrained]
-    maps["untrained SmoothGrad"] = by_untrained[0]
-    found = {name: segment(images, each) for name, each in maps.items()}
-    cut = {name: intersection_over_union(each, masks) for name, each in found.items()}
-    record(run, maps, masks, cut)
+    shares = {}
+    overlaps = {}
+    found = {}
+    cuts = {}
+    for name, each in maps.items():
+        shares[name] = classifiers.share_on_object(each, masks).mean()
+        overlaps[name] = classifiers.overlap(each, masks).mean()
+        found[name] = segment(images, each)
+        cuts[name] = intersection_over_union(found[name], masks)
+    cuts_by_untrained = [cuts["untrained SmoothGrad"]]
+    for each in by_untrained[1:]:
+        cut = intersection_over_union(segment(images, each), masks)
+        cuts_by_untrained.append(cut)
+
+    record(run, shares, overlaps, cuts, masks.mean())
     seconds = timeit.timeit(lambda: saliency(model, images, seen).numpy(), number=1)
     run.metric("maps_a_second", len(images) / seconds, timing=True)
-
-    shares = {
-        name: classifiers.share_on_object(each, masks).mean()
-        for name, each in maps.items()
-    }
-    overlaps = {
-        name: classifiers.overlap(each, masks).mean() for name, each in maps.items()
-    }
     judge_places(run, shares, masks.mean())
-    judge_segments(
-        run,
-        images,
-        masks,
-        overlaps,
-        cut["SmoothGrad"],
-        [
-            intersection_over_union(segment(images, each), masks)
-            for each in by_untrained
-        ],
-    )
+    judge_segments(run, images, masks, overlaps, cuts["SmoothGrad"], cuts_by_untrained)
     judge_library(run, model, images[:32], seen[:32], maps["gradient"][:32])
     draw_maps(run, model, images[:6], {name: each[:6] for name, each in maps.items()})
     draw_segments(run, images, maps["SmoothGrad"], found["SmoothGrad"], masks)
@@ -396,7 +375,6 @@ def draw_maps(run: Run, model: keras.Model, images: np.ndarray, maps) -> None:
             {name: maps[name] for name in shown},
             title="Where a digit's logit comes from (digit seen: its probability)",
             captions=captions,
-            overlay=False,
         ),
     )
 
@@ -423,7 +401,16 @@ def main(config: Config, run: Run) -> None:
 
     explain_objects(run)
     scenes, test = data.load_scenes(config.scenes, 500, size=config.size, seed=run.seed)
-    model = train(config, run, scenes)
+    model = build_model(config.size)
+    training.fit_classifier(
+        model,
+        scenes.images,
+        scenes.labels,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        callbacks=run.callbacks,
+    )
     if picture is not None:
         own = classifiers.Classifier(model, [str(digit) for digit in range(10)])
         explain_own(config, run, own, picture[None])
