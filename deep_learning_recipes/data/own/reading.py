@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from deep_learning_recipes import UsageError
-from deep_learning_recipes.data.own import arrays, folder, saved, tabular, texts, times
+from deep_learning_recipes.data.own import (
+    arrays,
+    columns,
+    folder,
+    saved,
+    tabular,
+    texts,
+    times,
+)
 from deep_learning_recipes.data.own.asked import Asked
 from deep_learning_recipes.data.own.source import Kind, find, kind_of
 from deep_learning_recipes.data.pixels import Split
@@ -17,6 +25,9 @@ IMAGES = "images: a folder with one subfolder a class, or an .npz file"
 VECTORS = f"{IMAGES}, or a table with --target (.csv, .parquet)"
 TEXT = "text: a .txt or .md file, or a folder of them"
 SERIES = "a series: a .csv file with a column of dates"
+PAIRS = "pairs: a .csv file of two columns, or a .tsv or .txt file of lines with a tab"
+LABELED = "texts with a class each: a .csv file with --target"
+Labeled = tuple[list[str], np.ndarray]
 OF_IMAGES = (Kind.FOLDER, Kind.ARRAYS, Kind.DATASET)
 
 
@@ -77,6 +88,27 @@ def series(name: str, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
     with readable(name):
         path, _ = find(name, (Kind.TABLE,), SERIES)
         return times.read(path, asked.target)
+
+
+def pairs(name: str, asked: Asked) -> dict[str, tuple[list[str], list[str]]]:
+    """See `data.load_pairs`."""
+    with readable(name):
+        path, _ = find(name, (Kind.TABLE, Kind.TEXT), PAIRS)
+        return columns.read_pairs(path, asked.target, asked.max_examples)
+
+
+def labeled_texts(name: str, asked: Asked) -> tuple[Labeled, Labeled]:
+    """See `data.load_labeled_texts`."""
+    with readable(name):
+        path, _ = find(name, (Kind.TABLE,), LABELED)
+        return columns.read_labeled(path, asked.target, asked.max_examples)
+
+
+def labeled_class_names(name: str, asked: Asked) -> list[str]:
+    """The same's classes, in the order of their labels."""
+    with readable(name):
+        path, _ = find(name, (Kind.TABLE,), LABELED)
+        return columns.labeled_class_names(path, asked.target)
 
 
 @contextlib.contextmanager

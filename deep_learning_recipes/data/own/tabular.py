@@ -162,11 +162,12 @@ def read_parquet(path: Path) -> "pd.DataFrame":
         ) from error
 
 
-def read_csv(path: Path, most: int = 0) -> "pd.DataFrame":
+def read_csv(path: Path, most: int = 0, as_text: bool = False) -> "pd.DataFrame":
     """A file of any of the usual separators and encodings, with a decimal comma where
     commas do not separate.
 
     most: rows to keep at random, of a file that need not fit into the memory; 0: all.
+    as_text: each field as it is written, and "" where there is none.
     """
     import pandas as pd
 
@@ -186,6 +187,8 @@ def read_csv(path: Path, most: int = 0) -> "pd.DataFrame":
         "encoding": encoding_of(path),
         "skipinitialspace": True,
     }
+    if as_text:
+        options |= {"dtype": str, "keep_default_na": False}
     try:
         if not most:
             return pd.read_csv(path, **options)
