@@ -62,7 +62,7 @@ NEW_LANGUAGES = {
 }
 STYLES = ("medium", "long", "full")
 YEARS = np.arange(1900, 2050)
-TRAINING_DATES = 16_000
+TRAINING_DATES = 8_000
 TEST_DATES = 1_000
 
 TRAINING_NUMBERS = 8_000
@@ -91,7 +91,7 @@ def load_pairs(name: str, max_examples: int | None = None) -> dict[str, Pairs]:
     another kind than all that is trained on.
 
     name: dates: "vendredi 9 mai 2003" to "2003-05-09", in 38 languages and three styles
-            each, 16,000 to train on. test: 1,000 of 15 years that training does not
+            each, 8,000 to train on. test: 1,000 of 15 years that training does not
             have. new languages: 1,000 of those years in five languages that training
             does not have. What could be two dates is left out.
         number_words: "three hundred and one" to "trois cent un", 0 to 99,999, 8,000 to

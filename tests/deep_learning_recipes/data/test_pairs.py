@@ -41,7 +41,7 @@ def test_english_dates_agree_with_the_standard_library(dates):
         )
         if kind == "English"
     ]
-    assert len(written) > 200
+    assert len(written) > 100
     for source, target in written:
         for style in ("%b %d, %Y", "%B %d, %Y", "%A, %B %d, %Y"):
             try:
@@ -60,7 +60,7 @@ def test_years_and_languages_are_held_out(dates):
     assert len(years["train"] | years["test"]) == 150
     assert set(dates["train"].kinds) == set(dates["test"].kinds) == set(LANGUAGES)
     assert set(dates["new languages"].kinds) == set(NEW_LANGUAGES)
-    assert len(dates["train"]) > 15_500
+    assert len(dates["train"]) > 7_800
     assert min(len(dates["test"]), len(dates["new languages"])) > 950
 
 
