@@ -398,7 +398,8 @@ def judge_noise(noise: Noise, run: Run) -> None:
     run.metric("noise_exponent", found)
     run.metric("noise_exponent_one_class", of_one_class)
     run.claim(
-        "Noise falls as one by the root of the batch size, if examples are shuffled",
+        "Noise falls as one by the root of the batch size, if examples are drawn at "
+        "random",
         holds=abs(found + 0.5) < 0.04 and of_one_class > -0.25,
         measured=f"as size to the power {found:.3f}; batches of one class each, as in "
         f"sorted data, {of_one_class:.3f}",
@@ -474,7 +475,7 @@ def judge_sizes(trained: dict[str, Trained], run: Run) -> None:
         times=5,
     )
     run.compare(
-        "Larger batches bear higher learning rates",
+        "A higher learning rate suits larger batches (that of the fewest steps)",
         {"256 images": rates["256"], "1 image": rates["1"]},
         more="256 images",
         less="1 image",
