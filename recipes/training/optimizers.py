@@ -761,24 +761,23 @@ def main(config: Config, run: Run) -> None:
         title: {name: race(surface, rule, config.steps) for name, rule in RULES.items()}
         for title, surface in run.track(list(surfaces.items()), "surfaces")
     }
-    judge_surfaces(races, run)
-    judge_nesterov(surfaces[ROTATED], races[ROTATED], config, run)
-    judge_saddle(races[SADDLE], config, run)
-    show_paths(surfaces, races, config, run)
-    judge_dimensions(config, run)
-
     (x, y), (x_test, y_test) = data.load("digits")
     x = x.reshape(len(x), -1)
     x_test = x_test.reshape(len(x_test), -1)
     model = build_model()
     starts = np.stack([stacks.row_of(build_model()) for _ in range(config.starts)])
     trained = train_on_digits(model, starts, x, y, config, run)
-    judge_digits(races, trained, run)
-    run.figure("digits", draw_digits(trained))
-
     adam_at = list(RULES).index("Adam")
     stacks.set_weights(model, trained.weights[adam_at, trained.chosen()[adam_at], -1])
     run.metric("test_accuracy", np.mean(np.argmax(model(x_test), axis=1) == y_test))
+
+    judge_surfaces(races, run)
+    judge_nesterov(surfaces[ROTATED], races[ROTATED], config, run)
+    judge_saddle(races[SADDLE], config, run)
+    show_paths(surfaces, races, config, run)
+    judge_dimensions(config, run)
+    judge_digits(races, trained, run)
+    run.figure("digits", draw_digits(trained))
     run.export(serving.classifier(model), example=x_test[:3])
 
 
