@@ -435,7 +435,7 @@ def judge_table(parts: Parts, trained: Trained, run: Run) -> dict[str, float]:
     whitened = epochs["ZCA-whitened"]
     run.claim(
         "Whitening makes the bowl of linear regression rounder still, but saves this "
-        "network no epoch",
+        "network less than an epoch",
         holds=whitened > scaled - 1,
         measured=f"epochs standardized {scaled:.2f}, ZCA-whitened {whitened:.2f}",
     )
@@ -456,9 +456,9 @@ def judge_images(trained: Trained, run: Run) -> None:
     means = {method: float(trained.accuracies(method).mean()) for method in METHODS}
     run.metrics("test_accuracy", means)
     run.compare(
-        "It does not want whitening: test accuracy",
+        "It does not want whitening beyond that: test accuracy",
         means,
-        more="centered",
+        more="standardized",
         less=max(("PCA-whitened", "ZCA-whitened"), key=means.get),
         by=0.03,
     )
