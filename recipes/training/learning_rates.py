@@ -155,16 +155,17 @@ MOMENTUM = 0.9
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 LOWEST = {"momentum": 1e-4, "Adam": 1e-5}
 HIGHEST = {"momentum": 10.0, "Adam": 1.0}
+FAR_OFF = 50  # times the best rate, and a part of it: what is too high and too low
 WORST = 1e3  # nats; what is worse, or no number, counts as this
 
 
 @tf.function(jit_compile=True)
-def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam):
+def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam, noise):
     """A step of all networks on each batch, each at its own rate.
 
     rows: variable (networks, weights). memory: two variables of that shape. rates:
-    (steps, networks). batches: (steps, batch size) rows of x and y. Returns the losses
-    of the batches before each step, (steps, networks).
+    (steps, networks). batches: (steps, batch size) rows of x and y. noise: standard
+    deviation. Returns the losses of the batches before each step, (steps, networks).
     """
     count = batches.shape[0]
     losses = tf.TensorArray("float32", size=count)
@@ -173,7 +174,7 @@ def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam):
         # Fresh noise keeps the gradients of the batches apart to the end, as they are
         # where there is much to learn.
         seed = tf.stack([first_step + index, 0])
-        images += NOISE * tf.random.stateless_normal(tf.shape(images), seed)
+        images += noise * tf.random.stateless_normal(tf.shape(images), seed)
         batch = images, tf.gather(y, batches[index])
         losses = losses.write(index, stacks.losses(model, rows, *batch))
         gradients = stacks.gradients(model, rows, *batch)
@@ -216,7 +217,13 @@ class Trained:
 
 
 def train(
-    name: str, optimizer: str, rates: np.ndarray, parts, config: Config, run: Run
+    name: str,
+    optimizer: str,
+    rates: np.ndarray,
+    parts,
+    config: Config,
+    run: Run,
+    noise: float = NOISE,
 ) -> Trained:
     """rates: (steps, networks). Networks i, i + starts, i + 2·starts, ... have the same
     start, and all the same batches."""
@@ -249,6 +256,7 @@ def train(
             x,
             y,
             optimizer == "Adam",
+            tf.constant(noise, "float32"),
         )
         validation[call] = losses_of(model, rows, *valid)
     return Trained(
@@ -280,8 +288,10 @@ def grid(optimizer: str, count: int) -> np.ndarray:
 
 @dataclass
 class Scheduled:
-    """One optimizer under all schedules from all first rates."""
+    """One optimizer under schedules from all first rates."""
 
+    names: list[str]
+    """of the schedules"""
     rates: np.ndarray
     """(rates,)"""
     trained: Trained
@@ -292,93 +302,134 @@ class Scheduled:
         """At the end, (schedules, rates, starts)."""
         return self.trained.validation[-1].reshape(self.shape)
 
+    def tests(self) -> np.ndarray:
+        """Losses on the images to report, (schedules, rates, starts)."""
+        return self.trained.test.reshape(self.shape)
+
     def chosen(self, name: str) -> int:
         """The place of the first rate that validates best under a schedule."""
-        index = list(SCHEDULES).index(name)
+        index = self.names.index(name)
         return int(self.validation()[index].mean(axis=-1).argmin())
 
     def test(self, name: str) -> np.ndarray:
         """Losses at that rate on the images to report, (starts,)."""
-        index = list(SCHEDULES).index(name)
-        return self.trained.test.reshape(self.shape)[index, self.chosen(name)]
+        index = self.names.index(name)
+        return self.tests()[index, self.chosen(name)]
 
     def batches(self, name: str) -> np.ndarray:
         """Losses of the batches at that rate, (steps, starts)."""
-        index = list(SCHEDULES).index(name)
+        index = self.names.index(name)
         losses = self.trained.batch_losses.reshape(-1, *self.shape)
         return losses[:, index, self.chosen(name)]
 
 
-def train_schedules(optimizer: str, parts, config: Config, run: Run) -> Scheduled:
+def train_schedules(
+    optimizer: str,
+    parts,
+    config: Config,
+    run: Run,
+    names: tuple[str, ...] = tuple(SCHEDULES),
+    noise: float = NOISE,
+) -> Scheduled:
     first = grid(optimizer, config.rates)
     total = config.steps - config.steps % STEPS_PER_CALL
     steps = np.arange(total)
-    factors = np.stack([each(steps, total) for each in SCHEDULES.values()], axis=1)
+    factors = np.stack([SCHEDULES[name](steps, total) for name in names], axis=1)
     rates = factors[:, :, np.newaxis] * first
     rates = np.repeat(rates.reshape(total, -1), config.starts, axis=1)
-    trained = train(optimizer, optimizer, rates, parts, config, run)
-    shape = len(SCHEDULES), len(first), config.starts
-    return Scheduled(first, trained, shape)
+    title = optimizer if noise else f"{optimizer}, no noise"
+    trained = train(title, optimizer, rates, parts, config, run, noise)
+    shape = len(names), len(first), config.starts
+    return Scheduled(list(names), first, trained, shape)
 
 
-def test_range(parts, config: Config, run: Run) -> tuple[np.ndarray, Trained]:
-    """A range test of momentum, half as long as a training: its rates (steps,) and
-    losses."""
+@dataclass
+class RangeTest:
+    """One short training of momentum while the rate rises."""
+
+    rates: np.ndarray
+    """(steps,)"""
+    losses: np.ndarray
+    """of the batches before each step, (steps, networks)"""
+
+    @property
+    def picked(self) -> float:
+        return pick_rate(self.rates, self.losses.mean(axis=1))
+
+
+def test_range(low: float, high: float, parts, config: Config, run: Run) -> RangeTest:
+    """Half as long as a training."""
     total = max(config.steps // 2 // STEPS_PER_CALL, 2) * STEPS_PER_CALL
-    rates = rising(np.arange(total), LOWEST["momentum"], HIGHEST["momentum"])
+    rates = rising(np.arange(total), low, high)
     of_each = np.repeat(rates[:, np.newaxis], config.starts, axis=1)
-    return rates, train("range test", "momentum", of_each, parts, config, run)
+    name = f"range test from {low:g}"
+    trained = train(name, "momentum", of_each, parts, config, run)
+    return RangeTest(rates, trained.batch_losses)
 
 
 def judge_range(
-    rates, tested: Trained, scheduled: Scheduled, parts, config: Config, run: Run
-) -> float:
-    """Trains at the rate that the test picked; returns it."""
-    picked = pick_rate(rates, tested.batch_losses.mean(axis=1))
+    tested: RangeTest, moved: RangeTest, scheduled: Scheduled, parts, config, run: Run
+) -> None:
+    """Trains at the rate that the test picked. moved: a test of another range."""
     total = config.steps - config.steps % STEPS_PER_CALL
-    of_each = np.full((total, config.starts), picked)
+    of_each = np.full((total, config.starts), tested.picked)
     trained = train("at the rate picked", "momentum", of_each, parts, config, run)
     best = float(scheduled.test("constant").mean())
     found = float(trained.test.mean())
-    run.metric("rate_picked", picked)
+    run.metric("rate_picked", tested.picked)
     run.metric("rate_best_of_grid", scheduled.rates[scheduled.chosen("constant")])
     run.claim(
-        "The range test finds nearly as good a rate as a grid of whole trainings does",
+        "The range test finds the size of rate that a grid of whole trainings does, at a "
+        "part of the steps; at the rate picked the test loss is at most half above that "
+        "of the best",
         holds=found < 1.5 * best,
-        measured=f"test loss {found:.3f} at {picked:.2g}, which took {len(rates)} steps; "
-        f"{best:.3f} at the best of {len(scheduled.rates)} rates, which took "
-        f"{len(scheduled.rates) * total} (at most 1.5 times that wanted)",
+        measured=f"test loss {found:.3f} at {tested.picked:.2g}, which took "
+        f"{len(tested.rates)} steps; {best:.3f} at the best of {len(scheduled.rates)} "
+        f"rates, which took {len(scheduled.rates) * total}",
     )
-    return picked
+    # The best rate happens to lie in the middle of the range that is tested.
+    apart = max(tested.picked, moved.picked) / min(tested.picked, moved.picked)
+    run.claim(
+        "It picks much the same rate from a range ten times as high",
+        at_most=2.5,
+        measured={"times apart": apart},
+    )
 
 
 def judge_constant(scheduled: Scheduled, run: Run) -> dict[str, int]:
     """The four curves of the lecture; returns their places among the rates."""
-    final = scheduled.validation()[0].mean(axis=-1)
-    good = int(final.argmin())
-    explodes = [i for i in range(good, len(final)) if final[i] > 2]
-    too_high = explodes[0] if explodes else len(final) - 1
+    rates = scheduled.rates
+    good = scheduled.chosen("constant")
     places = {
-        "too low": max(good - len(final) // 3, 0),
+        "too low": nearest(rates, rates[good] / FAR_OFF),
         "good": good,
-        "high": max(good + 1, too_high - 1),
-        "too high": too_high,
+        "high": nearest(rates, rates[good] * np.sqrt(FAR_OFF)),
+        "too high": nearest(rates, rates[good] * FAR_OFF),
     }
+    losses = scheduled.tests()[0].mean(axis=-1)
     run.claim(
-        "Rates have an optimum: a tenth to a hundredth of the rate crawls, ten times it "
-        "learns nothing",
-        holds=final[places["too low"]] > 1.5 * final[good]
-        and final[too_high] > 5 * final[good],
-        measured=", ".join(
-            f"{name} {scheduled.rates[place]:.2g}: {final[place]:.3g}"
+        f"Rates have an optimum: about a {FAR_OFF}th of the rate crawls, about {FAR_OFF} "
+        "times it learns nothing (a guess costs ln 10 = 2.3 nats)",
+        holds=losses[places["too low"]] > 1.5 * losses[good]
+        and losses[places["too high"]] > 2,
+        measured="test loss in nats: "
+        + ", ".join(
+            f"{name} {rates[place]:.2g}: {losses[place]:.3g}"
             for name, place in places.items()
-        )
-        + " nats on validation digits",
+        ),
     )
     return places
 
 
-def judge_schedules(scheduled: dict[str, Scheduled], run: Run) -> None:
+def nearest(rates: np.ndarray, wanted: float) -> int:
+    """The place of the rate that is nearest, in proportion."""
+    return int(np.argmin(np.abs(np.log(rates / wanted))))
+
+
+def judge_schedules(
+    scheduled: dict[str, Scheduled], without_noise: Scheduled, run: Run
+) -> None:
+    """without_noise: momentum on the same images each time, whose gradients agree."""
     gains = {}
     for optimizer, found in scheduled.items():
         tests = {name: float(found.test(name).mean()) for name in SCHEDULES}
@@ -392,30 +443,46 @@ def judge_schedules(scheduled: dict[str, Scheduled], run: Run) -> None:
         less="cosine",
         times=1.05,
     )
+    constant = without_noise.test("constant").mean()
+    gains["momentum without noise"] = 1 - without_noise.test("cosine").mean() / constant
     run.claim(
-        "Adam gains by it as well (that it gains less than momentum does not show in "
-        "every run)",
+        "It averages out the noise of gradients: where none is added to the images, it "
+        "gains less",
+        holds=gains["momentum without noise"] < gains["momentum"] - 0.02,
+        measured=f"test loss saved by the cosine: with noise {gains['momentum']:.1%}, "
+        f"without {gains['momentum without noise']:.1%} (at least 2 points less wanted)",
+    )
+    run.claim(
+        "Adam gains by it as well",
         holds=gains["Adam"] > 0.02,
         measured="test loss saved by the cosine: "
-        + ", ".join(f"{name} {gain:.1%}" for name, gain in gains.items()),
+        + ", ".join(f"{name} {gains[name]:.1%}" for name in scheduled),
     )
 
-    losses = momentum.batches("warm restarts").mean(axis=1)
+    restarted = rise_at_restart(momentum.batches("warm restarts"))
+    control = rise_at_restart(momentum.batches("cosine"))
+    run.compare(
+        "A warm restart leaves where the training had come to rest: the loss rises, which "
+        "a cosine's does not by then",
+        {"warm restart": restarted, "cosine": control},
+        more="warm restart",
+        less="cosine",
+        times=1.1,
+    )
+
+
+def rise_at_restart(losses: np.ndarray) -> float:
+    """Loss after the second restart, of that before. losses: (steps, starts)."""
+    losses = losses.mean(axis=1)
     restart = len(losses) * sum(CYCLES[:2]) // sum(CYCLES)
     width = len(losses) // 24
-    run.compare(
-        "A warm restart leaves where the training had come to rest: the loss rises",
-        {
-            "before": losses[restart - width : restart].mean(),
-            "after the restart": losses[restart + width : restart + 3 * width].mean(),
-        },
-        more="after the restart",
-        less="before",
-        times=1.05,
-    )
+    before = losses[restart - width : restart].mean()
+    after = losses[restart + width : restart + 3 * width].mean()
+    return float(after / before)
 
 
 def draw_constant(scheduled: Scheduled, places: dict[str, int]) -> figures.Panel:
+    """Loss by step at the four rates."""
     validation = scheduled.trained.validation.reshape(-1, *scheduled.shape)
     calls = STEPS_PER_CALL * np.arange(1, len(validation) + 1)
     lines = {
@@ -431,13 +498,13 @@ def draw_constant(scheduled: Scheduled, places: dict[str, int]) -> figures.Panel
     )
 
 
-def draw_range(rates, tested: Trained, scheduled: Scheduled, picked) -> figures.Panel:
+def draw_range(tested: RangeTest, scheduled: Scheduled) -> figures.Panel:
     return figures.Panel(
-        title=f"The range test picks {picked:.2g}",
+        title=f"The range test picks {tested.picked:.2g}",
         xlabel="learning rate",
         ylabel="loss (nats)",
         lines={
-            "range test, batches": (rates, np.minimum(tested.batch_losses, 10)),
+            "range test, batches": (tested.rates, np.minimum(tested.losses, 10)),
             "whole trainings, validation": (
                 scheduled.rates,
                 np.minimum(scheduled.validation()[0], 10),
@@ -470,31 +537,44 @@ def draw_losses(scheduled: dict[str, Scheduled]) -> plt.Figure:
     return figures.panels(*shown)
 
 
+def best_model(scheduled: Scheduled, name: str) -> keras.Model:
+    """One of those that trained under a schedule, at its rate."""
+    index = scheduled.names.index(name)
+    networks = scheduled.trained.rows.reshape(*scheduled.shape, -1)
+    model = build_model()
+    stacks.set_weights(model, networks[index, scheduled.chosen(name), 0])
+    return model
+
+
 def main(config: Config, run: Run) -> None:
-    run.plan(4)
+    run.plan(6)
     parts = load_parts(run)
     scheduled = {
         optimizer: train_schedules(optimizer, parts, config, run)
         for optimizer in LOWEST
     }
-    rates, tested = test_range(parts, config, run)
-    places = judge_constant(scheduled["momentum"], run)
     momentum = scheduled["momentum"]
-    picked = judge_range(rates, tested, momentum, parts, config, run)
-    judge_schedules(scheduled, run)
+    model = best_model(momentum, "cosine")
+    x_test, y_test = parts[2]
+    answers = np.argmax(model(x_test), axis=1)
+    run.metric("test_accuracy", np.mean(answers == y_test))
+
+    without_noise = train_schedules(
+        "momentum", parts, config, run, names=("constant", "cosine"), noise=0.0
+    )
+    low = LOWEST["momentum"]
+    high = HIGHEST["momentum"]
+    tested = test_range(low, high, parts, config, run)
+    moved = test_range(10 * low, 10 * high, parts, config, run)
+    places = judge_constant(momentum, run)
+    judge_range(tested, moved, momentum, parts, config, run)
+    judge_schedules(scheduled, without_noise, run)
     constant_rates = draw_constant(momentum, places)
-    by_rate = draw_range(rates, tested, momentum, picked)
+    by_rate = draw_range(tested, momentum)
     run.figure("rates", figures.panels(constant_rates, by_rate))
     run.figure("schedules", draw_schedules())
     run.figure("losses", draw_losses(scheduled))
 
-    index = list(SCHEDULES).index("cosine")
-    networks = momentum.trained.rows.reshape(*momentum.shape, -1)
-    model = build_model()
-    stacks.set_weights(model, networks[index, momentum.chosen("cosine"), 0])
-    x_test, y_test = parts[2]
-    answers = np.argmax(model(x_test), axis=1)
-    run.metric("test_accuracy", np.mean(answers == y_test))
     run.export(serving.classifier(model), example=x_test[:3].numpy())
 
 

@@ -273,9 +273,11 @@ def train(
     return Trained(batch_size, losses, stack.rows.numpy().reshape(*stack.shape, -1))
 
 
-def seconds_of_steps(sizes: list[int], config: Config, run: Run) -> dict[int, float]:
-    """What a step of one network takes, by batch size. They take turns, so that other
-    work on the machine troubles all of them alike."""
+def seconds_of_steps(
+    sizes: list[int], config: Config, run: Run
+) -> dict[int, np.ndarray]:
+    """What a step of one network takes, by batch size, (repeats,). They take turns, so
+    that other work on the machine troubles all of them alike."""
     network = build_network()
     images = tf.TensorSpec((None, 64), "float32")
     labels = tf.TensorSpec((None,), "int64")
@@ -292,14 +294,14 @@ def seconds_of_steps(sizes: list[int], config: Config, run: Run) -> dict[int, fl
         batches[size] = x, tf.constant(random.integers(10, size=size))
         some_steps(*batches[size])
 
-    shortest = dict.fromkeys(sizes, np.inf)
-    for _ in run.track(range(config.repeats), "durations"):
+    durations = {size: np.zeros(config.repeats) for size in sizes}
+    for turn in run.track(range(config.repeats), "durations"):
         for size, batch in batches.items():
             started = time.perf_counter()
             some_steps(*batch)
-            duration = (time.perf_counter() - started) / TIMED_TOGETHER
-            shortest[size] = min(shortest[size], duration)
-    return shortest
+            duration = time.perf_counter() - started
+            durations[size][turn] = duration / TIMED_TOGETHER
+    return durations
 
 
 def judge_copies(stack: Stack, config: Config, run: Run) -> None:
@@ -314,7 +316,6 @@ def judge_copies(stack: Stack, config: Config, run: Run) -> None:
     many, seconds_of_many = timed_gradient(network, x_copies, y_copies)
     difference = np.linalg.norm(many - one) / np.linalg.norm(one)
     times = seconds_of_many / seconds_of_one
-    run.metric("gradient_difference_of_copies", round(float(difference), 4))
     run.metric("cost_of_copies", times, unit="times", timing=True)
     run.claim(
         "Duplicates teach nothing: their gradient is that of the originals, at many "
@@ -398,7 +399,8 @@ def judge_noise(noise: Noise, run: Run) -> None:
     run.metric("noise_exponent", found)
     run.metric("noise_exponent_one_class", of_one_class)
     run.claim(
-        "Noise falls as one by the root of the batch size, if examples are shuffled",
+        "Noise falls as one by the root of the batch size, if examples are drawn at "
+        "random",
         holds=abs(found + 0.5) < 0.04 and of_one_class > -0.25,
         measured=f"as size to the power {found:.3f}; batches of one class each, as in "
         f"sorted data, {of_one_class:.3f}",
@@ -474,7 +476,7 @@ def judge_sizes(trained: dict[str, Trained], run: Run) -> None:
         times=5,
     )
     run.compare(
-        "Larger batches bear higher learning rates",
+        "A higher learning rate suits larger batches (that of the fewest steps)",
         {"256 images": rates["256"], "1 image": rates["1"]},
         more="256 images",
         less="1 image",
@@ -489,12 +491,15 @@ def judge_sizes(trained: dict[str, Trained], run: Run) -> None:
     )
 
 
-def judge_powers(durations: dict[int, float], run: Run) -> None:
-    """Each power of two against its neighbors, one image less and one more."""
+def judge_powers(durations: dict[int, np.ndarray], run: Run) -> None:
+    """Each power of two against its neighbors, one image less and one more, of the same
+    turn: what else the machine does troubles all three."""
     gains = {}
     for size in AROUND_POWERS[1::3]:
-        rivals = [durations[size + by] / (size + by) for by in (-1, 1)]
-        gains[f"{size}"] = np.mean(rivals) * size / durations[size]
+        less = durations[size - 1] / (size - 1)
+        more = durations[size + 1] / (size + 1)
+        of_turns = np.sqrt(less * more) * size / durations[size]
+        gains[f"{size}"] = float(np.median(of_turns))
     run.metrics("speed_of_powers_of_two", gains, unit="times", timing=True)
     middle = float(np.median(list(gains.values())))
     run.claim(
@@ -603,8 +608,6 @@ def main(config: Config, run: Run) -> None:
     run.plan(len(STEPS_PER_LOOK))
     keras.utils.set_random_seed(run.seed)
     stack = Stack(load_parts(run.seed), config)
-    judge_copies(stack, config, run)
-
     trained = {}
     for batch_size in STEPS_PER_LOOK:
         name = "all" if batch_size == EXAMPLES else f"{batch_size}"
@@ -612,6 +615,12 @@ def main(config: Config, run: Run) -> None:
 
     best = trained["16"]
     row = best.rows[best.chosen(), 0]
+    network = stack.network
+    stacks.set_weights(network, row)
+    answers = np.argmax(network(stack.parts.x_test), axis=1)
+    run.metric("test_accuracy", np.mean(answers == stack.parts.y_test))
+    judge_copies(stack, config, run)
+
     gradients = judge_noise_scale(stack, row, run)
     noise = measure_noise(gradients, stack.parts.y.numpy(), config, run)
     judge_noise(noise, run)
@@ -619,18 +628,16 @@ def main(config: Config, run: Run) -> None:
 
     sizes = sorted({*STEPS_PER_LOOK, *AROUND_POWERS})
     durations = seconds_of_steps(sizes, config, run)
+    shortest = {size: of_size.min() for size, of_size in durations.items()}
     for each in trained.values():
-        each.seconds_per_step = durations[each.batch_size]
+        each.seconds_per_step = float(shortest[each.batch_size])
     judge_sizes(trained, run)
     judge_powers(durations, run)
     run.figure("batch_sizes", draw_sizes(trained))
     run.figure("learning_rates", draw_rates(trained))
-    run.figure("powers_of_two", draw_durations(durations))
+    run.figure("powers_of_two", draw_durations(shortest))
 
-    network = stack.network
     stacks.set_weights(network, row)
-    answers = np.argmax(network(stack.parts.x_test), axis=1)
-    run.metric("test_accuracy", np.mean(answers == stack.parts.y_test))
     run.export(serving.classifier(network), example=stack.parts.x_test[:3].numpy())
 
 

@@ -19,6 +19,7 @@ Tags: sgd, momentum, nesterov, adagrad, rmsprop, adam, condition number, saddle 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -76,22 +77,22 @@ def gradient_descent(gradient, memory, step):
     return gradient, memory
 
 
-def momentum(gradient, memory, step):
+def momentum(gradient, memory, step, left=MOMENTUM):
     """keras.optimizers.SGD(learning_rate, momentum=0.9)"""
     (velocity,) = memory
-    velocity = MOMENTUM * velocity + gradient
+    velocity = left * velocity + gradient
     return velocity, (velocity,)
 
 
-def nesterov(gradient, memory, step):
+def nesterov(gradient, memory, step, left=MOMENTUM):
     """keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True)
 
     The gradient belongs where the velocity will have carried the weights. Here the
     weights stand there already, and the direction goes on to the next such place.
     """
     (velocity,) = memory
-    velocity = MOMENTUM * velocity + gradient
-    return gradient + MOMENTUM * velocity, (velocity,)
+    velocity = left * velocity + gradient
+    return gradient + left * velocity, (velocity,)
 
 
 def adagrad(gradient, memory, step):
@@ -184,6 +185,7 @@ def build_model() -> keras.Model:
 # --------------------------------------------------------------------------------------
 
 LEARNING_RATES = np.logspace(-4, 1, 51)  # to choose from, on surfaces
+FRICTIONS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.95)  # ρ to choose from, likewise
 
 
 @dataclass
@@ -264,23 +266,62 @@ def race(surface: Surface, rule: Rule, steps: int) -> Race:
     return Race(needed, path[:, np.argmin(needed), 0])
 
 
-def condition_numbers(
-    x: np.ndarray, sizes: tuple[int, ...], random: np.random.Generator
-) -> dict[int, np.ndarray]:
-    """Of the Hessian of linear regression on some of the inputs, for each number of
-    inputs, (draws,). x: (examples, inputs), standardized."""
-    found = {}
-    for size in sizes:
-        draws = [random.choice(x.shape[1], size, replace=False) for _ in range(20)]
-        found[size] = np.array([np.linalg.cond(np.cov(x[:, d].T)) for d in draws])
-    return found
+def fewest_steps(surface: Surface, direction: Callable, steps: int) -> float:
+    """To the target, at the best of the FRICTIONS and its best rate."""
+    found = []
+    for left in FRICTIONS:
+        rule = Rule(partial(direction, left=left), memories=1)
+        found.append(race(surface, rule, steps).steps.min())
+    return float(min(found))
 
 
-def steps_of_gradient_descent(condition_number: np.ndarray) -> np.ndarray:
-    """To a thousandth of the distance at the best rate, 2 / (κ + 1): each step leaves
-    (κ − 1) / (κ + 1) of what is along the flattest and the steepest axis."""
-    kept = (condition_number - 1) / (condition_number + 1)
-    return np.log(1e-3) / np.log(kept)
+@dataclass
+class Regressions:
+    """Linear regressions on some inputs, as many as there are draws."""
+
+    hessians: np.ndarray
+    """(draws, inputs, inputs)"""
+    solutions: np.ndarray
+    """weights at the minima, (draws, inputs)"""
+
+    def condition_numbers(self) -> np.ndarray:
+        """(draws,)"""
+        return np.linalg.cond(self.hessians)
+
+    def steps(self, most: int) -> np.ndarray:
+        """What gradient descent takes from 0 to a thousandth of the distance, at the
+        best rate for each, 2 / (highest + lowest curvature): (draws,)."""
+        curvatures = np.linalg.eigvalsh(self.hessians)
+        rates = 2 / (curvatures[:, -1] + curvatures[:, 0])
+
+        def slope(points):
+            return np.einsum("dij,dj->di", self.hessians, points - self.solutions)
+
+        path = minimize(
+            slope,
+            np.zeros_like(self.solutions),
+            RULES["gradient descent"],
+            rates[:, np.newaxis],
+            most,
+        )
+        lengths = np.linalg.norm(self.solutions, axis=-1)
+        distances = np.linalg.norm(path - self.solutions, axis=-1) / lengths
+        return steps_until_below(distances, 1e-3)
+
+
+def draw_regressions(
+    x: np.ndarray, y: np.ndarray, size: int, random: np.random.Generator
+) -> Regressions:
+    """Of y, (examples,), on some of the inputs x, (examples, inputs), which are
+    standardized."""
+    hessians = []
+    solutions = []
+    for _ in range(20):
+        some = x[:, random.choice(x.shape[1], size, replace=False)]
+        hessian = some.T @ some / len(x)
+        hessians.append(hessian)
+        solutions.append(np.linalg.solve(hessian, some.T @ y / len(x)))
+    return Regressions(np.array(hessians), np.array(solutions))
 
 
 STEPS_PER_LOOK = 10
@@ -307,9 +348,12 @@ class Trained:
 
     def chosen(self) -> np.ndarray:
         """The place of each optimizer's rate, (optimizers,): the one of the fewest
-        steps in the first half of the starts, which is not reported."""
+        steps in the first half of the starts, which is not reported; of equal ones that
+        of the lowest loss."""
         half = self.losses.shape[-1] // 2
-        return self.steps()[..., :half].mean(axis=-1).argmin(axis=1)
+        steps = self.steps()[..., :half].mean(axis=-1)
+        losses = self.losses[-1, ..., :half].mean(axis=-1)
+        return (steps + losses / (2 * FAR)).argmin(axis=1)
 
     def reported(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Of values (..., optimizers, rates, starts) those of the other half at the
@@ -467,26 +511,30 @@ def draw_digits(trained: Trained) -> plt.Figure:
     return figures.panels(by_step, by_rate)
 
 
-def draw_conditions(found: dict[int, np.ndarray]) -> plt.Figure:
-    sizes = np.array(list(found))
-    numbers = figures.Panel(
-        title="Condition number",
-        xlabel="inputs",
-        lines={"linear regression on digits": (sizes, np.array(list(found.values())))},
-        xscale="log",
-        yscale="log",
-        xticks=sizes,
-    )
-    needed = [steps_of_gradient_descent(values) for values in found.values()]
-    steps = figures.Panel(
-        title="Steps of gradient descent to 1/1000",
-        xlabel="inputs",
-        lines={"linear regression on digits": (sizes, np.array(needed))},
-        xscale="log",
-        yscale="log",
-        xticks=sizes,
-    )
-    return figures.panels(numbers, steps)
+def draw_conditions(digits: dict, shuffled: dict, steps: int) -> plt.Figure:
+    """Both: regressions by their number of inputs."""
+    sizes = np.array(list(digits))
+    numbers = {}
+    needed = {}
+    for name, of_sizes in (("digits", digits), ("each pixel shuffled", shuffled)):
+        conditions = [each.condition_numbers() for each in of_sizes.values()]
+        numbers[name] = (sizes, np.array(conditions))
+        needed[name] = (sizes, np.array([e.steps(steps) for e in of_sizes.values()]))
+    shown = [
+        figures.Panel(
+            title=title,
+            xlabel="inputs",
+            lines=lines,
+            xscale="log",
+            yscale="log",
+            xticks=sizes,
+        )
+        for title, lines in (
+            ("Condition number of linear regression", numbers),
+            ("Steps of gradient descent to 1/1000", needed),
+        )
+    ]
+    return figures.panels(*shown)
 
 
 AHEAD = "valley along the axes"
@@ -512,33 +560,26 @@ def judge_surfaces(races: dict[str, dict[str, Race]], run: Run) -> None:
         less="momentum",
         times=1.7,
     )
-    run.compare(
-        "Looking ahead, as Nesterov does, saves more",
-        {name: best[ROTATED][name] for name in ("momentum", "Nesterov")},
-        more="momentum",
-        less="Nesterov",
-        times=1.5,
+    plain = best[AHEAD]["gradient descent"]
+    adagrad = best[AHEAD]["AdaGrad"]
+    rotated = best[ROTATED]["AdaGrad"]
+    run.claim(
+        "AdaGrad straightens a valley that lies along the axes; in a rotated one it is no "
+        "quicker than plain gradient descent",
+        holds=10 * adagrad < plain < 1.1 * rotated,
+        measured=f"AdaGrad {adagrad:.1f} steps along the axes, {rotated:.1f} rotated; "
+        f"gradient descent {plain:.1f}",
     )
-    for name in DIVIDING:
-        run.compare(
-            f"{name} straightens a valley that lies along the axes, not a rotated one",
-            {"along the axes": best[AHEAD][name], "rotated": best[ROTATED][name]},
-            more="rotated",
-            less="along the axes",
-            times=1.2,
-        )
-
-    adam = races[AHEAD]["Adam"]
-    run.compare(
-        "Adam has this weakness too: the rate that suits the valley fails the rotated one",
-        {
-            "along the axes": adam.steps[adam.best],
-            "rotated, same rate": races[ROTATED]["Adam"].steps[adam.best],
-        },
-        more="rotated, same rate",
-        less="along the axes",
-        times=2,
+    rmsprop = best[AHEAD]["RMSprop"]
+    rotated = best[ROTATED]["RMSprop"]
+    run.claim(
+        "RMSprop feels the rotation as well; and as its steps do not shrink by themselves, "
+        "along the axes too it comes to rest no sooner than plain gradient descent",
+        holds=rotated > 1.2 * rmsprop and rmsprop > plain,
+        measured=f"RMSprop {rmsprop:.1f} steps along the axes, {rotated:.1f} rotated (at "
+        f"least 1.2 times wanted); gradient descent {plain:.1f}",
     )
+    judge_adam(races, run)
     same = {
         name: best[ROTATED][name] / best[AHEAD][name]
         for name in ("gradient descent", "momentum", "Nesterov")
@@ -549,12 +590,58 @@ def judge_surfaces(races: dict[str, dict[str, Race]], run: Run) -> None:
         measured="steps in the rotated valley, of those along the axes: "
         + ", ".join(f"{name} {ratio:.2f}" for name, ratio in same.items()),
     )
-    run.compare(
-        "Near a saddle plain gradient descent hardly moves; the others are soon away",
-        best[SADDLE],
-        more="gradient descent",
-        less=max(SHOWN[1:], key=best[SADDLE].get),
-        times=1.3,
+
+
+def judge_adam(races: dict[str, dict[str, Race]], run: Run) -> None:
+    """At all rates that suit it along the axes, as the very best of them is chance."""
+    ahead = races[AHEAD]["Adam"].steps
+    rotated = races[ROTATED]["Adam"].steps
+    suits = ahead <= 1.1 * ahead.min()
+    same_rates = float(np.median(rotated[suits] / ahead[suits]))
+    own_rate = float(rotated.min() / ahead.min())
+    run.claim(
+        "Adam feels it at the rates that suit the valley along the axes; at a rate of its "
+        "own the rotated one takes it less than twice the steps",
+        holds=same_rates > 1.5 and own_rate < 2,
+        measured=f"steps rotated, of those along the axes: {same_rates:.2f} times at "
+        f"{suits.sum()} rates (median; at least 1.5 wanted), {own_rate:.2f} times at the "
+        "best rate for each",
+    )
+
+
+def judge_nesterov(surface: Surface, races: dict[str, Race], config, run: Run) -> None:
+    """At the usual ρ, and each rival at the one that suits it."""
+    names = {"momentum": momentum, "Nesterov": nesterov}
+    usual = {name: races[name].steps.min() for name in names}
+    own = {
+        name: fewest_steps(surface, direction, config.steps)
+        for name, direction in names.items()
+    }
+    run.metrics("steps_at_best_friction", own)
+    run.claim(
+        f"At ρ = {MOMENTUM:g} looking ahead, as Nesterov does, saves steps; where each has "
+        "a ρ that suits the valley, it saves little",
+        holds=usual["momentum"] > 1.5 * usual["Nesterov"]
+        and own["momentum"] < 1.35 * own["Nesterov"],
+        measured=f"steps at {MOMENTUM:g} momentum {usual['momentum']:.1f}, Nesterov "
+        f"{usual['Nesterov']:.1f} (at least 1.5 times wanted); at the best of "
+        f"{len(FRICTIONS)} ρ {own['momentum']:.1f} and {own['Nesterov']:.1f} (at most 1.35)",
+    )
+
+
+def judge_saddle(races: dict[str, Race], config: Config, run: Run) -> None:
+    steps = {name: races[name].steps.min() for name in SHOWN}
+    slowest = max(SHOWN[1:], key=steps.get)
+    plain = RULES["gradient descent"]
+    without_wall = race(saddle(1), plain, config.steps).steps.min()
+    run.claim(
+        "A steep wall keeps plain gradient descent at a saddle longer than any other; "
+        "without the wall it is soon away",
+        holds=steps["gradient descent"] > 1.3 * steps[slowest]
+        and without_wall < 0.2 * steps["gradient descent"],
+        measured=f"gradient descent {steps['gradient descent']:.1f} steps, {slowest} "
+        f"{steps[slowest]:.1f} (at least 1.3 times wanted); without the wall gradient "
+        f"descent {without_wall:.1f}",
     )
 
 
@@ -568,31 +655,48 @@ def show_paths(surfaces, races, config: Config, run: Run) -> None:
     run.figure("trajectories", figure)
 
 
-def judge_dimensions(run: Run) -> None:
-    (x, _), _ = data.load("digits")
+def judge_dimensions(config: Config, run: Run) -> None:
+    """Pixels of digits, and the same pixels without what they have in common."""
+    (x, labels), _ = data.load("digits")
     x = x.reshape(len(x), -1)
     x = x[:, x.std(axis=0) > 0.05]  # pixels that are more than background
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    found = condition_numbers(x, INPUTS, np.random.default_rng(run.seed))
-    run.figure("condition", draw_conditions(found))
-    medians = {f"{size} inputs": np.median(found[size]) for size in found}
-    needed = {
-        f"{size} inputs": np.median(steps_of_gradient_descent(found[size]))
-        for size in found
+    y = np.where(labels % 2, 1.0, -1.0)
+    random = np.random.default_rng(run.seed)
+    digits = {size: draw_regressions(x, y, size, random) for size in INPUTS}
+    uncorrelated = np.stack([random.permutation(pixel) for pixel in x.T], axis=1)
+    shuffled = {
+        size: draw_regressions(uncorrelated, y, size, random) for size in INPUTS
     }
+    run.figure("condition", draw_conditions(digits, shuffled, config.steps))
+
+    few = INPUTS[1]
+    many = INPUTS[-1]
+    numbers = {
+        f"{few} inputs": np.median(digits[few].condition_numbers()),
+        f"{many} inputs": np.median(digits[many].condition_numbers()),
+        f"{many} shuffled": np.median(shuffled[many].condition_numbers()),
+    }
+    steps = {
+        f"{few} inputs": np.median(digits[few].steps(config.steps)),
+        f"{many} inputs": np.median(digits[many].steps(config.steps)),
+        f"{many} shuffled": np.median(shuffled[many].steps(config.steps)),
+    }
+    run.metrics("condition_number", numbers)
     run.compare(
-        "The more dimensions, the larger the condition number",
-        medians,
-        more="32 inputs",
-        less="4 inputs",
+        "The more inputs that have something in common, the larger the condition number "
+        "(each pixel shuffled by itself, it stays small)",
+        numbers,
+        more=f"{many} inputs",
+        less=max((f"{few} inputs", f"{many} shuffled"), key=numbers.get),
         times=8,
     )
     run.compare(
-        "And with it the steps that plain gradient descent takes",
-        needed,
-        more="32 inputs",
-        less="4 inputs",
-        times=8,
+        "And with it the steps that plain gradient descent takes in linear regression",
+        steps,
+        more=f"{many} inputs",
+        less=max((f"{few} inputs", f"{many} shuffled"), key=steps.get),
+        times=5,
     )
 
 
@@ -605,7 +709,7 @@ def judge_digits(races: dict[str, dict[str, Race]], trained: Trained, run: Run) 
     sums, none = "with a sum of gradients", "without"
     run.compare(
         "On digits, too, those that sum up gradients need fewer steps than those that "
-        "do not",
+        "do not (means of three each)",
         {
             sums: np.mean([steps[name] for name in WITH_VELOCITY]),
             none: np.mean([steps[name] for name in WITHOUT]),
@@ -633,12 +737,16 @@ def judge_digits(races: dict[str, dict[str, Race]], trained: Trained, run: Run) 
         name: trained.losses[0, list(RULES).index(name), at].mean()
         for name in ("Adam", "Adam, uncorrected")
     }
-    run.compare(
-        "Without bias correction Adam's first steps are too large",
-        {f"{name}, loss after {STEPS_PER_LOOK}": loss for name, loss in first.items()},
-        more=f"Adam, uncorrected, loss after {STEPS_PER_LOOK}",
-        less=f"Adam, loss after {STEPS_PER_LOOK}",
-        by=0.05,
+    uncorrected = steps["Adam, uncorrected"]
+    run.claim(
+        "Without bias correction Adam's first steps are too large at the rate that suits "
+        "it with; at a rate of its own it arrives as soon",
+        holds=first["Adam, uncorrected"] > first["Adam"] + 0.05
+        and uncorrected < 1.4 * steps["Adam"],
+        measured=f"loss after {STEPS_PER_LOOK} steps at the same rate: Adam "
+        f"{first['Adam']:.3f}, uncorrected {first['Adam, uncorrected']:.3f} (at least "
+        f"0.05 more wanted); steps at each one's own {steps['Adam']:.1f} and "
+        f"{uncorrected:.1f} (at most 1.4 times)",
     )
 
 
@@ -653,22 +761,23 @@ def main(config: Config, run: Run) -> None:
         title: {name: race(surface, rule, config.steps) for name, rule in RULES.items()}
         for title, surface in run.track(list(surfaces.items()), "surfaces")
     }
-    judge_surfaces(races, run)
-    show_paths(surfaces, races, config, run)
-    judge_dimensions(run)
-
     (x, y), (x_test, y_test) = data.load("digits")
     x = x.reshape(len(x), -1)
     x_test = x_test.reshape(len(x_test), -1)
     model = build_model()
     starts = np.stack([stacks.row_of(build_model()) for _ in range(config.starts)])
     trained = train_on_digits(model, starts, x, y, config, run)
-    judge_digits(races, trained, run)
-    run.figure("digits", draw_digits(trained))
-
     adam_at = list(RULES).index("Adam")
     stacks.set_weights(model, trained.weights[adam_at, trained.chosen()[adam_at], -1])
     run.metric("test_accuracy", np.mean(np.argmax(model(x_test), axis=1) == y_test))
+
+    judge_surfaces(races, run)
+    judge_nesterov(surfaces[ROTATED], races[ROTATED], config, run)
+    judge_saddle(races[SADDLE], config, run)
+    show_paths(surfaces, races, config, run)
+    judge_dimensions(config, run)
+    judge_digits(races, trained, run)
+    run.figure("digits", draw_digits(trained))
     run.export(serving.classifier(model), example=x_test[:3])
 
 

@@ -2,10 +2,10 @@
 
 A network with more weights than it has examples learns the examples by heart, noise
 and all. A penalty λ·R(W) is added to its loss. For R = ‖W‖²/2 (L2) the update is a
-decay, W ← (1 − ηλ)·W − η·∂J/∂W: large weights shrink most, and what is left is spread
-over many inputs. For R = ‖W‖₁ (L1) each weight moves towards zero by the same ηλ, and
-most arrive there. Max-norm has no penalty: after the usual update the weights into a
-neuron are scaled back if they are longer than c.
+decay, W ← (1 − ηλ)·W − η·∂J/∂W: large weights shrink most, so that many inputs keep
+some. For R = ‖W‖₁ (L1) each weight moves towards zero by the same ηλ, and most arrive
+there. Max-norm has no penalty: after the usual update the weights into a neuron are
+scaled back if they are longer than c.
 Half of the inputs here are pixels of digits, half are noise. Look at training and test
 by strength, at whose weights end at zero, and at who still listens to the noise.
 
@@ -347,12 +347,12 @@ def judge_weights(trained: Trained, run: Run) -> None:
         less="L2",
         by=0.3,
     )
-    run.compare(
-        "L2's weights are spread over many inputs, L1's over few: participation ratio",
-        {name: spread[name] for name in ("L2", "L1")},
-        more="L2",
-        less="L1",
-        times=1.5,
+    run.claim(
+        "L2's weights are spread over many inputs, L1's over few; over most those of "
+        "neither, of which nothing is left out",
+        holds=spread["L2"] > 1.5 * spread["L1"] and spread["none"] > spread["L2"],
+        measured=f"participation ratio L2 {spread['L2']:.1f}, L1 {spread['L1']:.1f} (at "
+        f"least 1.5 times wanted), none {spread['none']:.1f}",
     )
 
     longest = {name: float(norms_of(trained, name).max()) for name in SHOWN}
@@ -394,13 +394,14 @@ def judge_rivals(trained: Trained, alone: Trained, run: Run) -> None:
         of_l2 = each.of("L2", losses).mean()
         leads[name] = float(of_l2 / each.of("L1", losses).mean())
     run.metrics("l2_loss_of_l1_loss", leads)
-    run.compare(
-        "L1's lead over L2 comes from inputs to leave out: on pixels alone it is gone "
-        "(L2 is hardly better there): L2's test loss, of L1's",
-        leads,
-        more="beside noise",
-        less="pixels alone",
-        by=0.05,
+    beside = leads["beside noise"]
+    without = leads["pixels alone"]
+    run.claim(
+        "L1's lead over L2 comes from inputs to leave out: on pixels alone most of it is "
+        "gone",
+        holds=beside > 1.05 and without - 1 < 0.5 * (beside - 1),
+        measured=f"L2's test loss, of L1's: {beside:.2f} beside noise (at least 1.05 "
+        f"wanted), {without:.2f} on pixels alone (at most half as much above 1)",
     )
 
     losses = trained.losses["test"]

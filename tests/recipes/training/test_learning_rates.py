@@ -53,8 +53,7 @@ def test_the_rate_is_a_tenth_of_that_of_the_lowest_loss():
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "Adam"])
-def test_steps_are_those_of_keras_at_each_networks_own_rates(optimizer, monkeypatch):
-    monkeypatch.setattr(recipe, "NOISE", 0.0)
+def test_steps_are_those_of_keras_at_each_networks_own_rates(optimizer):
     random = np.random.default_rng(0)
     x = random.uniform(size=(60, 64)).astype("float32")
     y = random.integers(10, size=60)
@@ -75,6 +74,7 @@ def test_steps_are_those_of_keras_at_each_networks_own_rates(optimizer, monkeypa
         tf.constant(x),
         tf.constant(y),
         optimizer == "Adam",
+        tf.constant(0.0),
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for index in range(2):
@@ -91,3 +91,15 @@ def test_steps_are_those_of_keras_at_each_networks_own_rates(optimizer, monkeypa
             continue  # Keras keeps the rate in the velocity: other steps where it falls
         found = float(stacks.losses(model, rows, tf.constant(x), tf.constant(y))[index])
         assert found == pytest.approx(float(loss(y, model(x))), rel=2e-3)
+
+
+def test_a_restart_is_where_the_second_cycle_ends():
+    losses = np.ones((7 * 24, 2))
+    assert recipe.rise_at_restart(losses) == 1
+    losses[3 * 24 :] = 2  # cycles of 1, 2 and 4 sevenths
+    assert recipe.rise_at_restart(losses) == 2
+
+
+def test_the_nearest_rate_is_so_in_proportion():
+    assert recipe.nearest(np.array([0.01, 0.1, 1.0]), 0.2) == 1
+    assert recipe.nearest(np.array([0.01, 0.1, 1.0]), 0.4) == 2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deep_learning_recipes.training import stacks
 from recipes import normalization_layers as recipe
 
 SHAPE = (5, 4, 3, 8)
@@ -120,3 +121,23 @@ def test_the_smaller_a_batch_the_farther_its_mean():
     # Independent places: 16 of each image count, so 1 / √(16 · size), nearly.
     for size in (2, 8):
         assert errors[size] == pytest.approx(1 / np.sqrt(16 * size), rel=0.3)
+
+
+def test_companions_give_statistics_and_no_loss():
+    keras.utils.set_random_seed(0)
+    model = recipe.build_network("batch")
+    rows = tf.constant([stacks.row_of(model)])
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(6, 8, 8, 3)), "float32")
+    labels = tf.constant(random.integers(9, size=2))
+    found = recipe.gradients_of_first(model, rows, images, labels)
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)[:2]
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        loss = tf.reduce_mean(losses)
+    expected = tape.gradient(loss, model.trainable_variables)
+    of_weights = stacks.weights_of(model, found)
+    places = {id(each): place for place, each in enumerate(model.weights)}
+    for variable, gradient in zip(model.trainable_variables, expected, strict=True):
+        ours = of_weights[places[id(variable)]][0]
+        np.testing.assert_allclose(ours, gradient, atol=1e-5)

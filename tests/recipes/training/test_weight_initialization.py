@@ -52,8 +52,17 @@ def test_powers_of_a_half_and_of_one_and_a_half():
         for _ in range(16):
             hidden = hidden @ (factor * np.eye(2))
         assert hidden[0, 0] == pytest.approx(factor**16)
-        found = recipe.growth_of_linear_layers(factor, np.eye(64), 16, seed=0)
+        random = np.random.default_rng(0)
+        found = recipe.growth(recipe.xavier, np.eye(64), 16, random, gain=factor)
         assert found == pytest.approx(factor**16, rel=0.2)
+
+
+def test_relu_lets_half_of_the_variance_through():
+    random = np.random.default_rng(0)
+    of_xavier = recipe.growth(recipe.xavier, np.eye(300), 4, random, relu=True)
+    assert of_xavier == pytest.approx(2**-2, rel=0.1)
+    of_he = recipe.growth(recipe.he, np.eye(300), 4, random, relu=True)
+    assert of_he == pytest.approx(1, rel=0.1)
 
 
 def test_signals_are_what_layers_give_and_the_gradients_of_the_loss():
