@@ -555,7 +555,7 @@ def draw_accuracies(found: dict[str, dict]) -> plt.Figure:
         axes.get_legend().remove()
     # The first task has all ways, the others some of them in the same colors.
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=5)
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     return figure
 
 
