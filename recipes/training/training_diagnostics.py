@@ -4,7 +4,7 @@ Most failed trainings fail in a few ways, and each leaves its marks: in the loss
 in the data, in the hidden units, in the size of the updates. `diagnose` looks for them
 in that order and says what it found, by which evidence, and what to try. Three checks
 come before any training: the first loss of K classes is −log(1/K); a network can learn
-one batch by heart; an update is about a thousandth of the weights.
+one batch by heart; an update is a thousandth to a hundredth of the weights.
 Look at the loss curves of ten planted faults, and at the table of which were named, on
 data that the doctor was made for and on others.
 
@@ -556,7 +556,7 @@ def update_ratios(
     model: keras.Model, x: np.ndarray, y: np.ndarray, learning_rate: float
 ) -> dict[str, float]:
     """How long a step of plain gradient descent is, of the length of the weights, by
-    kernel: about 1/1000 is usual."""
+    kernel: 1/1000 to 1/100 is usual."""
     _, gradients = loss_and_gradients(model, tf.constant(x), tf.constant(y), True)
     pairs = zip(model.trainable_variables, gradients, strict=True)
     return {
@@ -989,9 +989,9 @@ def diagnose_all(name: str, config: Config, run: Run) -> list[Patient]:
 
 
 def judge_diagnoses(
-    patients: list[Patient], where: str, wanted: float, run: Run
+    patients: list[Patient], where: str, wanted: float, allowed: float, run: Run
 ) -> None:
-    """wanted: the share of faults to be named; of the healthy the rest may alarm."""
+    """wanted: the share of faults to be named. allowed: of the healthy to alarm."""
     ill = [each for each in patients if each.fault != HEALTHY]
     healthy = [each for each in patients if each.fault == HEALTHY]
     named = sum(each.named == each.fault for each in ill)
@@ -1000,10 +1000,11 @@ def judge_diagnoses(
     run.metric(f"faults_named_{words}", named / len(ill))
     run.metric(f"false_alarms_{words}", alarms / len(healthy))
     run.claim(
-        f"The doctor names the planted faults, on {where}, and leaves the healthy alone",
-        holds=named >= wanted * len(ill) and alarms <= (1 - wanted) * len(healthy),
+        f"The doctor names at least {wanted:.0%} of the planted faults, on {where}, and "
+        "leaves the healthy alone",
+        holds=named >= wanted * len(ill) and alarms <= allowed * len(healthy),
         measured=f"{named} of {len(ill)} faults named first ({wanted:.0%} wanted), "
-        f"{alarms} of {len(healthy)} healthy trainings alarmed ({1 - wanted:.0%} "
+        f"{alarms} of {len(healthy)} healthy trainings alarmed ({allowed:.0%} "
         "allowed)",
     )
 
@@ -1162,9 +1163,9 @@ def main(config: Config, run: Run) -> None:
     keras.utils.set_random_seed(run.seed)
     first_clinic = names[0]
     patients = {name: diagnose_all(name, config, run) for name in names}
-    for is_new, where, wanted in (
-        (False, "data it was made for", 0.85),
-        (True, "new data", 0.75),
+    for is_new, where, wanted, allowed in (
+        (False, "data it was made for", 0.85, 0.15),
+        (True, "new data", 0.6, 0.25),
     ):
         of_kind = [
             each
@@ -1173,7 +1174,7 @@ def main(config: Config, run: Run) -> None:
             for each in of_clinic
         ]
         if of_kind:
-            judge_diagnoses(of_kind, where, wanted, run)
+            judge_diagnoses(of_kind, where, wanted, allowed, run)
     show_misses(patients, run)
     run.figure("table", draw_table(patients))
     run.figure("loss_curves", draw_curves(patients[first_clinic]))

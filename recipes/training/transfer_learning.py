@@ -4,10 +4,10 @@ A network that has seen ImageNet's million pictures has features that other task
 use. Frozen: its layers stay as they are, each picture goes through them once, and only
 a new head learns. Fine-tuned: the last layers go on learning as well, slowly, from
 where they are. From scratch: a small network learns all from the few pictures there
-are. The fewer labels, the more the first two are ahead, and the nearer the new pictures
-are to those that the network knows, the more they help.
-Look at the accuracy by number of labels, at the same network with random weights, and
-at three tasks of which one has pictures that ImageNet has never seen the like of.
+are. The first two are ahead of it, also where labels are few.
+Look at the accuracy by number of labels, at the same network with random weights, at
+what the colors of a picture alone tell, and at three tasks of which one has pictures
+that ImageNet has never seen the like of.
 
 Lectures: INFO Transfer learning; ICME Transfer learning; N18 1.3.1 Fine-tuning
 Paper: Yosinski et al., How transferable are features in deep neural networks?, 2014;
@@ -187,10 +187,12 @@ def build_step(model: keras.Model, optimizer: keras.optimizers.Optimizer):
 
 SIDES = {"photos": 64, "textures": 64, "mnist_5k": 28}  # of the pictures themselves
 FLAT_SIDE = 16  # of those whose pixels are features
+SHADES = 6  # of red, green and blue, in histograms of colors
 CUT = 0.7  # of the layers stay frozen while the others are fine-tuned
 BATCH_SIZE = 16
 LOOKS = 4  # at validation, in each training
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # of the heads' penalties, to choose from
+# Of the heads' penalties, to choose from.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 RATES = {"fine-tuned": (1e-4, 5e-4), "from scratch": (1e-3, 4e-3)}  # Adam's
 
 
@@ -283,6 +285,16 @@ def flat_pixels(images: np.ndarray) -> np.ndarray:
     return small.numpy().reshape(len(images), -1)
 
 
+def color_histograms(images: np.ndarray) -> np.ndarray:
+    """How frequent each color is, wherever it is: a rival that sees no shapes."""
+    levels = np.minimum(np.floor(images * SHADES), SHADES - 1)
+    colors = (levels @ [SHADES**2, SHADES, 1]).astype(int)
+    counts = [np.bincount(each.ravel(), minlength=SHADES**3) for each in colors]
+    shares = np.array(counts) / colors[0].size
+    # The root lets rare colors count as well.
+    return shares**0.25
+
+
 def best_head(features: Features, task: Task, places: np.ndarray) -> LogisticRegression:
     """Of the strengths the one that validates best."""
     x = features.pool[places]
@@ -360,6 +372,7 @@ FINE_TUNED = "fine-tuned"
 SCRATCH = "from scratch"
 SHUFFLED = "frozen, shuffled weights"
 PIXELS = "pixels alone"
+COLORS = "colors alone"
 
 
 class Parts:
@@ -400,6 +413,7 @@ def compare_heads(task: Task, parts: Parts, shuffled) -> dict[str, dict]:
         FROZEN: judge_heads(frozen, task),
         SHUFFLED: judge_heads(random, task),
         PIXELS: judge_heads(each(flat_pixels, task.pictures), task),
+        COLORS: judge_heads(each(color_histograms, task.pictures), task),
     }
 
 
@@ -446,12 +460,13 @@ def judge_task(found: dict[str, dict], config: Config, run: Run) -> None:
     if not run.has("--labels", config.labels, 4):
         return
     of_four = mean_accuracies(found, 4)
+    rival = max((SCRATCH, PIXELS, COLORS), key=of_four.get)
     run.compare(
-        "With four labels a class a frozen network that knows ImageNet is ahead of a "
-        "network that learns from scratch",
-        {way: of_four[way] for way in (FROZEN, SCRATCH)},
+        "With four labels a class a frozen network that knows ImageNet is ahead of all "
+        "that do not: a network from scratch, pixels, a histogram of colors",
+        {way: of_four[way] for way in (FROZEN, rival)},
         more=FROZEN,
-        less=SCRATCH,
+        less=rival,
         by=0.01,
     )
     run.compare(
@@ -465,16 +480,17 @@ def judge_task(found: dict[str, dict], config: Config, run: Run) -> None:
         way: float(np.mean(list(found[way].values()))) for way in (FROZEN, FINE_TUNED)
     }
     run.claim(
-        "Fine-tuning the last layers keeps what frozen features give; that it adds to "
-        "it does not show in every run",
-        holds=of_all[FINE_TUNED] > of_all[FROZEN] - 0.06,
+        "Fine-tuning the last layers changes little where the head on frozen features "
+        "has the penalty that validates best",
+        holds=abs(of_all[FINE_TUNED] - of_all[FROZEN]) < 0.08,
         measured=f"test accuracy over all numbers of labels: fine-tuned "
-        f"{of_all[FINE_TUNED]:.3f}, frozen {of_all[FROZEN]:.3f} (at most 0.06 less "
+        f"{of_all[FINE_TUNED]:.3f}, frozen {of_all[FROZEN]:.3f} (less than 0.08 apart "
         "wanted)",
     )
     if 16 in config.labels:
         run.compare(
-            "Four labels and frozen features are worth more than sixteen from scratch",
+            "Four labels and frozen features are worth more than sixteen for a network "
+            "from scratch",
             {
                 "frozen, 4": of_four[FROZEN],
                 "from scratch, 16": mean_accuracies(found, 16)[SCRATCH],
@@ -504,8 +520,8 @@ def judge_across(found: dict[str, dict], config: Config, run: Run) -> None:
             for task in ("photos", "mnist_5k")
         }
         run.compare(
-            "They help where pictures are like ImageNet's: over pixels photographs gain "
-            "more by them than handwritten digits do",
+            "Over pixels photographs, which are like ImageNet's pictures, gain more by "
+            "them than handwritten digits do",
             over_pixels,
             more="photos",
             less="mnist_5k",
@@ -539,7 +555,7 @@ def draw_accuracies(found: dict[str, dict]) -> plt.Figure:
         axes.get_legend().remove()
     # The first task has all ways, the others some of them in the same colors.
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=5)
+    figure.legend(*handles, loc="outside lower center", ncols=3)
     return figure
 
 

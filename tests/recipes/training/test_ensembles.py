@@ -116,6 +116,29 @@ def test_the_rate_is_chosen_on_digits_that_are_not_reported():
     assert way.accuracy[0] == 0.5
 
 
+def test_a_temperature_is_chosen_on_digits_that_are_not_reported():
+    labels = np.array([0, 0, 0, 1, 1])  # the first three are to choose by
+    # Two of three right: 0.96 is too sure, and a temperature lowers it toward 2/3.
+    sure = np.array([[0.96, 0.04], [0.96, 0.04], [0.04, 0.96], [0.9, 0.1], [0.1, 0.9]])
+    parts = SimpleNamespace(labels=labels, validation=3)
+    way = recipe.judge(np.array([[sure]]), parts, steps=10, networks=1)
+    np.testing.assert_allclose(way.loss, -np.log([0.1, 0.9]).mean())
+    odds = 9 ** (1 / recipe.TEMPERATURES[-1])  # the highest one
+    expected = -np.log([1 / (1 + odds), odds / (1 + odds)]).mean()
+    np.testing.assert_allclose(way.calibrated, expected)
+
+
+def test_a_temperature_divides_logits():
+    logits = np.random.default_rng(0).normal(size=(5, 10))
+    found = recipe.at_temperature(tf.nn.softmax(logits).numpy(), 2.5)
+    np.testing.assert_allclose(found, tf.nn.softmax(logits / 2.5), atol=1e-12)
+
+
+def test_disagreement_is_counted_over_pairs():
+    answers = np.array([[1, 2, 3, 4], [1, 2, 3, 0], [1, 2, 0, 0]])
+    assert recipe.disagreement(answers) == pytest.approx((1 + 2 + 1) / 3 / 4)
+
+
 def test_the_best_member_is_that_of_each_group_on_validation():
     way = SimpleNamespace(
         validation=np.array([3.0, 1.0, 2.0, 5.0]), loss=np.array([0.1, 0.2, 0.3, 0.4])

@@ -48,6 +48,10 @@ def test_each_strategy_spends_the_budget_within_the_ranges(strategy, tmp_path):
         assert len(trials) == 8
         assert len(rates) == 2
         assert search.next_trial() is None
+    if strategy == recipe.RATES:
+        assert len(trials) == len(rates) == 8
+        momenta = [trial.settings["momentum"] for trial in trials]
+        np.testing.assert_allclose(momenta, 0.475)
     if strategy in (recipe.RANDOM, recipe.LINEAR, recipe.BAYESIAN):
         assert len(trials) == len(rates) == 8
 

@@ -150,3 +150,12 @@ def test_networks_train_as_keras_does_each_on_rows_of_its_own():
     np.testing.assert_array_equal(
         stack.correct(x[100:], y[100:])[1], answers == y[100:]
     )
+
+
+def test_training_images_choose_those_that_are_right_most_often_on_them():
+    train = np.zeros((3, recipe.OF_CANDIDATES + 5))
+    train[:2, : recipe.OF_CANDIDATES] = 1  # two fit all that they trained on
+    train[2, recipe.OF_CANDIDATES :] = 1  # one is right on others of the images
+    held_out = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    trained = recipe.Trained(np.zeros((3, 1, 2)), held_out, train, np.zeros((3, 1)))
+    assert recipe.choose_by_training(trained) == (0.5 + 0.75) / 2

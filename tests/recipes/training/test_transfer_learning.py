@@ -142,3 +142,15 @@ def test_a_class_without_a_picture_to_learn_from_gets_one_line(monkeypatch):
     backbone = SimpleNamespace(inputs=[SimpleNamespace(shape=(None, 8, 8, 1))])
     with pytest.raises(UsageError, match="--held-out"):
         recipe.load_task("mine", backbone, recipe.Config(), SimpleNamespace(seed=0))
+
+
+def test_a_histogram_counts_colors_wherever_they_are():
+    red, white = [0.99, 0.0, 0.0], [1.0, 1.0, 1.0]
+    images = np.array([[[red, red], [red, white]], [[white, red], [red, red]]])
+    found = recipe.color_histograms(images)
+    np.testing.assert_array_equal(found[0], found[1])
+    shades = recipe.SHADES
+    place_of_red = (shades - 1) * shades**2
+    assert found[0, place_of_red] == pytest.approx(0.75**0.25)
+    assert found[0, -1] == pytest.approx(0.25**0.25)
+    assert np.count_nonzero(found[0]) == 2
