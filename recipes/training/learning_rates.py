@@ -159,7 +159,7 @@ FAR_OFF = 50  # times the best rate, and a part of it: what is too high and too 
 WORST = 1e3  # nats; what is worse, or no number, counts as this
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, reduce_retracing=True)
 def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam, noise):
     """A step of all networks on each batch, each at its own rate.
 
@@ -197,7 +197,7 @@ def adam(gradients, memory, step):
     return unbiased_mean / (tf.sqrt(unbiased_squares) + EPSILON)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, reduce_retracing=True)
 def losses_of(model, rows, x, y):
     return stacks.losses(model, rows, x, y)
 
