@@ -202,16 +202,6 @@ PLANNED = {
         "gates that remember, and which of them are needed",
         "lstm, gru, peephole, forget gate, long-term dependency",
     ),
-    "language_model": Planned(
-        "sequences",
-        "the next word, and how surprised a model is by it",
-        "perplexity, n-gram, markov chain, nlp",
-    ),
-    "word_embeddings": Planned(
-        "sequences",
-        "words as vectors, learned from their company",
-        "word2vec, skip-gram, glove, negative sampling, nlp",
-    ),
     "name_classification": Planned(
         "sequences",
         "a language guessed from the letters of a name",
