@@ -192,11 +192,6 @@ PLANNED = {
         "a picture as a sequence of patches",
         "vit, deit, self-attention, patch embedding",
     ),
-    "vanilla_rnn": Planned(
-        "sequences",
-        "the plain recurrent cell and its gradient through time",
-        "simplernn, elman, bptt, gradient clipping, exploding gradient",
-    ),
     "recurrent_cells": Planned(
         "sequences",
         "gates that remember, and which of them are needed",

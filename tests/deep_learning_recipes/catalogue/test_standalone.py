@@ -21,6 +21,7 @@ SHORT = {
     "dqn": {"steps": 1600},
     "lenet": {"epochs": 1},
     "char_rnn": {"epochs": 1},
+    "vanilla_rnn": {"epochs": 1},
     "grad_cam": {"epochs": 1},
     "pruning": {"epochs": 1},
 }
