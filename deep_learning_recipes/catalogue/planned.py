@@ -212,11 +212,6 @@ PLANNED = {
         "words as vectors, learned from their company",
         "word2vec, skip-gram, glove, negative sampling, nlp",
     ),
-    "name_classification": Planned(
-        "sequences",
-        "a language guessed from the letters of a name",
-        "rnn, many-to-one, text classification, nlp",
-    ),
     "sentiment_analysis": Planned(
         "sequences",
         "praise or blame in a review",
@@ -226,11 +221,6 @@ PLANNED = {
         "sequences",
         "a label for each word, chosen together",
         "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
-    ),
-    "seq2seq": Planned(
-        "sequences",
-        "one sequence in, another out",
-        "encoder-decoder, attention, beam search, translation, teacher forcing, nlp",
     ),
     "transformer": Planned(
         "sequences",

@@ -185,6 +185,7 @@ def exact_match(ids, logits):
     return ops.all(ops.logical_or(right, ops.equal(ids, PADDING_ID)), axis=-1)
 
 
+@tf.function
 def greedy(encoder: keras.Model, decoder: keras.Model, source, length: int):
     """The likeliest character at each step: ids (batch, length), PADDING_ID after the
     end, and the attention's weights (batch, length, sources)."""
@@ -209,6 +210,7 @@ def greedy(encoder: keras.Model, decoder: keras.Model, source, length: int):
     return tf.transpose(written.stack()), tf.transpose(looked_at.stack(), (1, 0, 2))
 
 
+@tf.function
 def beam_search(
     encoder: keras.Model, decoder: keras.Model, source, length: int, beams: int
 ):
