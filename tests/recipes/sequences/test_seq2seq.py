@@ -173,8 +173,22 @@ def test_texts_and_ids_there_and_back():
     texts = ["ab", "çà日", ""]
     ids = encode([text + END for text in texts], lookup)
     assert (ids.numpy()[:, 0] >= END_ID).all()
-    assert [text.decode() for text in decode(ids, lookup).numpy()] == texts
+    vocabulary = lookup.get_vocabulary()
+    assert [text.decode() for text in decode(ids, vocabulary).numpy()] == texts
     assert encode(["x"], lookup).numpy().tolist() == [[1]]
+
+
+def test_the_translator_takes_and_gives_strings(networks):
+    encoder, decoder = networks
+    lookup = build_lookup(["ab"])
+    translator = seq2seq.Translator(encoder, decoder, lookup, lookup, 6)
+    texts = tf.constant(["abba", "b", "x"])
+    ids, _ = greedy(encoder, decoder, encode(texts, lookup), 6)
+    expected = [
+        "".join(" ?  ab"[i] for i in row if i != 2).strip() for row in ids.numpy()
+    ]
+    found = [text.decode() for text in translator(texts).numpy()]
+    assert [text.replace("?", "") for text in expected] == found
 
 
 def test_blotting_out_leaves_the_rest():
