@@ -197,10 +197,10 @@ PLANNED = {
         "gates that remember, and which of them are needed",
         "lstm, gru, peephole, forget gate, long-term dependency",
     ),
-    "name_classification": Planned(
+    "language_model": Planned(
         "sequences",
-        "a language guessed from the letters of a name",
-        "rnn, many-to-one, text classification, nlp",
+        "the next word, and how surprised a model is by it",
+        "perplexity, n-gram, markov chain, nlp",
     ),
     "sentiment_analysis": Planned(
         "sequences",
@@ -211,11 +211,6 @@ PLANNED = {
         "sequences",
         "a label for each word, chosen together",
         "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
-    ),
-    "seq2seq": Planned(
-        "sequences",
-        "one sequence in, another out",
-        "encoder-decoder, attention, beam search, translation, teacher forcing, nlp",
     ),
     "transformer": Planned(
         "sequences",
