@@ -950,7 +950,6 @@ def main(config: Config, run: Run) -> None:
     corpus = load_corpus(config)
     counts = count(corpus, config.window)
     held_out = hold_out(corpus, counts, config, run.seed)
-    run.metric("words", len(corpus.words))
     exact = find_optimum(counts, config, run)
 
     methods = {name: train_skip_gram(name, corpus, config, run) for name in SETTINGS}
@@ -959,6 +958,7 @@ def main(config: Config, run: Run) -> None:
 
     ranks = rank_pairs(methods, held_out, corpus, counts)
     judge_ranks(ranks, run)
+    run.metric("words", len(corpus.words))
     judge_subsampling(ranks, corpus, config, run)
     run.figure("ranks", draw_ranks(ranks))
 
