@@ -14,8 +14,8 @@ temperature, p^(1/T).
 Lectures: CS Model Ensembles; SEL Model Ensembles, SGDR
 Paper: Huang et al., Snapshot ensembles: train 1, get M for free, 2017 (equation 2);
     Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992
-Tags: bagging, sgdr, ema, exponential moving average, polyak, swa, weight averaging,
-    warm restarts, temperature scaling, calibration
+Tags: bagging, sgdr, ema, exponential moving average, swa, weight averaging, warm
+    restarts, temperature scaling
 """
 
 import itertools
