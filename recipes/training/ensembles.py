@@ -492,6 +492,90 @@ def measure_disagreements(
 
 def judge_ensemble(ways: dict[str, Way], config: Config, run: Run) -> None:
     """Independent networks beside one of them, and one of more steps or units."""
+    losses = {name: float(way.calibrated.mean()) for name, way in ways.items()}
+    accuracies = {name: float(way.accuracy.mean()) for name, way in ways.items()}
+    run.compare(
+        f"The average of {config.members} independent networks is right more often "
+        "than they are on average",
+        {"average member": accuracies[COSINE], "ensemble": accuracies[INDEPENDENT]},
+        more="ensemble",
+        less="average member",
+        by=0.001,
+    )
+    run.compare(
+        "It is better than the member that validates best, too (log loss)",
+        {
+            "best member": best_member(ways[COSINE], config).mean(),
+            "ensemble": ways[INDEPENDENT].loss.mean(),
+        },
+        more="best member",
+        less="ensemble",
+        times=1.05,
+    )
+    run.compare(
+        f"A single network that takes the {config.members} trainings' steps by itself "
+        "does not get there (log loss, each at its best temperature)",
+        {LONG: losses[LONG], INDEPENDENT: losses[INDEPENDENT]},
+        more=LONG,
+        less=INDEPENDENT,
+        times=1.02,
+    )
+    run.claim(
+        "But a single network as wide as all members together does: it answers and "
+        "learns at their cost, and is about as good here, or better (log loss, each at "
+        "its best temperature)",
+        holds=losses[WIDE] < 1.03 * losses[INDEPENDENT],
+        measured=f"{WIDE} {losses[WIDE]:.3f}, {INDEPENDENT} {losses[INDEPENDENT]:.3f} "
+        "(less than 1.03 times that wanted)",
+    )
+
+
+def judge_snapshots(
+    ways: dict[str, Way], disagreements: dict[str, float], run: Run
+) -> None:
+    losses = {name: float(way.loss.mean()) for name, way in ways.items()}
+    calibrated = {name: float(way.calibrated.mean()) for name, way in ways.items()}
+    run.metrics("disagreement", disagreements)
+    gain = losses[COSINE] / losses[SNAPSHOTS] - 1
+    calibrated_gain = calibrated[COSINE] / calibrated[SNAPSHOTS] - 1
+    run.claim(
+        "Snapshots of one training have a lower log loss than one network that trained "
+        "as long; most of that is that they are less sure, which a temperature does too",
+        holds=gain > 0.01 and calibrated_gain < 0.5 * gain,
+        measured=f"{COSINE} {losses[COSINE]:.4f}, {SNAPSHOTS} {losses[SNAPSHOTS]:.4f}; "
+        f"at the best temperatures {calibrated[COSINE]:.4f} and "
+        f"{calibrated[SNAPSHOTS]:.4f}",
+    )
+    run.compare(
+        "Networks of one training differ less than independent ones do (share of test "
+        "digits on which two members disagree)",
+        {name: disagreements[name] for name in (INDEPENDENT, SNAPSHOTS)},
+        more=INDEPENDENT,
+        less=SNAPSHOTS,
+        times=1.15,
+    )
+    run.claim(
+        "That the restarts let them differ does not show at this scale: as many "
+        "snapshots without restarts disagree no less, and are no worse (log loss, each "
+        "at its best temperature)",
+        holds=disagreements[WITHOUT] > 0.9 * disagreements[SNAPSHOTS]
+        and calibrated[WITHOUT] < 1.05 * calibrated[SNAPSHOTS],
+        measured=f"{SNAPSHOTS} disagree on {disagreements[SNAPSHOTS]:.3f}, log loss "
+        f"{calibrated[SNAPSHOTS]:.3f}; {WITHOUT} {disagreements[WITHOUT]:.3f} (more "
+        f"than 0.9 times that wanted) and {calibrated[WITHOUT]:.3f} (less than 1.05 "
+        "times that)",
+    )
+    run.claim(
+        "At this scale short trainings of several networks, which cost as many steps, "
+        "do about as well as snapshots",
+        holds=0.85 < losses[SHORT] / losses[SNAPSHOTS] < 1.15,
+        measured=f"log loss: {SHORT} {losses[SHORT]:.3f}, {SNAPSHOTS} "
+        f"{losses[SNAPSHOTS]:.3f} (0.85 to 1.15 times that wanted)",
+    )
+
+
+def judge_averages(ways: dict[str, Way], run: Run) -> None:
+    """Averages of weights."""
     losses = {name: float(way.loss.mean()) for name, way in ways.items()}
     calibrated = {name: float(way.calibrated.mean()) for name, way in ways.items()}
     accuracies = {name: float(way.accuracy.mean()) for name, way in ways.items()}
