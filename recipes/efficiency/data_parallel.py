@@ -85,7 +85,9 @@ def build_model(
         if normalization != "none":
             synchronized = normalization == "synchronized"
             hidden = layers.BatchNormalization(synchronized=synchronized)(hidden)
-        hidden = layers.ReLU()(hidden)
+        # Smooth: at the kink of a ReLU mere rounding decides which side an example is
+        # on, and weights that should be equal drift apart.
+        hidden = layers.Activation("gelu")(hidden)
     logits = layers.Dense(classes, name="logits")(hidden)
     return keras.Model(x, logits, name="network")
 
