@@ -192,11 +192,6 @@ PLANNED = {
         "a picture as a sequence of patches",
         "vit, deit, self-attention, patch embedding",
     ),
-    "recurrent_cells": Planned(
-        "sequences",
-        "gates that remember, and which of them are needed",
-        "lstm, gru, peephole, forget gate, long-term dependency",
-    ),
     "language_model": Planned(
         "sequences",
         "the next word, and how surprised a model is by it",
