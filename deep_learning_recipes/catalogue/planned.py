@@ -192,11 +192,6 @@ PLANNED = {
         "a picture as a sequence of patches",
         "vit, deit, self-attention, patch embedding",
     ),
-    "language_model": Planned(
-        "sequences",
-        "the next word, and how surprised a model is by it",
-        "perplexity, n-gram, markov chain, nlp",
-    ),
     "sentiment_analysis": Planned(
         "sequences",
         "praise or blame in a review",
