@@ -210,7 +210,7 @@ def test_the_share_of_a_mixture_is_picked_on_validation_data():
 @pytest.mark.parametrize(
     ("text", "change", "message"),
     [
-        ("one two three four five six", {}, "no word comes 3 times or more"),
+        ("one two three four five six", {}, "no word comes 5 times or more"),
         ("word and word\n" * 400, {"streams": 1000}, "must be less than"),
     ],
 )
