@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, TWICE_TODAY, run_in_process
-from fresh import Finished
+from fresh import Finished, assert_agree
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -260,10 +260,7 @@ def test_the_export_is_read_without_keras_and_agrees(recipe, quick_runs, export_
     assert found == []
     assert set(outputs) == set(expected)
     for name, value in expected.items():
-        if np.asarray(value).dtype.kind in "OSU":
-            assert np.asarray(outputs[name]).tolist() == np.asarray(value).tolist()
-        else:
-            np.testing.assert_allclose(outputs[name], value, atol=1e-4)
+        assert_agree(outputs[name], value)
 
 
 @each_recipe
