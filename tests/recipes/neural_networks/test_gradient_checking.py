@@ -37,6 +37,7 @@ MORE_LAYERS = {
     "Cropping2D": (layers.Cropping2D(1), IMAGE),
     "GroupNormalization": (layers.GroupNormalization(1), IMAGE),
     "GRU": (layers.GRU(3), SEQUENCE),
+    "RNN": (layers.RNN(layers.SimpleRNNCell(3)), SEQUENCE),
     "SimpleRNN": (layers.SimpleRNN(3), SEQUENCE),
     "Bidirectional": (layers.Bidirectional(layers.LSTM(2)), SEQUENCE),
     "TimeDistributed": (layers.TimeDistributed(layers.Dense(2)), SEQUENCE),
@@ -47,7 +48,16 @@ MORE_LAYERS = {
 }
 # Of several inputs or of whole numbers: each has a test of its own below.
 MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}
-OTHERS = {"Dot", "Embedding", "Layer", "Wrapper", "Input", "InputLayer", *MERGING}
+OTHERS = {
+    "Dot",
+    "Embedding",
+    "Layer",
+    "Wrapper",
+    "Input",
+    "InputLayer",
+    "StringLookup",  # from strings to numbers: nothing has a gradient
+    *MERGING,
+}
 
 
 @pytest.mark.parametrize("name", [*gc.LAYERS, *MORE_LAYERS])
