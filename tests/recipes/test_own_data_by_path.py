@@ -13,7 +13,9 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from deep_learning_recipes import catalogue, data
 from deep_learning_recipes.serving.bundle import Bundle
 
-TEXT = {"char_rnn"}
+TEXT = {"char_rnn", "language_model", "word_embeddings"}
+# Pairs of texts, or texts with a class each: a table, and no pictures.
+TEXTS = {"name_classification": ("--target", "kind"), "seq2seq": ()}
 TAKING = [
     recipe
     for recipe in catalogue.find_recipes(ROOT / "recipes")
@@ -87,8 +89,16 @@ def check(finished):
 @pytest.mark.parametrize("recipe", parameters(TAKING))
 def test_a_recipe_trains_on_own_data(recipe, capsys):
     if recipe.name in TEXT:
-        Path("own.txt").write_text("It reads this, and that too.\n\n" * 600)
+        some_words = " ".join(f"w{n} and" for n in range(70))
+        repeated = "It reads this, and that too.\n\n" * 600
+        text = repeated if recipe.name == "char_rnn" else f"{some_words}\n\n" * 80
+        Path("own.txt").write_text(text)
         check(run(recipe, "--data", "own.txt"))
+        return
+    if recipe.name in TEXTS:
+        rows = [f"{word}{n},{word}" for n in range(60) for word in ("left", "right")]
+        Path("own.csv").write_text("text,kind\n" + "\n".join(rows))
+        check(run(recipe, "--data", "own.csv", *TEXTS[recipe.name]))
         return
     paint(("ant", "große Biene", "cat"))
     finished = run(recipe, "--data", "own/", "--export", "models")
@@ -115,7 +125,7 @@ def answers(version):
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", TAKING, ids=lambda recipe: recipe.name)
 def test_a_recipe_trains_on_two_classes(recipe):
-    if recipe.name not in TEXT:
+    if recipe.name not in TEXT | set(TEXTS):
         paint(("no", "yes"))
         check(run(recipe, "--data", "own"))
 
@@ -133,7 +143,7 @@ def test_a_recipe_trains_on_a_table(recipe):
 def test_another_kind_gets_one_line(recipe, capsys):
     Path("own.txt").write_text("words")
     Path("own.npz").write_text("no zip")
-    name = "own.npz" if recipe.name in TEXT else "own.txt"
+    name = "own.npz" if recipe.name in TEXT | set(TEXTS) else "own.txt"
     finished = run_in_process(recipe.name, Path("run"), "--data", name)
     assert finished.code == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -147,7 +157,7 @@ def test_the_help_of_data_says_what_it_takes(recipe):
     source = recipe.path.read_text()
     (told,) = re.findall(pattern, source, re.MULTILINE | re.DOTALL)
     assert "your own" in told
-    assert ("--target" in told) == (recipe in TABLES)
+    assert ("--target" in told) == (recipe in TABLES or bool(TEXTS.get(recipe.name)))
 
 
 def test_the_flags_of_data_are_there_where_data_is(capsys):
