@@ -2,7 +2,7 @@
 they are in ISO 8601, numbers in English and French words."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def select(self, places: Iterable[int]) -> "Pairs":
+        """Those at some places."""
+        places = list(places)
+        return Pairs(
+            [self.sources[i] for i in places],
+            [self.targets[i] for i in places],
+            [self.kinds[i] for i in places],
+        )
+
 
 def load_pairs(name: str, max_examples: int | None = None) -> dict[str, Pairs]:
     """Pairs by part: "train", "test", and of the embedded sets a third that is of
@@ -165,11 +174,8 @@ def ambiguous_sources(parts: dict[str, Pairs]) -> set[str]:
 
 
 def without(pairs: Pairs, left_out: set[str]) -> Pairs:
-    kept = [i for i, source in enumerate(pairs.sources) if source not in left_out]
-    return Pairs(
-        [pairs.sources[i] for i in kept],
-        [pairs.targets[i] for i in kept],
-        [pairs.kinds[i] for i in kept],
+    return pairs.select(
+        i for i, source in enumerate(pairs.sources) if source not in left_out
     )
 
 
@@ -204,11 +210,9 @@ def draw_by_length(
 def in_words(numbers: np.ndarray) -> Pairs:
     from num2words import num2words
 
-    def words(language: str) -> Iterator[str]:
-        for number in numbers:
-            yield num2words(int(number), lang=language)
-
-    return Pairs(list(words("en")), list(words("fr")), [""] * len(numbers))
+    english = [num2words(int(number), lang="en") for number in numbers]
+    french = [num2words(int(number), lang="fr") for number in numbers]
+    return Pairs(english, french, [""] * len(numbers))
 
 
 PAIRS = {"dates": dates, "number_words": number_words}

@@ -51,7 +51,7 @@ class Config:
     """names a gradient is averaged over"""
     learning_rate: float = 8e-3
     """of Adam, at the first step; it falls to 0 along a cosine"""
-    longest: Annotated[int, Interval(ge=2)] = 16
+    longest: Annotated[int, Interval(ge=3)] = 16
     """letters that are read of a name; what comes after them is not"""
 
 
@@ -368,10 +368,10 @@ def draw_confusion(names: Names, confusion: np.ndarray) -> Figure:
 
 def draw_guesses(names: Names, answers: Answers) -> Figure:
     """The probability of each language after each letter of a few names."""
-    random = np.random.default_rng(0)
-    chosen = random.permutation(np.flatnonzero(np.char.str_len(names.test) >= 5))[
-        :SHOWN
-    ]
+    lengths = np.char.str_len(names.test)
+    # Of short texts, as some of one's own are, the longest.
+    long_enough = np.flatnonzero(lengths >= min(5, lengths.max()))
+    chosen = np.random.default_rng(0).permutation(long_enough)[:SHOWN]
     figure, grid = plt.subplots(1, len(chosen), figsize=(13, 5), sharey=True)
     for axes, i in zip(np.atleast_1d(grid), chosen, strict=True):
         name = names.test[i][: names.longest]

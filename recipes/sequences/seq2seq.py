@@ -21,6 +21,7 @@ Tags: encoder-decoder, additive attention, teacher forcing, beam search, gru, ma
 import math
 import string
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -185,7 +186,6 @@ def exact_match(ids, logits):
     return ops.all(ops.logical_or(right, ops.equal(ids, PADDING_ID)), axis=-1)
 
 
-@tf.function
 def greedy(encoder: keras.Model, decoder: keras.Model, source, length: int):
     """The likeliest character at each step: ids (batch, length), PADDING_ID after the
     end, and the attention's weights (batch, length, sources)."""
@@ -210,7 +210,6 @@ def greedy(encoder: keras.Model, decoder: keras.Model, source, length: int):
     return tf.transpose(written.stack()), tf.transpose(looked_at.stack(), (1, 0, 2))
 
 
-@tf.function
 def beam_search(
     encoder: keras.Model, decoder: keras.Model, source, length: int, beams: int
 ):
@@ -295,11 +294,11 @@ class Translator(layers.Layer):
         self.decoder = decoder
         self.source_lookup = source_lookup
         self.target_vocabulary = target_lookup.get_vocabulary()
-        self.length = length
+        self.write = tf.function(partial(greedy, encoder, decoder, length=length))
 
     def call(self, texts):
         source = encode(texts, self.source_lookup)
-        ids, _ = greedy(self.encoder, self.decoder, source, self.length)
+        ids, _ = self.write(source)
         return decode(ids, self.target_vocabulary)
 
     def compute_output_spec(self, texts):
@@ -373,15 +372,10 @@ class Task:
 
 
 def leave_out_long(pairs: data.Pairs, longest: int) -> data.Pairs:
-    kept = [
+    return pairs.select(
         i
         for i, texts in enumerate(zip(pairs.sources, pairs.targets, strict=True))
         if max(map(len, texts)) <= longest
-    ]
-    return data.Pairs(
-        [pairs.sources[i] for i in kept],
-        [pairs.targets[i] for i in kept],
-        [pairs.kinds[i] for i in kept],
     )
 
 
@@ -417,27 +411,28 @@ def train(name: str, task: Task, config: Config, run: Run) -> Network:
 
 
 def by_parts(call, source: np.ndarray) -> list[np.ndarray]:
-    """What `call` answers to sources (texts, ...), AT_ONCE texts at a time."""
+    """What `call`, compiled, answers to sources (texts, ...), AT_ONCE texts at a
+    time."""
+    compiled = tf.function(call, reduce_retracing=True)
     parts = np.split(source, range(AT_ONCE, len(source), AT_ONCE))
-    answers = [call(tf.constant(part)) for part in parts]
+    answers = [compiled(tf.constant(part)) for part in parts]
     return [np.concatenate(each) for each in zip(*answers, strict=True)]
 
 
 def write(network: Network, source: np.ndarray, length: int) -> list[np.ndarray]:
     """Greedy texts as ids (texts, length), and the weights of the attention (texts,
     length, sources)."""
-    return by_parts(
-        lambda part: greedy(network.encoder, network.decoder, part, length), source
-    )
+    call = partial(greedy, network.encoder, network.decoder, length=length)
+    return by_parts(call, source)
 
 
 def search(network: Network, source: np.ndarray, length: int, beams: int):
     """The likeliest texts that beam search finds, ids (texts, length), and ln p of each
     (texts,)."""
-    ids, log_probability = by_parts(
-        lambda part: beam_search(network.encoder, network.decoder, part, length, beams),
-        source,
+    call = partial(
+        beam_search, network.encoder, network.decoder, length=length, beams=beams
     )
+    ids, log_probability = by_parts(call, source)
     return ids[:, 0], log_probability[:, 0]
 
 

@@ -26,6 +26,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -550,19 +551,21 @@ def train_skip_gram(name: str, corpus: Corpus, config: Config, run: Run) -> Vect
     model = build_skip_gram(len(corpus.words), config.dimensions)
     optimizer = keras.optimizers.Adam(config.learning_rate)
     optimizer.build(model.trainable_variables)
-    compiled_epoch = tf.function(train_epoch, reduce_retracing=True)
+    compiled_epoch = tf.function(
+        partial(train_epoch, model, optimizer), reduce_retracing=True
+    )
     state = {"model": model, "optimizer": optimizer, "random": random}
     for epoch in run.loop(name, config.epochs, state, unit="epochs"):
         words, contexts = draw_batches(corpus, SETTINGS[name], config, random)
         optimizer.learning_rate = config.learning_rate * (1 - epoch / config.epochs)
-        compiled_epoch(model, optimizer, tf.constant(words), tf.constant(contexts))
+        compiled_epoch(tf.constant(words), tf.constant(contexts))
     return vectors_of(model)
 
 
 def train_glove(corpus: Corpus, counts: Counts, config: Config, run: Run) -> Vectors:
     table = counts.by_distance.tocoo()
     model = build_glove(len(corpus.words), config.dimensions)
-    steps = config.glove_epochs * -(-table.nnz // config.batch_size)
+    steps = config.glove_epochs * math.ceil(table.nnz / config.batch_size)
     rates = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, steps, 0.0)
     model.compile(keras.optimizers.Adam(rates), loss="mean_squared_error")
     training.fit(

@@ -470,6 +470,18 @@ def random_trials(found: Strategy) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(columns, axis=1), losses
 
 
+def claim_no_worse_than_random(
+    text: str, tests: dict[str, float], name: str, times: float, run: Run
+) -> None:
+    """tests: losses by strategy. times: how much higher than random search's may be."""
+    run.claim(
+        text,
+        holds=tests[name] < times * tests[RANDOM],
+        measured=f"test loss: {name} {tests[name]:.3f}, random {tests[RANDOM]:.3f} "
+        f"(less than {times:g} times that wanted)",
+    )
+
+
 def judge_strategies(found: dict[str, Strategy], config: Config, run: Run) -> None:
     tests = {name: float(each.test.mean()) for name, each in found.items()}
     run.metrics("test_loss", tests)
@@ -484,13 +496,14 @@ def judge_strategies(found: dict[str, Strategy], config: Config, run: Run) -> No
             times=1.02,
         )
     if run.has("--strategies", found, RANDOM, RATES):
-        run.claim(
+        claim_no_worse_than_random(
             "What helps is the number of learning rates that are tried, not chance: a "
             "grid of as many rates, which leaves the other two variables in the middle, "
             "does as well as random search",
-            holds=tests[RATES] < 1.1 * tests[RANDOM],
-            measured=f"test loss: {RATES} {tests[RATES]:.3f}, random "
-            f"{tests[RANDOM]:.3f} (less than 1.1 times that wanted)",
+            tests,
+            RATES,
+            times=1.1,
+            run=run,
         )
     if run.has("--strategies", found, RANDOM, LINEAR):
         run.compare(
@@ -502,22 +515,24 @@ def judge_strategies(found: dict[str, Strategy], config: Config, run: Run) -> No
             times=1.05,
         )
     if run.has("--strategies", found, RANDOM, BY_HAND):
-        run.claim(
+        claim_no_worse_than_random(
             "Watching one training after the other and turning one knob, from the middle "
             "of the ranges, is a strong rival here, where one knob is most of it: it does "
             "as well as random search (that it is better does not show in every run)",
-            holds=tests[BY_HAND] < 1.1 * tests[RANDOM],
-            measured=f"test loss: {BY_HAND} {tests[BY_HAND]:.3f}, random "
-            f"{tests[RANDOM]:.3f} (less than 1.1 times that wanted)",
+            tests,
+            BY_HAND,
+            times=1.1,
+            run=run,
         )
     for name in (BAYESIAN, HYPERBAND):
         if run.has("--strategies", found, RANDOM, name):
-            run.claim(
+            claim_no_worse_than_random(
                 f"{name} does about as well as random search, or better (that it is "
                 "better does not show in every run)",
-                holds=tests[name] < 1.2 * tests[RANDOM],
-                measured=f"test loss: {name} {tests[name]:.3f}, random "
-                f"{tests[RANDOM]:.3f} (less than 1.2 times that wanted)",
+                tests,
+                name,
+                times=1.2,
+                run=run,
             )
 
 

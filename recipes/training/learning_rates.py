@@ -20,6 +20,7 @@ Tags: learning rate schedule, decay, cosine, warm restarts, sgdr, warm-up, range
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -159,7 +160,7 @@ FAR_OFF = 50  # times the best rate, and a part of it: what is too high and too 
 WORST = 1e3  # nats; what is worse, or no number, counts as this
 
 
-@tf.function(jit_compile=True, reduce_retracing=True)
+@tf.function(jit_compile=True)
 def train_some(model, rows, memory, first_step, rates, batches, x, y, is_adam, noise):
     """A step of all networks on each batch, each at its own rate.
 
@@ -195,11 +196,6 @@ def adam(gradients, memory, step):
     unbiased_mean = mean / (1 - BETA_1**step)
     unbiased_squares = squares / (1 - BETA_2**step)
     return unbiased_mean / (tf.sqrt(unbiased_squares) + EPSILON)
-
-
-@tf.function(jit_compile=True, reduce_retracing=True)
-def losses_of(model, rows, x, y):
-    return stacks.losses(model, rows, x, y)
 
 
 @dataclass
@@ -239,6 +235,8 @@ def train(
     batch_losses = np.zeros((calls, STEPS_PER_CALL, networks), "float32")
     validation = np.zeros((calls, networks), "float32")
 
+    losses_of = tf.function(partial(stacks.losses, model), jit_compile=True)
+
     state = {"all": [rows, memory, batch_losses, validation, random]}
     for call in run.loop(f"{networks} networks, {name}", calls, state, unit="calls"):
         first = call * STEPS_PER_CALL
@@ -258,11 +256,11 @@ def train(
             optimizer == "Adam",
             tf.constant(noise, "float32"),
         )
-        validation[call] = losses_of(model, rows, *valid)
+        validation[call] = losses_of(rows, *valid)
     return Trained(
         stacks.bounded(batch_losses.reshape(-1, networks), WORST),
         stacks.bounded(validation, WORST),
-        stacks.bounded(losses_of(model, rows, *test), WORST),
+        stacks.bounded(losses_of(rows, *test), WORST),
         rows.numpy(),
     )
 

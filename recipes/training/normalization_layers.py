@@ -20,6 +20,7 @@ Tags: layernorm, groupnorm, instancenorm, group normalization, small batches
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import keras
@@ -243,37 +244,23 @@ class Trained:
 
 
 @tf.function
-def train_epoch(model, rows, velocity, rates, order, batch_size, x, y):
+def train_epoch(model, rows, velocity, rates, order, batch_size, companions, x, y):
     """Gradient descent with momentum, a step of all networks on each batch.
 
     rows, velocity: variables (networks, weights). rates: (networks, 1). order:
     (images,), rows of x and y. batch_size: a tensor, so that all sizes share a graph.
+    companions: (steps or more, images) that each batch is normalized with, of which no
+    loss is taken; there may be none.
     """
     for step in tf.range(tf.size(order) // batch_size):
-        batch = order[step * batch_size : (step + 1) * batch_size]
-        images = tf.gather(x, batch)
-        labels = tf.gather(y, batch)
-        gradients = stacks.gradients(model, rows, images, labels, training=True)
-        if model.non_trainable_variables:
-            # Moving averages over as many images, whatever the size of a batch.
-            share = tf.cast(batch_size / BATCH_SIZES[0], "float32")
-            rows.assign_add(share * (stacks.updated(model, rows, images) - rows))
-        velocity.assign(MOMENTUM * velocity + gradients)
-        rows.assign_sub(rates * velocity)
-
-
-@tf.function
-def train_epoch_with_companions(model, rows, velocity, rates, order, companions, x, y):
-    """As `train_epoch` in the smallest batches, but each is normalized together with
-    companions, of which no loss is taken. companions: (steps, images)."""
-    batch_size = BATCH_SIZES[-1]
-    for step in tf.range(tf.shape(companions)[0]):
         batch = order[step * batch_size : (step + 1) * batch_size]
         images = tf.gather(x, tf.concat([batch, companions[step]], axis=0))
         labels = tf.gather(y, batch)
         gradients = gradients_of_first(model, rows, images, labels)
-        share = batch_size / BATCH_SIZES[0]
-        rows.assign_add(share * (stacks.updated(model, rows, images) - rows))
+        if model.non_trainable_variables:
+            # Moving averages over as many images, whatever the size of a batch.
+            share = tf.cast(batch_size / BATCH_SIZES[0], "float32")
+            rows.assign_add(share * (stacks.updated(model, rows, images) - rows))
         velocity.assign(MOMENTUM * velocity + gradients)
         rows.assign_sub(rates * velocity)
 
@@ -293,7 +280,6 @@ def gradients_of_first(model, rows, images, labels):
     return tape.gradient(loss, values)
 
 
-@tf.function
 def answers(model, rows, x):
     """(networks, images) classes."""
     return tf.argmax(stacks.call(model, rows, x), axis=-1)
@@ -313,6 +299,9 @@ def train(kind: str, crops: Crops, config: Config, run: Run) -> Trained:
     ends = np.zeros((*shape, first.shape[1]), "float32")
     x = tf.constant(crops.x)
     y = tf.constant(crops.y)
+    # Of the same shape for all sizes, which share a graph.
+    no_companions = tf.zeros((len(crops.x), 0), "int32")
+    compiled_answers = tf.function(partial(answers, model))
 
     state = {"all": [rows, velocity, hits, ends, random]}
     name = f"{len(rates) * len(BATCH_SIZES)} networks, {kind} norm"
@@ -331,12 +320,13 @@ def train(kind: str, crops: Crops, config: Config, run: Run) -> Trained:
             tf.constant(now, "float32"),
             tf.constant(random.permutation(len(crops.x)), "int32"),
             tf.constant(size),
+            no_companions,
             x,
             y,
         )
         if epoch == config.epochs - 1:
-            found = answers(model, rows, tf.constant(crops.x_seen)) == crops.y_seen
-            hits[place] = np.reshape(found, hits.shape[1:])
+            found = compiled_answers(rows, tf.constant(crops.x_seen))
+            hits[place] = np.reshape(found == crops.y_seen, hits.shape[1:])
             ends[place] = rows.numpy().reshape(ends.shape[1:])
     return Trained(
         hits[..., :HELD_OUT].mean(axis=-1), hits[..., HELD_OUT:].mean(axis=-1), ends
@@ -369,18 +359,20 @@ def train_with_companions(
             for _ in range(images // batch_size)
         ]
         now = rate * batch_size / BATCH_SIZES[0] * (1 - epoch / config.epochs)
-        train_epoch_with_companions(
+        train_epoch(
             model,
             rows,
             velocity,
             tf.constant(now, "float32"),
             tf.constant(order, "int32"),
+            tf.constant(batch_size),
             tf.constant(np.array(companions), "int32"),
             x,
             y,
         )
-    found = answers(model, rows, tf.constant(crops.x_seen)) == crops.y_seen
-    return np.mean(found[:, HELD_OUT:], axis=1)
+    found = tf.function(partial(answers, model))(rows, tf.constant(crops.x_seen))
+    hits = found == crops.y_seen
+    return np.mean(hits[:, HELD_OUT:], axis=1)
 
 
 def errors_of_means(network: keras.Model, x: np.ndarray, seed: int) -> dict[int, float]:

@@ -353,7 +353,7 @@ class Trained:
         half = self.losses.shape[-1] // 2
         steps = self.steps()[..., :half].mean(axis=-1)
         losses = self.losses[-1, ..., :half].mean(axis=-1)
-        return (steps + losses / (2 * FAR)).argmin(axis=1)
+        return np.lexsort((losses, steps))[:, 0]
 
     def reported(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """Of values (..., optimizers, rates, starts) those of the other half at the
@@ -511,15 +511,37 @@ def draw_digits(trained: Trained) -> plt.Figure:
     return figures.panels(by_step, by_rate)
 
 
-def draw_conditions(digits: dict, shuffled: dict, steps: int) -> plt.Figure:
-    """Both: regressions by their number of inputs."""
-    sizes = np.array(list(digits))
-    numbers = {}
-    needed = {}
-    for name, of_sizes in (("digits", digits), ("each pixel shuffled", shuffled)):
-        conditions = [each.condition_numbers() for each in of_sizes.values()]
-        numbers[name] = (sizes, np.array(conditions))
-        needed[name] = (sizes, np.array([e.steps(steps) for e in of_sizes.values()]))
+@dataclass
+class Conditions:
+    """Of linear regressions, by their number of inputs and draws, (INPUTS, draws)."""
+
+    numbers: np.ndarray
+    """condition numbers"""
+    steps: np.ndarray
+    """of gradient descent"""
+
+
+def measure_conditions(
+    x: np.ndarray, y: np.ndarray, most: int, random: np.random.Generator
+) -> Conditions:
+    """most: steps at most. x, y: as of `draw_regressions`."""
+    drawn = [draw_regressions(x, y, size, random) for size in INPUTS]
+    return Conditions(
+        np.array([each.condition_numbers() for each in drawn]),
+        np.array([each.steps(most) for each in drawn]),
+    )
+
+
+def draw_conditions(found: dict[str, Conditions]) -> plt.Figure:
+    sizes = np.array(INPUTS)
+    titles = {
+        "Condition number of linear regression": {
+            name: (sizes, each.numbers) for name, each in found.items()
+        },
+        "Steps of gradient descent to 1/1000": {
+            name: (sizes, each.steps) for name, each in found.items()
+        },
+    }
     shown = [
         figures.Panel(
             title=title,
@@ -529,10 +551,7 @@ def draw_conditions(digits: dict, shuffled: dict, steps: int) -> plt.Figure:
             yscale="log",
             xticks=sizes,
         )
-        for title, lines in (
-            ("Condition number of linear regression", numbers),
-            ("Steps of gradient descent to 1/1000", needed),
-        )
+        for title, lines in titles.items()
     ]
     return figures.panels(*shown)
 
@@ -663,24 +682,23 @@ def judge_dimensions(config: Config, run: Run) -> None:
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     y = np.where(labels % 2, 1.0, -1.0)
     random = np.random.default_rng(run.seed)
-    digits = {size: draw_regressions(x, y, size, random) for size in INPUTS}
+    digits = measure_conditions(x, y, config.steps, random)
     uncorrelated = np.stack([random.permutation(pixel) for pixel in x.T], axis=1)
-    shuffled = {
-        size: draw_regressions(uncorrelated, y, size, random) for size in INPUTS
-    }
-    run.figure("condition", draw_conditions(digits, shuffled, config.steps))
+    shuffled = measure_conditions(uncorrelated, y, config.steps, random)
+    found = {"digits": digits, "each pixel shuffled": shuffled}
+    run.figure("condition", draw_conditions(found))
 
     few = INPUTS[1]
     many = INPUTS[-1]
     numbers = {
-        f"{few} inputs": np.median(digits[few].condition_numbers()),
-        f"{many} inputs": np.median(digits[many].condition_numbers()),
-        f"{many} shuffled": np.median(shuffled[many].condition_numbers()),
+        f"{few} inputs": np.median(digits.numbers[1]),
+        f"{many} inputs": np.median(digits.numbers[-1]),
+        f"{many} shuffled": np.median(shuffled.numbers[-1]),
     }
     steps = {
-        f"{few} inputs": np.median(digits[few].steps(config.steps)),
-        f"{many} inputs": np.median(digits[many].steps(config.steps)),
-        f"{many} shuffled": np.median(shuffled[many].steps(config.steps)),
+        f"{few} inputs": np.median(digits.steps[1]),
+        f"{many} inputs": np.median(digits.steps[-1]),
+        f"{many} shuffled": np.median(shuffled.steps[-1]),
     }
     run.metrics("condition_number", numbers)
     run.compare(

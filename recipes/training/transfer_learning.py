@@ -291,7 +291,7 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
     colors = (levels @ [SHADES**2, SHADES, 1]).astype(int)
     counts = [np.bincount(each.ravel(), minlength=SHADES**3) for each in colors]
     shares = np.array(counts) / colors[0].size
-    # The root lets rare colors count as well.
+    # The fourth root lets rare colors count as well.
     return shares**0.25
 
 

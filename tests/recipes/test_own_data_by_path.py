@@ -14,8 +14,9 @@ from deep_learning_recipes import catalogue, data
 from deep_learning_recipes.serving.bundle import Bundle
 
 TEXT = {"char_rnn", "language_model", "word_embeddings"}
-# Pairs of texts, or texts with a class each: a table, and no pictures.
-TEXTS = {"name_classification": ("--target", "kind"), "seq2seq": ()}
+# Texts with a class each, and pairs of texts: a table, and the flags that it takes.
+TABLE_OF_TEXTS = {"name_classification": ("--target", "kind"), "seq2seq": ()}
+NO_PICTURES = TEXT | set(TABLE_OF_TEXTS)
 TAKING = [
     recipe
     for recipe in catalogue.find_recipes(ROOT / "recipes")
@@ -95,10 +96,10 @@ def test_a_recipe_trains_on_own_data(recipe, capsys):
         Path("own.txt").write_text(text)
         check(run(recipe, "--data", "own.txt"))
         return
-    if recipe.name in TEXTS:
+    if recipe.name in TABLE_OF_TEXTS:
         rows = [f"{word}{n},{word}" for n in range(60) for word in ("left", "right")]
         Path("own.csv").write_text("text,kind\n" + "\n".join(rows))
-        check(run(recipe, "--data", "own.csv", *TEXTS[recipe.name]))
+        check(run(recipe, "--data", "own.csv", *TABLE_OF_TEXTS[recipe.name]))
         return
     paint(("ant", "große Biene", "cat"))
     finished = run(recipe, "--data", "own/", "--export", "models")
@@ -125,7 +126,7 @@ def answers(version):
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", TAKING, ids=lambda recipe: recipe.name)
 def test_a_recipe_trains_on_two_classes(recipe):
-    if recipe.name not in TEXT | set(TEXTS):
+    if recipe.name not in NO_PICTURES:
         paint(("no", "yes"))
         check(run(recipe, "--data", "own"))
 
@@ -143,7 +144,7 @@ def test_a_recipe_trains_on_a_table(recipe):
 def test_another_kind_gets_one_line(recipe, capsys):
     Path("own.txt").write_text("words")
     Path("own.npz").write_text("no zip")
-    name = "own.npz" if recipe.name in TEXT | set(TEXTS) else "own.txt"
+    name = "own.npz" if recipe.name in NO_PICTURES else "own.txt"
     finished = run_in_process(recipe.name, Path("run"), "--data", name)
     assert finished.code == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -157,7 +158,9 @@ def test_the_help_of_data_says_what_it_takes(recipe):
     source = recipe.path.read_text()
     (told,) = re.findall(pattern, source, re.MULTILINE | re.DOTALL)
     assert "your own" in told
-    assert ("--target" in told) == (recipe in TABLES or bool(TEXTS.get(recipe.name)))
+    assert ("--target" in told) == (
+        recipe in TABLES or bool(TABLE_OF_TEXTS.get(recipe.name))
+    )
 
 
 def test_the_flags_of_data_are_there_where_data_is(capsys):

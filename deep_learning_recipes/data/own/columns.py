@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deep_learning_recipes import UsageError, did_you_mean
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.own.parts import choose, encode, hold_out
-from deep_learning_recipes.data.own.said import listed, say
-from deep_learning_recipes.data.own.tabular import read_csv, read_parquet
+from deep_learning_recipes.data.own.said import Tell, listed, quiet, say
+from deep_learning_recipes.data.own.tabular import read_table, require_column
 from deep_learning_recipes.data.own.texts import decode
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def pairs_of_table(path: Path, target: str) -> list[tuple[str, str]]:
             f"--target says which: {listed(names)}"
         )
     target = target or names[1]
-    source = text_column(path, frame, target)
+    source = text_column(path, frame, target, tell=say)
     say(path, f"from column {source} to column {target}")
     return list(zip(frame[source], frame[target], strict=True))
 
@@ -73,14 +73,14 @@ def pairs_of_lines(path: Path) -> list[tuple[str, str]]:
     """Text, tab, text; what comes after a second tab is left out, as in the files of
     sentences that many sites offer."""
     rows = [line.split("\t") for line in decode(path).splitlines() if line.strip()]
-    single = [number for number, row in enumerate(rows, start=1) if len(row) < 2]
-    if len(single) == len(rows):
+    pairs = [(row[0].strip(), row[1].strip()) for row in rows if len(row) > 1]
+    if not pairs:
         raise UsageError(
             f"{path}: no pairs in it; each line is a text, a tab, and what it becomes"
         )
-    if single:
-        say(path, f"left out: {len(single):,} lines without a tab")
-    return [(row[0].strip(), row[1].strip()) for row in rows if len(row) > 1]
+    if len(pairs) < len(rows):
+        say(path, f"left out: {len(rows) - len(pairs):,} lines without a tab")
+    return pairs
 
 
 def read_labeled(
@@ -92,7 +92,7 @@ def read_labeled(
     target: the column of classes; the text is the other column, or of several that
         with the longest texts. labels: int64 (n,).
     """
-    frame, text = labeled(path, target)
+    frame, text = labeled(path, target, tell=say)
     labels, names = encode(frame[target].to_numpy("U"), path, f"column {target}")
     chosen = choose(labels, most, path)
     texts = frame[text].to_numpy(object)[chosen]
@@ -102,11 +102,11 @@ def read_labeled(
 
 
 def labeled_class_names(path: Path, target: str) -> list[str]:
-    frame, _ = labeled(path, target)
+    frame, _ = labeled(path, target, tell=quiet)
     return encode(frame[target].to_numpy("U"), path, f"column {target}")[1]
 
 
-def labeled(path: Path, target: str) -> tuple["pd.DataFrame", str]:
+def labeled(path: Path, target: str, tell: Tell) -> tuple["pd.DataFrame", str]:
     """The rows that have both a text and a class, each text once, and the name of the
     column of texts."""
     frame = read_frame(path)
@@ -115,12 +115,12 @@ def labeled(path: Path, target: str) -> tuple["pd.DataFrame", str]:
             f"{path}: --target says which column holds the classes: "
             f"{listed(list(frame.columns))}"
         )
-    text = text_column(path, frame, target)
+    text = text_column(path, frame, target, tell=tell)
     whole = frame[(frame[text] != "") & (frame[target] != "")]
     # A text that stands twice would be trained on and held out.
     kept = whole.drop_duplicates(text).reset_index(drop=True)
     if len(kept) < len(frame):
-        say(
+        tell(
             path,
             f"left out: {len(frame) - len(whole):,} rows without text or class, "
             f"{len(whole) - len(kept):,} whose text stands twice",
@@ -130,30 +130,21 @@ def labeled(path: Path, target: str) -> tuple["pd.DataFrame", str]:
 
 def read_frame(path: Path) -> "pd.DataFrame":
     """All columns as text without space around it; what is missing is ""."""
-    if path.suffix.lower() == ".parquet":
-        frame = read_parquet(path)
-        frame = frame.astype(object).where(frame.notna(), "").astype(str)
-    else:
-        frame = read_csv(path, as_text=True)
-    frame.columns = [str(name).strip() for name in frame.columns]
+    frame = read_table(path, as_text=True)
     if not len(frame):
         raise UsageError(f"{path}: the table has no rows")
+    # Of a .parquet file there are numbers, and what is missing.
+    frame = frame.astype(object).where(frame.notna(), "").astype(str)
     return frame.apply(lambda column: column.str.strip())
 
 
-def text_column(path: Path, frame: "pd.DataFrame", target: str) -> str:
+def text_column(path: Path, frame: "pd.DataFrame", target: str, tell: Tell) -> str:
     """The column beside `target`; of several, that with the longest texts on average."""
     names = list(frame.columns)
-    if target not in names:
-        raise UsageError(
-            f"--target {target}: {path} has no such column"
-            f"{did_you_mean(target, names)} ({listed(names)})"
-        )
+    require_column(path, names, target)
     others = [name for name in names if name != target]
-    if not others:
-        raise UsageError(f"{path}: no column but {target}")
     lengths = [frame[name].str.len().mean() for name in others]
     longest = others[int(np.argmax(lengths))]
     if len(others) > 1:
-        say(path, f"column {longest} is the text: of {listed(others)} it is longest")
+        tell(path, f"column {longest} is the text: of {listed(others)} it is longest")
     return longest

@@ -113,8 +113,7 @@ def class_names(path: Path, target: str, most: int) -> list[str]:
 
 def load(path: Path, target: str, most: int, tell: Tell) -> "pd.DataFrame":
     """The rows that have a target, at most so many of them, chosen at random."""
-    frame = read_parquet(path) if path.suffix == ".parquet" else read_csv(path, most)
-    frame.columns = [str(name).strip() for name in frame.columns]
+    frame = read_table(path, most)
     if not len(frame):
         raise UsageError(f"{path}: the table has no rows")
     names = list(frame.columns)
@@ -122,13 +121,7 @@ def load(path: Path, target: str, most: int, tell: Tell) -> "pd.DataFrame":
         raise UsageError(
             f"{path}: --target says which column to predict: {listed(names)}"
         )
-    if target not in names:
-        raise UsageError(
-            f"--target {target}: {path} has no such column{did_you_mean(target, names)} "
-            f"({listed(names)})"
-        )
-    if len(names) == 1:
-        raise UsageError(f"{path}: no column but {target} to predict it from")
+    require_column(path, names, target)
     missing = int(frame[target].isna().sum())
     if missing:
         tell(path, f"{missing:,} rows without {target} are left out")
@@ -138,12 +131,36 @@ def load(path: Path, target: str, most: int, tell: Tell) -> "pd.DataFrame":
     return convert_dates(path, frame, target, tell)
 
 
+def require_column(path: Path, names: list[str], target: str) -> None:
+    """Raises UsageError unless the target is one of several columns."""
+    if target not in names:
+        raise UsageError(
+            f"--target {target}: {path} has no such column{did_you_mean(target, names)} "
+            f"({listed(names)})"
+        )
+    if len(names) == 1:
+        raise UsageError(f"{path}: no column but {target} to predict it from")
+
+
 def target_values(frame: "pd.DataFrame", target: str) -> np.ndarray:
     """As NumPy knows them: numbers, truth values, or text."""
     column = frame[target]
     if column.dtype.kind in "biuf":
         return column.to_numpy()
     return column.astype(str).to_numpy("U")
+
+
+def read_table(path: Path, most: int = 0, as_text: bool = False) -> "pd.DataFrame":
+    """The whole file, the names of its columns without space around them.
+
+    most, as_text: as of `read_csv`; a .parquet file has types of its own.
+    """
+    if path.suffix.lower() == ".parquet":
+        frame = read_parquet(path)
+    else:
+        frame = read_csv(path, most, as_text)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return frame
 
 
 def read_parquet(path: Path) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ import numpy as np
 
 from deep_learning_recipes import UsageError, did_you_mean
 from deep_learning_recipes.data.own.said import listed, say
-from deep_learning_recipes.data.own.tabular import as_days, read_csv, read_parquet
+from deep_learning_recipes.data.own.tabular import as_days, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +22,7 @@ def read(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
 
     target: the column of values; "" where there is only one of numbers.
     """
-    frame = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
-    frame.columns = [str(name).strip() for name in frame.columns]
+    frame = read_table(path)
     name, times = time_column(path, frame)
     values = frame[value_column(path, frame, name, target)].to_numpy("float64")
     if np.isinf(values).any():

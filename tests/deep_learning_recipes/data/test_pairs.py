@@ -1,3 +1,4 @@
+import datetime
 import re
 
 import numpy as np
@@ -28,8 +29,6 @@ def test_a_date_is_what_it_says(dates):
 
 
 def test_english_dates_agree_with_the_standard_library(dates):
-    import datetime
-
     written = [
         (source, target)
         for source, target, kind in zip(

@@ -24,9 +24,14 @@ def our_layer(kind):
     return layer
 
 
-def test_lstm_is_that_of_keras():
-    ours = our_layer("LSTM")
-    theirs = keras.layers.LSTM(UNITS, return_sequences=True)
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [("LSTM", keras.layers.LSTM), ("Elman", keras.layers.SimpleRNN)],
+    ids=["LSTM", "Elman"],
+)
+def test_lstm_and_elman_are_those_of_keras(kind, layer):
+    ours = our_layer(kind)
+    theirs = layer(UNITS, return_sequences=True)
     theirs.build((None, TIME, INPUTS))
     kernel, recurrent, bias = ours.get_weights()
     theirs.set_weights([kernel, recurrent, bias[0]])
@@ -42,15 +47,6 @@ def test_gru_is_that_of_keras(kind):
     kernel, recurrent, *biases = ours.get_weights()
     bias = np.concatenate(biases) if reset_after else biases[0][0]
     theirs.set_weights([kernel, recurrent, bias])
-    np.testing.assert_allclose(ours(some_x()), theirs(some_x()), atol=2e-6)
-
-
-def test_elman_is_that_of_keras():
-    ours = our_layer("Elman")
-    theirs = keras.layers.SimpleRNN(UNITS, return_sequences=True)
-    theirs.build((None, TIME, INPUTS))
-    kernel, recurrent, bias = ours.get_weights()
-    theirs.set_weights([kernel, recurrent, bias[0]])
     np.testing.assert_allclose(ours(some_x()), theirs(some_x()), atol=2e-6)
 
 
