@@ -352,10 +352,12 @@ class Task:
             part: leave_out_long(each, config.longest)
             for part, each in data.load_pairs(config.data).items()
         }
-        if min(len(pairs["train"]), len(pairs["test"])) < 1:
+        fewest = min(len(pairs["train"]), len(pairs["test"]))
+        if fewest < LENGTHS:
             raise UsageError(
-                f"--longest {config.longest}: no pair to train on and none to test on is "
-                "that short"
+                f"{config.data}: {len(pairs['train'])} pairs to train on and "
+                f"{len(pairs['test'])} to test on are {config.longest} characters or "
+                f"shorter (--longest). {LENGTHS} of each are needed"
             )
         self.source_lookup = build_lookup(pairs["train"].sources)
         self.target_lookup = build_lookup(pairs["train"].targets)
