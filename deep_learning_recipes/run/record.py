@@ -1,6 +1,7 @@
 """What a recipe's `main` reports to: metrics, claims, curves, figures, an export."""
 
 import time
+import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.evidence import between, beyond
 from deep_learning_recipes.run.folder import read_record, write_json
 from deep_learning_recipes.run.loop import Loop
+
+LACKS_GLYPH = "missing from font"  # Matplotlib says so of each character
 
 
 @dataclass
@@ -206,8 +209,16 @@ class Run:
     def figure(self, name: str, figure: Figure) -> None:
         """Saves a Matplotlib figure as NAME.png in the run's folder and closes it."""
         path = self.folder / f"{name}.png"
-        figure.savefig(path)
+        with warnings.catch_warnings(record=True) as raised:
+            figure.savefig(path)
         plt.close(figure)
+        of_others = [each for each in raised if LACKS_GLYPH not in str(each.message)]
+        for each in of_others:
+            warnings.warn_explicit(
+                each.message, each.category, each.filename, each.lineno
+            )
+        if len(of_others) < len(raised):
+            self.print(f"{path.name}: characters that its font lacks are boxes")
         self.figures.append(path.name)
         self.write()
 

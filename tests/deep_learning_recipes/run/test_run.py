@@ -423,6 +423,17 @@ def test_metrics_claims_and_exit_code(monkeypatch, capsys, holds, code):
     assert "here" in text
 
 
+def test_characters_that_no_font_has_are_one_line(monkeypatch, capsys, recwarn):
+    def main(config, run):
+        figure, axes = plt.subplots()
+        axes.set_title("\u4e00\u4e8c\U0001f389")
+        run.figure("boxes", figure)
+
+    run_cli(monkeypatch, "--out", "out", main=main)
+    assert capsys.readouterr().out.count("boxes.png: characters that its font") == 1
+    assert not [each for each in recwarn if "font" in str(each.message)]
+
+
 def test_the_seed_and_the_precision_are_set(monkeypatch):
     drawn = []
 
