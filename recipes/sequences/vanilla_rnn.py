@@ -38,7 +38,7 @@ from deep_learning_recipes.run import Run, cli
 class Config:
     units: Annotated[int, Interval(ge=2)] = 16
     """numbers in the state of the networks that remember a bit"""
-    chunks: tuple[Annotated[int, Interval(ge=1, le=200)], ...] = (3, 6, 12, 24)
+    chunks: tuple[Annotated[int, Interval(ge=2, le=200)], ...] = (3, 6, 12, 24)
     """steps between two cuts of the gradient, of truncated BPTT; the longest is the
     whole sequence. A bit is to be remembered for three quarters of each"""
     distance: Annotated[int, Interval(ge=4, le=400)] = 60
