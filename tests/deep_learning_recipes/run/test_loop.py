@@ -9,6 +9,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from deep_learning_recipes import UsageError
+from deep_learning_recipes.run import display
 from deep_learning_recipes.run import loop as loops
 from deep_learning_recipes.run.display import Display
 from deep_learning_recipes.run.loop import Loop
@@ -122,7 +123,8 @@ def test_what_cannot_be_kept_is_named(tmp_path):
         Loop(tmp_path / "a.npz", 3, {"x": [1]}, name="a")
 
 
-def test_progress_says_what_is_done(tmp_path):
+def test_progress_says_what_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_LINES", float("inf"))
     text = io.StringIO()
     array = np.zeros(1)
     loop = Loop(
