@@ -192,11 +192,6 @@ PLANNED = {
         "a picture as a sequence of patches",
         "vit, deit, self-attention, patch embedding",
     ),
-    "sentiment_analysis": Planned(
-        "sequences",
-        "praise or blame in a review",
-        "text classification, bidirectional lstm, imdb, bag of words, nlp",
-    ),
     "sequence_tagging": Planned(
         "sequences",
         "a label for each word, chosen together",
