@@ -165,7 +165,8 @@ def build_lookup(texts: list[str], most: int = 20_000) -> layers.StringLookup:
     """The number of each word: 0 padding, 1 unknown, then those that stand in the
     normalized texts twice or more, the most frequent first."""
     counts = Counter(word for text in texts for word in text.split())
-    known = [word for word, count in counts.most_common(most) if count > 1]
+    frequent = [word for word, count in counts.most_common(most) if count > 1]
+    known = frequent or list(counts)  # where no word stands twice
     return layers.StringLookup(vocabulary=known, mask_token="")
 
 
@@ -444,9 +445,8 @@ def load_task(config: Config, seed: int) -> Task:
         parts = {"train": Texts(texts, y), "test": Texts(texts_test, y_test)}
     for part in parts.values():
         part.texts = [text.decode() for text in normalize(part.texts).numpy()]
-    counts = Counter(word for text in parts["train"].texts for word in text.split())
-    if max(counts.values(), default=0) < 2:
-        raise UsageError(f"{config.data}: no word stands twice in its training texts")
+    if not any(parts["train"].texts):
+        raise UsageError(f"{config.data}: there are no words in its training texts")
     return Task(parts, classes, config.longest)
 
 
