@@ -212,11 +212,6 @@ PLANNED = {
         "dilated convolutions that look into the past only",
         "tcn, wavenet, causal convolution, forecasting, time series",
     ),
-    "image_captioning": Planned(
-        "sequences",
-        "a sentence for a picture",
-        "show and tell, attention, bleu, cnn, lstm",
-    ),
     "visual_question_answering": Planned(
         "sequences",
         "an answer to a question about a picture",
