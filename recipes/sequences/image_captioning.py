@@ -652,14 +652,15 @@ def judge_writing(written: dict[str, dict[str, Written]], run: Run) -> Figure:
     run.metrics("objects_described", described)
     run.compare(
         "With soft attention captions are better than with the whole picture as the first "
-        "state (BLEU-4; as many epochs)",
+        "state (BLEU-4; as many epochs, at one learning rate)",
         scores["test"],
         more="soft attention",
         less="first state",
         by=0.05,
     )
     run.compare(
-        "and better than with the whole picture at every step",
+        "Captions by soft attention are also better than with the whole picture at every "
+        "step (BLEU-4)",
         scores["test"],
         more="soft attention",
         less="every step",
@@ -744,7 +745,8 @@ def judge_looks(looks: Looks, untrained: Looks, run: Run) -> None:
         times=1.4,
     )
     run.compare(
-        "and more than at the other object",
+        "When a noun is written, soft attention looks at its object more than at the "
+        "other one",
         shares,
         more="named object",
         less="other object",
