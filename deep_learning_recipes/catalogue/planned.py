@@ -192,11 +192,6 @@ PLANNED = {
         "a picture as a sequence of patches",
         "vit, deit, self-attention, patch embedding",
     ),
-    "sentiment_analysis": Planned(
-        "sequences",
-        "praise or blame in a review",
-        "text classification, bidirectional lstm, imdb, bag of words, nlp",
-    ),
     "sequence_tagging": Planned(
         "sequences",
         "a label for each word, chosen together",
@@ -216,11 +211,6 @@ PLANNED = {
         "sequences",
         "dilated convolutions that look into the past only",
         "tcn, wavenet, causal convolution, forecasting, time series",
-    ),
-    "image_captioning": Planned(
-        "sequences",
-        "a sentence for a picture",
-        "show and tell, attention, bleu, cnn, lstm",
     ),
     "visual_question_answering": Planned(
         "sequences",

@@ -2,6 +2,7 @@
 classify."""
 
 import importlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -88,26 +89,33 @@ def prose_topics() -> list[str]:
 
 
 def load_labeled_texts(
-    name: str, target: str | None = None, max_examples: int | None = None
+    name: str,
+    target: str | None = None,
+    max_examples: int | None = None,
+    *,
+    embedded: Sequence[str] = ("names",),
 ) -> tuple[tuple[list[str], np.ndarray], tuple[list[str], np.ndarray]]:
     """Short texts and their classes: ((texts, labels), (texts, labels)), train and test.
 
     name: names: see `load_names`. Or the path of your own .csv or .parquet file.
     target: its column of classes; None: what the command line asks, as for the rest.
     max_examples: of your own file at most; 0: all.
+    embedded: the names that a recipe has beside paths, some perhaps of its own.
 
     labels: int64; `labeled_class_names` has what they stand for. Of your own file a
     fifth is test, chosen at random within each class, no text of which is in both.
     """
-    if is_path("texts", name, ["names"]):
+    if is_path("texts", name, embedded):
         wanted = asked(target=target, max_examples=max_examples)
         return reading.labeled_texts(name, wanted)
     return load_names()
 
 
-def labeled_class_names(name: str, target: str | None = None) -> list[str]:
+def labeled_class_names(
+    name: str, target: str | None = None, *, embedded: Sequence[str] = ("names",)
+) -> list[str]:
     """The classes of `load_labeled_texts`, in the order of their labels."""
-    if is_path("texts", name, ["names"]):
+    if is_path("texts", name, embedded):
         return reading.labeled_class_names(name, asked(target=target))
     return CLASS_NAMES[name]
 
