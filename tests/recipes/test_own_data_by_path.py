@@ -15,7 +15,11 @@ from deep_learning_recipes.serving.bundle import Bundle
 
 TEXT = {"char_rnn", "language_model", "word_embeddings"}
 # Texts with a class each, and pairs of texts: a table, and the flags that it takes.
-TABLE_OF_TEXTS = {"name_classification": ("--target", "kind"), "seq2seq": ()}
+TABLE_OF_TEXTS = {
+    "name_classification": ("--target", "kind"),
+    "seq2seq": (),
+    "transformer": (),
+}
 NO_PICTURES = TEXT | set(TABLE_OF_TEXTS)
 TAKING = [
     recipe
