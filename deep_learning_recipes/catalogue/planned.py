@@ -197,11 +197,6 @@ PLANNED = {
         "a label for each word, chosen together",
         "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
     ),
-    "transformer": Planned(
-        "sequences",
-        "attention in place of recurrence",
-        "self-attention, multi-head attention, positional encoding, translation, nlp",
-    ),
     "gpt": Planned(
         "sequences",
         "a decoder that writes text token by token",

@@ -19,6 +19,7 @@ TABLE_OF_TEXTS = {
     "name_classification": ("--target", "kind"),
     "sentiment_analysis": ("--target", "kind"),
     "seq2seq": (),
+    "transformer": (),
 }
 NO_PICTURES = TEXT | set(TABLE_OF_TEXTS)
 TAKING = [

@@ -49,6 +49,7 @@ MORE_LAYERS = {
 # Of several inputs or of whole numbers: each has a test of its own below.
 MERGING = {"Add", "Average", "Concatenate", "Maximum", "Multiply", "Subtract"}
 OTHERS = {
+    "AdditiveAttention",
     "Dot",
     "Embedding",
     "Layer",
@@ -97,6 +98,20 @@ def test_merging_layers_pass(name):
 
 def test_dot_products_pass():
     assert error_of_merging(layers.Dot(axes=-1)) < 1e-6
+
+
+def test_additive_attention_passes():
+    x = keras.Input((4, 3))
+    query = layers.Dense(2)(x)
+    key = layers.Dense(2)(x)
+    seen = layers.AdditiveAttention()([query, x, key])
+    random = np.random.default_rng(0)
+    texts = random.normal(size=(3, 4, 3))
+    targets = random.normal(size=(3, 4, 3))
+    rows = gc.check_gradients(
+        keras.Model(x, seen), texts, targets, keras.losses.MeanSquaredError()
+    )
+    assert max(row.error for row in rows.values()) < 1e-6
 
 
 def test_embedding_passes_within_a_sequential_model():
