@@ -207,11 +207,6 @@ PLANNED = {
         "attention in place of recurrence",
         "self-attention, multi-head attention, positional encoding, translation, nlp",
     ),
-    "gpt": Planned(
-        "sequences",
-        "a decoder that writes text token by token",
-        "llm, language model, bpe, rotary, kv cache, nucleus sampling, nlp",
-    ),
     "temporal_convolution": Planned(
         "sequences",
         "dilated convolutions that look into the past only",
