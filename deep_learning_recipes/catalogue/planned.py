@@ -197,11 +197,6 @@ PLANNED = {
         "a label for each word, chosen together",
         "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
     ),
-    "gpt": Planned(
-        "sequences",
-        "a decoder that writes text token by token",
-        "llm, language model, bpe, rotary, kv cache, nucleus sampling, nlp",
-    ),
     "temporal_convolution": Planned(
         "sequences",
         "dilated convolutions that look into the past only",

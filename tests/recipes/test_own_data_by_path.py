@@ -13,7 +13,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from deep_learning_recipes import catalogue, data
 from deep_learning_recipes.serving.bundle import Bundle
 
-TEXT = {"char_rnn", "language_model", "word_embeddings"}
+TEXT = {"char_rnn", "gpt", "language_model", "word_embeddings"}
 # Texts with a class each, and pairs of texts: a table, and the flags that it takes.
 TABLE_OF_TEXTS = {
     "name_classification": ("--target", "kind"),

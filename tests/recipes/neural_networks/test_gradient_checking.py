@@ -52,6 +52,7 @@ OTHERS = {
     "AdditiveAttention",
     "Dot",
     "Embedding",
+    "ReversibleEmbedding",
     "Layer",
     "Wrapper",
     "Input",
@@ -117,6 +118,15 @@ def test_additive_attention_passes():
 def test_embedding_passes_within_a_sequential_model():
     model = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Embedding(6, 3)])
     x, y = np.array([[0, 1, 1, 5]]), np.ones((1, 4, 3))
+    rows = gc.check_gradients(model, x, y, keras.losses.MeanSquaredError())
+    assert rows[model.weights[0].path].error < 1e-6
+
+
+def test_one_table_at_both_ends_passes():
+    ids = keras.Input((4,), dtype="int32")
+    table = layers.ReversibleEmbedding(6, 3)
+    model = keras.Model(ids, table(table(ids), reverse=True))
+    x, y = np.array([[0, 1, 1, 5]]), np.ones((1, 4, 6))
     rows = gc.check_gradients(model, x, y, keras.losses.MeanSquaredError())
     assert rows[model.weights[0].path].error < 1e-6
 
