@@ -212,11 +212,6 @@ PLANNED = {
         "a decoder that writes text token by token",
         "llm, language model, bpe, rotary, kv cache, nucleus sampling, nlp",
     ),
-    "temporal_convolution": Planned(
-        "sequences",
-        "dilated convolutions that look into the past only",
-        "tcn, wavenet, causal convolution, forecasting, time series",
-    ),
     "image_captioning": Planned(
         "sequences",
         "a sentence for a picture",

@@ -16,7 +16,8 @@ from deep_learning_recipes.serving.bundle import Bundle
 TEXT = {"char_rnn", "language_model", "word_embeddings"}
 # Texts with a class each, and pairs of texts: a table, and the flags that it takes.
 TABLE_OF_TEXTS = {"name_classification": ("--target", "kind"), "seq2seq": ()}
-NO_PICTURES = TEXT | set(TABLE_OF_TEXTS)
+SERIES = {"temporal_convolution"}
+NO_PICTURES = TEXT | set(TABLE_OF_TEXTS) | SERIES
 TAKING = [
     recipe
     for recipe in catalogue.find_recipes(ROOT / "recipes")
@@ -101,6 +102,13 @@ def test_a_recipe_trains_on_own_data(recipe, capsys):
         Path("own.csv").write_text("text,kind\n" + "\n".join(rows))
         check(run(recipe, "--data", "own.csv", *TABLE_OF_TEXTS[recipe.name]))
         return
+    if recipe.name in SERIES:
+        days = pd.date_range("2020-01-01", periods=300)
+        height = np.sin(np.arange(300) / 2) + np.arange(300) / 100
+        table = pd.DataFrame({"day": days, "height": height, "other": 1.0})
+        table.to_csv("own.csv", index=False)
+        check(run(recipe, "--data", "own.csv", "--target", "height", "--steps", "20"))
+        return
     paint(("ant", "große Biene", "cat"))
     finished = run(recipe, "--data", "own/", "--export", "models")
     check(finished)
@@ -159,7 +167,9 @@ def test_the_help_of_data_says_what_it_takes(recipe):
     (told,) = re.findall(pattern, source, re.MULTILINE | re.DOTALL)
     assert "your own" in told
     assert ("--target" in told) == (
-        recipe in TABLES or bool(TABLE_OF_TEXTS.get(recipe.name))
+        recipe in TABLES
+        or recipe.name in SERIES
+        or bool(TABLE_OF_TEXTS.get(recipe.name))
     )
 
 
