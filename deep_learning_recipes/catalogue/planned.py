@@ -197,11 +197,6 @@ PLANNED = {
         "a label for each word, chosen together",
         "ner, named entity recognition, crf, bilstm, viterbi, pos tagging, nlp",
     ),
-    "temporal_convolution": Planned(
-        "sequences",
-        "dilated convolutions that look into the past only",
-        "tcn, wavenet, causal convolution, forecasting, time series",
-    ),
     "visual_question_answering": Planned(
         "sequences",
         "an answer to a question about a picture",

@@ -21,7 +21,8 @@ TABLE_OF_TEXTS = {
     "seq2seq": (),
     "transformer": (),
 }
-NO_PICTURES = TEXT | set(TABLE_OF_TEXTS)
+SERIES = {"temporal_convolution"}
+NO_PICTURES = TEXT | set(TABLE_OF_TEXTS) | SERIES
 TAKING = [
     recipe
     for recipe in catalogue.find_recipes(ROOT / "recipes")
@@ -106,6 +107,13 @@ def test_a_recipe_trains_on_own_data(recipe, capsys):
         Path("own.csv").write_text("text,kind\n" + "\n".join(rows))
         check(run(recipe, "--data", "own.csv", *TABLE_OF_TEXTS[recipe.name]))
         return
+    if recipe.name in SERIES:
+        days = pd.date_range("2020-01-01", periods=300)
+        height = np.sin(np.arange(300) / 2) + np.arange(300) / 100
+        table = pd.DataFrame({"day": days, "height": height, "other": 1.0})
+        table.to_csv("own.csv", index=False)
+        check(run(recipe, "--data", "own.csv", "--target", "height", "--steps", "20"))
+        return
     paint(("ant", "große Biene", "cat"))
     finished = run(recipe, "--data", "own/", "--export", "models")
     check(finished)
@@ -164,7 +172,9 @@ def test_the_help_of_data_says_what_it_takes(recipe):
     (told,) = re.findall(pattern, source, re.MULTILINE | re.DOTALL)
     assert "your own" in told
     assert ("--target" in told) == (
-        recipe in TABLES or bool(TABLE_OF_TEXTS.get(recipe.name))
+        recipe in TABLES
+        or recipe.name in SERIES
+        or bool(TABLE_OF_TEXTS.get(recipe.name))
     )
 
 

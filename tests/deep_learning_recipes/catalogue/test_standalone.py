@@ -24,6 +24,7 @@ SHORT = {
     "vanilla_rnn": {"epochs": 1},
     "grad_cam": {"epochs": 1},
     "pruning": {"epochs": 1},
+    "temporal_convolution": {"epochs": 1},
 }
 ALWAYS_RUN = ("mlp", "vae", "dqn")
 
