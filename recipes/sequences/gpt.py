@@ -62,9 +62,9 @@ class Config:
     """of Adam: rises to this in the first twentieth of the steps, then falls along a
     cosine"""
     lstm_learning_rate: float = 8e-3
-    """of the rival: what suits it best on validation text"""
+    """of the rival"""
     lstm_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.3
-    """of the rival, likewise: it sooner learns the text by heart"""
+    """of the rival, which sooner learns the text by heart"""
     networks: Annotated[int, Interval(ge=1, le=3)] = 3
     """how many to train: the GPT, an LSTM of the same cost, and a GPT that does not know
     where tokens stand"""
