@@ -925,6 +925,7 @@ def judge_rules(by_rule: dict[str, Written], run: Run) -> None:
 
 def draw_learning(curves: dict[str, np.ndarray], n_grams: float) -> plt.Figure:
     """n_grams: their bits per character of the validation text."""
+    epochs = len(curves["GPT"])
     return figures.panels(
         figures.Panel(
             title="Networks of equal cost for each token, on validation text in windows",
@@ -932,6 +933,7 @@ def draw_learning(curves: dict[str, np.ndarray], n_grams: float) -> plt.Figure:
             ylabel="bits per character",
             lines=curves,
             levels={"n-grams": n_grams},
+            xticks=range(1, epochs + 1) if epochs <= 12 else None,
         )
     )
 
