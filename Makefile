@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/convnets.py
 	$(BIN)/python benchmarks/generative.py
+	$(BIN)/python benchmarks/sequences.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/reinforcement.py

@@ -28,7 +28,7 @@ CLASSES = 10
 CALLS = 20  # of a network, each time it is asked
 
 
-class ResNet:
+class ResNet(fit.Task):
     name = "ResNet-20, 32x32, batch 64"
     shape, examples, batch_size, epochs = (32, 32, 3), 640, 64, 1
     targets = {DEFAULTS: 1.1, TORCH: 1, fit.COMPILED: 1}
@@ -40,7 +40,7 @@ class ResNet:
         return channels_last(torch_resnet())
 
 
-class DenseNet:
+class DenseNet(fit.Task):
     name = "DenseNet-BC-22, 32x32, batch 64"
     shape, examples, batch_size, epochs = (32, 32, 3), 640, 64, 1
     targets = {DEFAULTS: 1.1, TORCH: 1, fit.COMPILED: 1}

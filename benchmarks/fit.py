@@ -24,7 +24,7 @@ sys.path.insert(
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from keras import layers  # noqa: E402
+from keras import layers, tree  # noqa: E402
 
 from deep_learning_recipes import training  # noqa: E402
 
@@ -43,7 +43,20 @@ OURS, XLA, DEFAULTS, TF_DATA, TORCH, COMPILED = (
 )
 
 
-class Dense:
+class Task:
+    """What is trained: by default a chain of layers that tells ten classes apart."""
+
+    def data(self):
+        """Inputs, or a dict of them, and labels."""
+        generator = np.random.default_rng(0)
+        x = generator.normal(size=(self.examples, *self.shape)).astype("float32")
+        return x, generator.integers(0, 10, self.examples)
+
+    def model(self):
+        return keras.Sequential([keras.Input(self.shape), *self.keras()])
+
+
+class Dense(Task):
     name = "MLP 64-128-10, batch 32"
     shape, examples, batch_size, epochs = (64,), 1797, 32, 40  # long enough for XLA
     targets = {DEFAULTS: 15, TORCH: 3}
@@ -57,7 +70,7 @@ class Dense:
         )
 
 
-class Convolutional:
+class Convolutional(Task):
     name = "CNN 28x28, batch 64"
     shape, examples, batch_size, epochs = (28, 28, 1), 2560, 64, 1
     targets = {DEFAULTS: 1.4, TORCH: 1}
@@ -85,7 +98,7 @@ class Convolutional:
         )
 
 
-class Recurrent:
+class Recurrent(Task):
     name = "LSTM 128, batch 64x64"
     shape, examples, batch_size, epochs = (64, 32), 1280, 64, 1
     targets = {DEFAULTS: 1.2, TORCH: 0.5}
@@ -106,15 +119,18 @@ class Recurrent:
         return Network()
 
 
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Pictures, as PyTorch wants them; all else as it is."""
+    return np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+
+
 def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
     """For each name a function that builds a fresh network and returns
     `train(epochs)`."""
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(task.examples, *task.shape)).astype("float32")
-    y = generator.integers(0, 10, task.examples)
+    x, y = task.data()
 
     def compiled(**arguments):
-        model = keras.Sequential([keras.Input(task.shape), *task.keras()])
+        model = task.model()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("adam", loss, **arguments)
         return model
@@ -136,9 +152,7 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
 
     def tf_data():
         model = compiled(steps_per_execution=16)
-        dataset = (
-            tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(task.examples)
-        )
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(len(y))
         dataset = dataset.batch(task.batch_size).prefetch(tf.data.AUTOTUNE)
         return lambda epochs: model.fit(
             dataset, epochs=epochs, shuffle=False, verbose=0
@@ -149,21 +163,23 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
         optimizer = torch.optim.Adam(network.parameters())
         call = torch.compile(network) if compiles else network
         loss_function = torch.nn.CrossEntropyLoss()
-        channels_first = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
-        inputs, labels = torch.tensor(channels_first), torch.tensor(y)
+        inputs = [torch.tensor(channels_first(each)) for each in tree.flatten(x)]
+        labels = torch.tensor(y)
 
         def train(epochs):
             torch.set_num_threads(threads)
             for _ in range(epochs):
                 total = torch.zeros(())
-                for indices in torch.randperm(len(inputs)).split(task.batch_size):
+                for indices in torch.randperm(len(y)).split(task.batch_size):
                     optimizer.zero_grad()
-                    logits = call(inputs[indices])
-                    loss = loss_function(logits, labels[indices])
+                    logits = call(*[each[indices] for each in inputs])
+                    loss = loss_function(
+                        logits.flatten(0, -2), labels[indices].flatten()
+                    )
                     loss.backward()
                     optimizer.step()
                     total += loss.detach() * len(indices)
-                (total / len(inputs)).item()
+                (total / len(y)).item()
 
         return train
 

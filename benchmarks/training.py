@@ -23,7 +23,7 @@ from deep_learning_recipes import data, training
 from deep_learning_recipes.training import stacks
 
 
-class BatchNormalized:
+class BatchNormalized(fit.Task):
     name = "CNN with batch norm, 28x28, batch 64"
     shape, examples, batch_size, epochs = (28, 28, 1), 2560, 64, 1
     targets = {DEFAULTS: 1.1, TORCH: 0.8}
@@ -76,7 +76,7 @@ class Block(layers.Layer):
         return x + self.outputs(self.hidden(self.dense_norm(x)))
 
 
-class Transformer:
+class Transformer(fit.Task):
     name = "Transformer block, 64 tokens of 64, batch 32"
     shape, examples, batch_size, epochs = (64, WIDTH), 1280, 32, 1
     targets = {DEFAULTS: 1.1, TORCH: 0.8}
