@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deep_learning_recipes import UsageError
 from deep_learning_recipes.data.own import reading
 from deep_learning_recipes.data.own.asked import asked
 from deep_learning_recipes.data.registry import is_path
@@ -70,6 +71,7 @@ TEST_NUMBERS = 1_000
 LARGEST_NUMBER = 100_000
 LONGER_NUMBERS = 1_000_000
 
+FEWEST = 4  # pairs of a part
 HELD_OUT = 0.1  # of years, and of hundreds
 
 
@@ -95,7 +97,9 @@ class Pairs:
         )
 
 
-def load_pairs(name: str, max_examples: int | None = None) -> dict[str, Pairs]:
+def load_pairs(
+    name: str, max_examples: int | None = None, *, longest: int | None = None
+) -> dict[str, Pairs]:
     """Pairs by part: "train", "test", and of the embedded sets a third that is of
     another kind than all that is trained on.
 
@@ -110,18 +114,45 @@ def load_pairs(name: str, max_examples: int | None = None) -> dict[str, Pairs]:
         columns of text, or lines of text, tab, text (.tsv, .txt) without a line of
         names. A tenth is test, and no source is in both parts.
     max_examples: pairs to train on at most; 0: all; None: what the command line asks.
+    longest: characters of a text at most; pairs with a longer one are left out.
 
     Rules make every pair, so both are easier than what people write. Licenses: Babel is
-    BSD, its CLDR data Unicode's; num2words LGPL. Raises UsageError for an unknown name
-    and for a file without pairs.
+    BSD, its CLDR data Unicode's; num2words LGPL. Raises UsageError for an unknown name,
+    for a file without pairs, and where fewer than FEWEST to train on or to test on are
+    short enough.
     """
     wanted = asked(max_examples=max_examples)
     if is_path("pairs", name, PAIRS):
-        return {
+        parts = {
             part: Pairs(sources, targets, [""] * len(sources))
             for part, (sources, targets) in reading.pairs(name, wanted).items()
         }
-    return PAIRS[name](wanted.max_examples)
+    else:
+        parts = PAIRS[name](wanted.max_examples)
+    if longest is None:
+        return parts
+    return leave_out_long(name, parts, longest)
+
+
+def leave_out_long(
+    name: str, parts: dict[str, Pairs], longest: int
+) -> dict[str, Pairs]:
+    short = {
+        part: pairs.select(
+            i
+            for i, texts in enumerate(zip(pairs.sources, pairs.targets, strict=True))
+            if max(map(len, texts)) <= longest
+        )
+        for part, pairs in parts.items()
+    }
+    counts = {part: len(short[part]) for part in ("train", "test")}
+    if min(counts.values()) < FEWEST:
+        raise UsageError(
+            f"{name}: {counts['train']} pairs to train on and {counts['test']} to test on "
+            f"are {longest} characters or shorter (--longest). {FEWEST} of each are "
+            "needed"
+        )
+    return {part: pairs for part, pairs in short.items() if len(pairs) >= FEWEST}
 
 
 def dates(most: int) -> dict[str, Pairs]:

@@ -32,7 +32,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, as_metric, data, figures, training
+from deep_learning_recipes import as_metric, data, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -348,17 +348,7 @@ class Task:
     """The parts of a data set, and the numbers of their characters."""
 
     def __init__(self, config: Config):
-        pairs = {
-            part: leave_out_long(each, config.longest)
-            for part, each in data.load_pairs(config.data).items()
-        }
-        fewest = min(len(pairs["train"]), len(pairs["test"]))
-        if fewest < LENGTHS:
-            raise UsageError(
-                f"{config.data}: {len(pairs['train'])} pairs to train on and "
-                f"{len(pairs['test'])} to test on are {config.longest} characters or "
-                f"shorter (--longest). {LENGTHS} of each are needed"
-            )
+        pairs = data.load_pairs(config.data, longest=config.longest)
         self.source_lookup = build_lookup(pairs["train"].sources)
         self.target_lookup = build_lookup(pairs["train"].targets)
         self.parts = {part: self.in_ids(each) for part, each in pairs.items()}
@@ -371,14 +361,6 @@ class Task:
         first = np.full((len(target), 1), START_ID, "int32")
         before = np.concatenate([first, target[:, :-1]], axis=1)
         return Part(pairs, source, before, target)
-
-
-def leave_out_long(pairs: data.Pairs, longest: int) -> data.Pairs:
-    return pairs.select(
-        i
-        for i, texts in enumerate(zip(pairs.sources, pairs.targets, strict=True))
-        if max(map(len, texts)) <= longest
-    )
 
 
 @dataclass

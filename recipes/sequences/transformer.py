@@ -37,7 +37,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import UsageError, as_metric, data, figures, training
+from deep_learning_recipes import as_metric, data, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -458,15 +458,7 @@ class Task:
     """The parts of a data set, and the numbers of their characters."""
 
     def __init__(self, config: Config):
-        pairs = {
-            part: leave_out_long(each, config.longest)
-            for part, each in data.load_pairs(config.data).items()
-        }
-        if min(len(pairs["train"]), len(pairs["test"])) < 1:
-            raise UsageError(
-                f"--longest {config.longest}: no pair to train on and none to test on is "
-                "that short"
-            )
+        pairs = data.load_pairs(config.data, longest=config.longest)
         self.source_lookup = build_lookup(pairs["train"].sources)
         self.target_lookup = build_lookup(pairs["train"].targets)
         self.parts = {part: self.in_ids(each) for part, each in pairs.items()}
@@ -487,14 +479,6 @@ class Task:
             self.source_lookup.vocabulary_size(),
             self.target_lookup.vocabulary_size(),
         )
-
-
-def leave_out_long(pairs: data.Pairs, longest: int) -> data.Pairs:
-    return pairs.select(
-        i
-        for i, texts in enumerate(zip(pairs.sources, pairs.targets, strict=True))
-        if max(map(len, texts)) <= longest
-    )
 
 
 def build_recurrent(

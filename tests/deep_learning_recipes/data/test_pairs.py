@@ -1,5 +1,6 @@
 import datetime
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +243,23 @@ def test_names_are_labeled_texts():
     (names, _), _ = data.load_labeled_texts("names")
     assert len(names) > 5000
     assert data.labeled_class_names("names") == data.class_names("names")
+
+
+def test_long_pairs_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"word {i}\t{i}" for i in range(100)] + ["a word too long\t1"]
+    Path("a.tsv").write_text("\n".join(lines))
+    parts = data.load_pairs("a.tsv", longest=7)
+    assert set(parts) == {"train", "test"}
+    assert len(parts["train"]) + len(parts["test"]) == 100
+
+    numbers = data.load_pairs("number_words", 500, longest=40)
+    texts = [
+        *numbers["train"].sources,
+        *numbers["train"].targets,
+        *numbers["test"].sources,
+    ]
+    assert max(map(len, texts)) <= 40
+
+    with pytest.raises(UsageError, match="0 pairs to train on and 0 to test on are 4"):
+        data.load_pairs("a.tsv", longest=4)

@@ -210,5 +210,5 @@ def test_blotting_out_leaves_the_rest():
 
 
 def test_a_limit_that_leaves_nothing_gets_one_line():
-    with pytest.raises(UsageError, match="--longest 4"):
+    with pytest.raises(UsageError, match="are 4 characters or shorter"):
         seq2seq.Task(seq2seq.Config(longest=4))

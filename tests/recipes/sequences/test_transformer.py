@@ -299,5 +299,5 @@ def test_the_translator_takes_and_gives_strings(network):
 
 
 def test_a_limit_that_leaves_nothing_gets_one_line():
-    with pytest.raises(UsageError, match="--longest 4"):
+    with pytest.raises(UsageError, match="are 4 characters or shorter"):
         transformer.Task(transformer.Config(longest=4))
