@@ -46,6 +46,9 @@ OURS, XLA, DEFAULTS, TF_DATA, TORCH, COMPILED = (
 class Task:
     """What is trained: by default a chain of layers that tells ten classes apart."""
 
+    with_xla = False
+    """whether XLA is asked for as well, for long trainings, which repay its compiling"""
+
     def data(self):
         """Inputs, or a dict of them, and labels."""
         generator = np.random.default_rng(0)
@@ -59,6 +62,7 @@ class Task:
 class Dense(Task):
     name = "MLP 64-128-10, batch 32"
     shape, examples, batch_size, epochs = (64,), 1797, 32, 40  # long enough for XLA
+    with_xla = True
     targets = {DEFAULTS: 15, TORCH: 3}
 
     def keras(self):
@@ -184,7 +188,7 @@ def contestants(task) -> dict[str, Callable[[], Callable[[int], None]]]:
         return train
 
     entries = {OURS: ours, DEFAULTS: defaults, TF_DATA: tf_data}
-    if isinstance(task, Dense):
+    if task.with_xla:
         entries[XLA] = lambda: ours(jit_compile=True)
     if torch is not None:
         # Its best: one thread for small networks, all of them for larger ones.
@@ -238,12 +242,13 @@ def report(tasks, rounds: int) -> None:
                 f"  {name:43}{first * 1e3:8.0f} ms {base_first / first:6.1f}x"
                 f"{later * 1e3:11.1f} ms {base_later / later:6.1f}x"
             )
+        best = min({OURS, XLA} & set(results), key=lambda name: results[name][1])
         for rival, target in task.targets.items():
             if rival in results:
-                ratio = results[rival][1] / results[OURS][1]
+                ratio = results[rival][1] / results[best][1]
                 verdict = "reached" if ratio >= target else "MISSED"
                 print(
-                    f"  {OURS} over {rival}: {ratio:.1f}x, target {target}x: {verdict}"
+                    f"  {best} over {rival}: {ratio:.1f}x, target {target}x: {verdict}"
                 )
         print(flush=True)
         keras.utils.clear_session()

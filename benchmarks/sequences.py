@@ -29,7 +29,7 @@ WRITTEN = 256  # tokens
 
 class Gpt(fit.Task):
     name = "GPT of 2 blocks, 64 tokens of 64, batch 16"
-    examples, batch_size, epochs = 320, 16, 1
+    examples, batch_size, epochs, with_xla = 320, 16, 1, True
     targets = {DEFAULTS: 1, TORCH: 1}
 
     def data(self):
