@@ -516,7 +516,7 @@ def judge_attention(network: Network, part: Part, weights, run: Run) -> None:
         changed,
         more="without the one looked at",
         less="without another",
-        by=0.2,
+        times=4,
     )
 
 

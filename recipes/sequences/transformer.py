@@ -623,7 +623,7 @@ def compare_with_recurrence(
         while_learning,
         more="recurrent",
         less="transformer",
-        by=0.1,
+        by=0.03,
     )
     for part, pairs in task.parts.items():
         if part not in ("train", "test"):
@@ -702,14 +702,15 @@ def judge_heads(network: Network, task: Task, run: Run) -> Figure:
         "weights of another text": pointing(of_another, is_same)[best[0]],
     }
     run.metrics("points_at_what_is_written", points)
-    run.compare(
-        "A head has learned to point at what is copied: of the characters that stand in "
-        "the source as well, it weighs that very one most (share of the steps)",
-        points,
-        more="a head",
-        less="weights of another text",
-        by=0.2,
-    )
+    if "new languages" in task.parts:  # a date's digits are copied, words are not
+        run.compare(
+            "A head has learned to point at what is copied: of the characters that stand "
+            "in the source as well, it weighs that very one most (share of the steps)",
+            points,
+            more="a head",
+            less="weights of another text",
+            by=0.2,
+        )
     return draw_heads(test, weights[0], best, task)
 
 
