@@ -103,6 +103,27 @@ def _multiply_adds(node: Any) -> int:
     return 0
 
 
+# The attribute that says of a product whether its first matrix is turned.
+TURNED = {"MatMul": "transpose_a", "BatchMatMulV2": "adj_x"}
+
+
+def multiply_adds_of_call(call: Callable[..., Any], *inputs: Any) -> int:
+    """Of all products of matrices in the graph of a call, those of attention among them;
+    convolutions are not counted.
+
+    inputs: tensors or tf.TensorSpec, of fixed shapes.
+    """
+    graph = tf.function(call).get_concrete_function(*inputs).graph
+    total = 0
+    for operation in graph.get_operations():
+        if operation.type in TURNED:
+            first = operation.inputs[0].shape
+            is_turned = operation.get_attr(TURNED[operation.type])
+            inner = first[-2] if is_turned else first[-1]
+            total += inner * operation.outputs[0].shape.num_elements()
+    return total
+
+
 def milliseconds(model: keras.Model, batch_size: int) -> float:
     """For one picture of a batch, in a compiled call: the median over half a second of
     calls, or that of one call where it takes longer."""

@@ -150,9 +150,9 @@ def see_by_imagenet(x, y) -> tuple[Features, Features]:
     return features, classify
 
 
-def in_parts(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
+def in_parts(model: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
     """The model's answers, without all of its activations in memory at once."""
-    parts = np.array_split(pictures, range(AT_ONCE, len(pictures), AT_ONCE))
+    parts = np.array_split(x, range(AT_ONCE, len(x), AT_ONCE))
     return np.concatenate([np.asarray(model(part)) for part in parts])
 
 

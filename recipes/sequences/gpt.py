@@ -33,7 +33,14 @@ from annotated_types import Interval
 from keras import layers, ops
 from matplotlib import pyplot as plt
 
-from deep_learning_recipes import UsageError, as_metric, data, figures, training
+from deep_learning_recipes import (
+    UsageError,
+    architectures,
+    as_metric,
+    data,
+    figures,
+    training,
+)
 from deep_learning_recipes.run import Run, cli
 
 
@@ -672,26 +679,6 @@ def build_lstm(vocabulary: int, units: int, dropout: float) -> keras.Model:
     return keras.Model(ids, layers.Dense(vocabulary, dtype="float32")(x), name="lstm")
 
 
-# The attribute that says of a product whether its first matrix is turned.
-TURNED = {"MatMul": "transpose_a", "BatchMatMulV2": "adj_x"}
-
-
-def multiply_adds(call, *inputs) -> int:
-    """Of all products of matrices in the graph of a call.
-
-    inputs: tf.TensorSpec, of fixed shapes.
-    """
-    graph = tf.function(call).get_concrete_function(*inputs).graph
-    total = 0
-    for operation in graph.get_operations():
-        if operation.type in ("MatMul", "BatchMatMulV2"):
-            first = operation.inputs[0].shape
-            is_turned = operation.get_attr(TURNED[operation.type])
-            inner = first[-2] if is_turned else first[-1]
-            total += inner * operation.outputs[0].shape.num_elements()
-    return total
-
-
 def units_of_equal_cost(per_token: float, vocabulary: int) -> int:
     """Of an LSTM with so many multiply-adds per token: 8·units² + vocabulary·units."""
     root = math.sqrt(vocabulary**2 + 32 * per_token)
@@ -710,7 +697,7 @@ def build_networks(config: Config, vocabulary: int) -> dict[str, keras.Model]:
     }
     gpt = build_model(**size)
     window = tf.TensorSpec((1, config.context), tf.int32)
-    per_token = multiply_adds(gpt, window) / config.context
+    per_token = architectures.multiply_adds_of_call(gpt, window) / config.context
     units = units_of_equal_cost(per_token, vocabulary)
     networks = {
         "GPT": gpt,
@@ -771,7 +758,7 @@ def cost_of(reader: keras.Model, new: int, past: int) -> int:
     cache = reader.input["past"]
     _, depth, two, heads, _, size = cache.shape
     shape = (1, depth, two, heads, int(past), size)
-    return multiply_adds(
+    return architectures.multiply_adds_of_call(
         reader,
         {
             "ids": tf.TensorSpec((1, int(new)), tf.int32),

@@ -33,7 +33,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import as_metric, figures, training
+from deep_learning_recipes import as_metric, figures, samples, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -370,7 +370,6 @@ ORDERS = np.array([(0, 1), (1, 0), (1, 0), (0, 1)])
 ENCODER_RATE = 5e-3
 ENCODER_EPOCHS = 6
 TESTED = 400  # pictures of each part
-AT_ONCE = 200  # pictures that are captioned side by side
 LOOKED_AT = 64  # pictures on which the noise of the gradient is measured
 SHOWN = 3  # pictures in the figure of attention
 
@@ -577,12 +576,6 @@ def train(captioner: Captioner, task: Task, inputs, config: Config, run: Run) ->
     )
 
 
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    pairs = zip(source.trainable_variables, target.trainable_variables, strict=True)
-    for one, other in pairs:
-        other.assign(one)
-
-
 def train_all(task: Task, config: Config, run: Run) -> dict[str, Captioner]:
     inputs = task.inputs("train")
     captioners = {kind: new_captioner(kind, task, config) for kind in KINDS}
@@ -591,7 +584,7 @@ def train_all(task: Task, config: Config, run: Run) -> dict[str, Captioner]:
         if kind == "hard attention":
             # From nothing its noise is too much for so few steps: it goes on from soft.
             soft = captioners["soft attention"].decoder
-            copy_weights(soft, captioner.decoder)
+            captioner.decoder.set_weights(soft.get_weights())
             settings = replace(config, epochs=max(1, config.epochs // 2))
         train(captioner, task, inputs, settings, run)
     return captioners
@@ -618,8 +611,7 @@ def write(captioner: Captioner, task: Task) -> dict[str, Written]:
     written = {}
     for name in ("test", "new pairs"):
         scenes = task.parts[name]
-        batches = np.split(scenes.images, range(AT_ONCE, TESTED, AT_ONCE))
-        ids = np.concatenate([caption(batch) for batch in batches])
+        ids = samples.in_parts(caption, scenes.images)
         written[name] = judge_captions(task.words.texts(ids), scenes.references)
     return written
 

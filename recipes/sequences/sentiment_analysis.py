@@ -42,7 +42,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from deep_learning_recipes import UsageError, as_metric, data, figures, training
+from deep_learning_recipes import (
+    UsageError,
+    as_metric,
+    data,
+    figures,
+    samples,
+    training,
+)
 from deep_learning_recipes.run import Run, cli
 
 
@@ -227,7 +234,6 @@ REGULARIZATIONS = [0.3, 3.0, 30.0, 300.0]
 N_GRAMS = {"words": 1, "words and pairs": 2, "up to 3 words": 3}
 SHOWN = 4  # texts in the figure of reading
 SHOWN_WORDS = 24
-AT_ONCE = 500  # texts that are read side by side
 
 
 def rated_words() -> dict[str, float]:
@@ -483,8 +489,7 @@ class Classifier:
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
         """(texts, classes)."""
-        parts = [self.read(ids[i : i + AT_ONCE]) for i in range(0, len(ids), AT_ONCE)]
-        return np.concatenate(parts)
+        return samples.in_parts(self.read, ids)
 
     def accuracy(self, ids: np.ndarray, labels: np.ndarray) -> float:
         return float(np.mean(self.logits(ids).argmax(axis=1) == labels))

@@ -549,6 +549,8 @@ class Training:
         self.forward = tf.function(self.outputs)
 
     def row_of(self, model: keras.Model) -> np.ndarray:
+        """Of the weights alone: what an LSTM holds besides is the seed of a dropout that
+        it does not have."""
         return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
     def outputs(self, rows, x):

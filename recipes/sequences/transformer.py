@@ -37,7 +37,7 @@ from keras import layers, ops
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from deep_learning_recipes import as_metric, data, figures, training
+from deep_learning_recipes import architectures, as_metric, data, figures, training
 from deep_learning_recipes.run import Run, cli
 
 
@@ -761,19 +761,6 @@ def greedy_anew(network: Transformer, source, length: int):
     return (ids[:, 1:],)
 
 
-def multiply_adds(call, *inputs) -> int:
-    """Of all matrix products in the graph of a call, whose shapes have to be known."""
-    graph = tf.function(call).get_concrete_function(*inputs).graph
-    products = [
-        each
-        for each in graph.get_operations()
-        if each.type in ("MatMul", "BatchMatMulV2")
-    ]
-    return sum(
-        math.prod(each.outputs[0].shape) * each.inputs[0].shape[-1] for each in products
-    )
-
-
 def costs_of_next(network: Transformer, source: np.ndarray) -> dict[str, list[int]]:
     """Multiply-adds of the decoder for the next character of one text, by how many are
     written, with the keys and values of those before kept and without."""
@@ -785,8 +772,10 @@ def costs_of_next(network: Transformer, source: np.ndarray) -> dict[str, list[in
     for count in WRITTEN:
         before = tf.fill((1, count), START_ID)
         caches = network.empty_caches(memories, count)
-        anew = multiply_adds(network.write, before, memory, is_text)
-        one = multiply_adds(
+        anew = architectures.multiply_adds_of_call(
+            network.write, before, memory, is_text
+        )
+        one = architectures.multiply_adds_of_call(
             network.step, before[:, -1:], tf.constant(0), caches, memories, is_text
         )
         costs["without cache"].append(anew)

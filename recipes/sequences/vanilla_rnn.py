@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 
 from deep_learning_recipes import figures
 from deep_learning_recipes.run import Run, cli
+from deep_learning_recipes.training import stacks
 
 
 @dataclass
@@ -630,18 +631,13 @@ class Stack:
         """Losses and accuracies on fresh sequences, (settings, rates, starts) each."""
         x, labels = self.task.draw(self.random, self.lags, JUDGED)
         answers = answer(self.weights, x, labels, self.activation)
-        losses = bounded(answers.losses).reshape(self.shape)
+        losses = stacks.bounded(answers.losses, WORST).reshape(self.shape)
         return losses, answers.accuracies.reshape(self.shape)
 
 
 def column(values, dtype="float32") -> np.ndarray:
     """(networks,) as (networks, 1, 1)."""
     return np.array(values, dtype)[:, np.newaxis, np.newaxis]
-
-
-def bounded(values: np.ndarray) -> np.ndarray:
-    """What is no number any more counts as the worst."""
-    return np.minimum(np.nan_to_num(values, nan=WORST, posinf=WORST), WORST)
 
 
 def train(
@@ -968,7 +964,7 @@ def shown_norms(learned: Learned, place: int) -> np.ndarray:
 def draw_starts(orthogonal: Learned, normal: Learned, lag: int) -> Figure:
     lines = {}
     for name, found in (("orthogonal", orthogonal), ("Glorot normal", normal)):
-        losses = bounded(found.losses[:, found.best])
+        losses = stacks.bounded(found.losses[:, found.best], WORST)
         lines[f"{name}, rate {found.best_rate:g}"] = smoothed(losses)
     panel = figures.Panel(
         title=f"A bit {lag} steps ago: the mean of the networks, lowest to highest",

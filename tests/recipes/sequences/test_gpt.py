@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from deep_learning_recipes import UsageError
+from deep_learning_recipes import UsageError, architectures
 from recipes import gpt
 
 TEXT = "a low lower lowest newer newest wide widest 12 1234 日本語, naïve 😀😀\n    x == y\n"
@@ -303,7 +303,9 @@ def test_multiply_adds_by_hand(model, reader):
     window = tf.TensorSpec((1, 4), tf.int32)
     of_weights = 2 * (4 * 8 * 8 + 2 * 8 * 32) + VOCABULARY * 8
     of_attention = 2 * 2 * 4 * 8  # q·k and the mixing, 4 places
-    assert gpt.multiply_adds(model, window) == 4 * (of_weights + of_attention)
+    assert architectures.multiply_adds_of_call(model, window) == 4 * (
+        of_weights + of_attention
+    )
     # One more token after three: only its own row.
     assert gpt.cost_of(reader, new=1, past=3) == of_weights + of_attention
 

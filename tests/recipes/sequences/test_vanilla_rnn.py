@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deep_learning_recipes.training import stacks
 from recipes import vanilla_rnn as recipe
 
 TIME, NETWORKS, BATCH, INPUTS, UNITS, CLASSES = 6, 3, 4, 2, 5, 3
@@ -205,7 +206,7 @@ def test_without_a_state_the_letters_after_l_are_even_at_best():
 
 
 def test_what_is_no_number_counts_as_the_worst():
-    found = recipe.bounded(np.array([0.5, np.nan, np.inf, 1e9]))
+    found = stacks.bounded(np.array([0.5, np.nan, np.inf, 1e9]), recipe.WORST)
     np.testing.assert_array_equal(found, [0.5, *[recipe.WORST] * 3])
 
 
